@@ -1,0 +1,5 @@
+"""``python -m kapstan``: the command line."""
+
+from kapstan.cli import main
+
+main()

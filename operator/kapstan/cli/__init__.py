@@ -1,0 +1,78 @@
+"""``kapstan ...``: one module per command, loaded when that command is called.
+
+A module ``kapstan/cli/<command>.py`` (dashes as underscores) holds a click command or group called ``command``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from kapstan.errors import ConfigurationError, KapstanError
+from kapstan.states import ExitCode
+
+COMMANDS = {
+    "apply": "Create or change resources from YAML files.",
+    "config": "Show the settings.",
+    "crds": "Write the custom resource definitions.",
+    "delete": "Delete a resource.",
+    "dev": "Run the control plane on this machine: no cluster, no server to install.",
+    "flow-run": "List, inspect, cancel and resume flow runs.",
+    "get": "Show resources.",
+    "operator": "Run the operator in a cluster.",
+    "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",
+    "scale": "Change how many replicas a TaskWorker has.",
+    "server": "The embedded Redis of this home.",
+    "task": "Serve tasks: run what `.delay()` submitted.",
+    "task-run": "List and inspect background runs.",
+    "worker": "Run the deployments of a process work pool on this machine.",
+}
+
+
+class _Commands(click.Group):
+    """Loads a command's module when it is asked for, so that `kapstan --help` is quick and extras stay extras."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"kapstan.cli.{cmd_name.replace('-', '_')}")
+        return module.command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand:
+            raise
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`kapstan {args[0]}` needs the package {error.name!r}: install kapstan[operator]"
+            ) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="kapstan", prog_name="kapstan")
+def cli() -> None:
+    """Kapstan runs Python tasks and flows as pods and never starts over."""
+
+
+def main() -> None:
+    """The console script: errors of ours end with one line, not with a traceback."""
+    try:
+        cli(prog_name="kapstan")
+    except ConfigurationError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(ExitCode.USAGE)
+    except KapstanError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,272 @@
+"""Values to bytes and back, signed. The one place that may unpickle, and only after the signature was verified.
+
+An envelope: format (1 byte), serializer (1), key id (4), signature (16: HMAC-SHA256, cut), body. The signature covers
+namespace, purpose, the key of the place it stands in, serializer and body, so that a valid envelope cannot be moved to another run, task or
+purpose. Control plane and CLI read envelopes with ``Codec.describe`` or ``decode_json``, which never unpickle.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import math
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
+from kapstan.settings import Settings
+
+FORMAT = b"\x01"
+_OVERHEAD = 1 + 1 + 4 + 16
+JSON, PICKLE, RAW, REFERENCE = b"j", b"p", b"b", b"r"
+_SERIALIZERS = (JSON, PICKLE, RAW, REFERENCE)
+Purpose = Literal["arguments", "result", "journal", "register", "value", "summary"]
+
+
+class SigningKey(NamedTuple):
+    """A key and the 4 bytes by which envelopes name it."""
+
+    key_id: bytes
+    secret: bytes
+
+    @classmethod
+    def of(cls, secret: bytes) -> SigningKey:
+        return cls(hashlib.sha256(b"kapstan key id\0" + secret).digest()[:4], secret)
+
+
+class Reference(NamedTuple):
+    """Stands for a value that is too large to ride along: an object in the store and the SHA-256 of its bytes."""
+
+    key: str
+    digest: str
+    size: int
+
+
+class Codec:
+    """Encodes, signs, verifies and decodes for one namespace. Safe to share between threads.
+
+    Args:
+        keys: the current key first, then the one before the last rotation.
+    """
+
+    __slots__ = ("_allow_pickle", "_by_id", "_current", "_max_bytes", "namespace")
+
+    def __init__(
+        self, namespace: str, keys: list[SigningKey], *, allow_pickle: bool = True, max_bytes: int = 64 * 1024 * 1024
+    ) -> None:
+        self.namespace = namespace
+        self._current = keys[0]
+        self._by_id = {key.key_id: key.secret for key in reversed(keys)}
+        self._allow_pickle = allow_pickle
+        self._max_bytes = max_bytes
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Codec:
+        """The codec of these settings; makes the local key at first use.
+
+        Raises:
+            ConfigurationError: a key that is not base64 of at least 32 bytes.
+        """
+        keys = (
+            [_parse_key("KAPSTAN_SIGNING_KEY", settings.signing_key)]
+            if settings.signing_key
+            else [local_key(settings.home_path)]
+        )
+        if settings.signing_key_previous:
+            keys.append(_parse_key("KAPSTAN_SIGNING_KEY_PREVIOUS", settings.signing_key_previous))
+        return cls(settings.namespace, keys, allow_pickle=settings.allow_pickle, max_bytes=settings.max_value_bytes)
+
+    # ------------------------------------------------------------------ values
+
+    def encode(self, value: Any, purpose: Purpose, key: str, *, what: str = "value") -> bytes:
+        """The signed envelope of ``value``: JSON where that round-trips exactly, else cloudpickle.
+
+        Raises:
+            SerializationError: pickling is not allowed or does not work; the message names ``what`` and its type.
+            ValueTooLarge: more than ``max_value_bytes``.
+        """
+        if exact_json(value):
+            serializer, body = JSON, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        else:
+            serializer, body = PICKLE, self._pickle(value, what)
+        if len(body) > self._max_bytes:
+            raise ValueTooLarge(
+                f"{what} has {len(body):,} bytes serialised; the limit is {self._max_bytes:,} (KAPSTAN_MAX_VALUE_BYTES). "
+                "Store it yourself and pass its key."
+            )
+        return self.seal(serializer, body, purpose, key)
+
+    def decode(self, envelope: bytes, purpose: Purpose, key: str) -> Any:
+        """The value of a verified envelope; a ``Reference`` for one that refers to the store.
+
+        Raises:
+            SignatureError: unsigned, another key, or moved here from another place.
+            SerializationError: pickled where that is not allowed, or what was pickled cannot be loaded here.
+        """
+        serializer, body = self.open(envelope, purpose, key)
+        if serializer == JSON:
+            return json.loads(body)
+        if serializer == PICKLE:
+            return self._unpickle(body)
+        if serializer == REFERENCE:
+            return Reference(*json.loads(body))
+        return body
+
+    def refer(self, reference: Reference, purpose: Purpose, key: str) -> bytes:
+        """The signed envelope that stands for an object in the store."""
+        return self.seal(REFERENCE, json.dumps(list(reference)).encode(), purpose, key)
+
+    def decode_json(self, envelope: bytes, purpose: Purpose, key: str) -> Any:
+        """The value, if it is JSON; what never may unpickle reads with this.
+
+        Raises:
+            SignatureError: as ``decode``.
+            SerializationError: it is not JSON.
+        """
+        serializer, body = self.open(envelope, purpose, key)
+        if serializer != JSON:
+            raise SerializationError(f"this {purpose} is not JSON but {describe(envelope)}")
+        return json.loads(body)
+
+    # ------------------------------------------------------------------ envelopes
+
+    def seal(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
+        """Sign ``body`` for its place."""
+        key_id, secret = self._current
+        return FORMAT + serializer + key_id + self._sign(secret, serializer, body, purpose, key) + body
+
+    def open(self, envelope: bytes, purpose: Purpose, key: str) -> tuple[bytes, bytes]:
+        """(serializer, body) of an envelope whose signature holds for this place.
+
+        Raises:
+            SignatureError: see ``decode``.
+        """
+        if len(envelope) < _OVERHEAD or envelope[1:2] not in _SERIALIZERS:
+            raise SignatureError(f"the {purpose} of {key!r} is not signed; it was not written by Kapstan")
+        if envelope[:1] != FORMAT:
+            raise SignatureError(
+                f"the {purpose} of {key!r} has envelope format {envelope[0]}; this release reads {FORMAT[0]}"
+            )
+        secret = self._by_id.get(envelope[2:6])
+        if secret is None:
+            raise SignatureError(
+                f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
+                f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key it was signed with"
+            )
+        serializer, body = envelope[1:2], envelope[_OVERHEAD:]
+        if not hmac.compare_digest(envelope[6:22], self._sign(secret, serializer, body, purpose, key)):
+            raise SignatureError(f"the signature of the {purpose} of {key!r} does not hold: it was changed or moved")
+        return serializer, body
+
+    def _sign(self, secret: bytes, serializer: bytes, body: bytes, purpose: str, key: str) -> bytes:
+        place = f"{self.namespace}\0{purpose}\0{key}".encode()
+        head = FORMAT + serializer + len(place).to_bytes(4, "big") + place
+        return hmac.digest(secret, head + body, "sha256")[:16]
+
+    # ------------------------------------------------------------------ pickle
+
+    def _pickle(self, value: Any, what: str) -> bytes:
+        if not self._allow_pickle:
+            raise SerializationError(
+                f"{what} ({_type_name(value)}) does not fit JSON exactly and KAPSTAN_ALLOW_PICKLE is false: "
+                "pass str, int, finite float, bool, None, lists and string-keyed dicts of them"
+            )
+        from cloudpickle import dumps  # pyright: ignore  # no stubs
+
+        try:
+            return cast("bytes", dumps(value, protocol=5))
+        except Exception as error:
+            raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised: {error}") from error
+
+    def _unpickle(self, body: bytes) -> Any:
+        if not self._allow_pickle:
+            raise SerializationError("this value is pickled and KAPSTAN_ALLOW_PICKLE is false")
+        import pickle
+
+        try:
+            return pickle.loads(body)
+        except Exception as error:
+            raise SerializationError(
+                f"a pickled value cannot be loaded here: {type(error).__name__}: {error}"
+            ) from error
+
+
+def describe(envelope: bytes) -> str:
+    """Kind and size of an envelope, unverified, for people."""
+    names = {JSON: "JSON", PICKLE: "pickled", RAW: "bytes", REFERENCE: "a reference"}
+    return f"{names.get(envelope[1:2], 'unknown')}, {max(0, len(envelope) - _OVERHEAD):,} bytes"
+
+
+def exact_json(value: Any, depth: int = 0) -> bool:
+    """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down."""
+    kind: Any = type(value)
+    if kind is str:
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if kind is int:
+        return value.bit_length() <= 1024
+    if kind is bool or value is None:
+        return True
+    if kind is float:
+        return math.isfinite(value)
+    if depth > 100:
+        return False
+    if kind is list:
+        return all(exact_json(item, depth + 1) for item in value)
+    if kind is dict:
+        return all(type(key) is str and exact_json(key) and exact_json(item, depth + 1) for key, item in value.items())
+    return False
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+# ---------------------------------------------------------------------------------------------- keys
+
+
+def _parse_key(name: str, text: str) -> SigningKey:
+    try:
+        secret = base64.b64decode(text, validate=True)
+    except ValueError:
+        secret = b""
+    if len(secret) < 32:
+        raise ConfigurationError(
+            f"{name} must be base64 of at least 32 bytes, such as `openssl rand -base64 32` prints"
+        )
+    return SigningKey.of(secret)
+
+
+def namespace_key(root: bytes, namespace: str) -> bytes:
+    """The signing key of ``namespace``: HKDF-SHA256 (RFC 5869) of the root key, so that the operator derives what each Secret holds."""
+    extracted = hmac.digest(b"kapstan signing key", root, "sha256")
+    return hmac.digest(extracted, namespace.encode() + b"\x01", "sha256")
+
+
+def local_key(home: Path) -> SigningKey:
+    """The key file of this home (0600), made at first use; the same for every process that races to make it."""
+    path = home / "signing.key"
+    if not path.exists():
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_name(f"signing.key.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(base64.b64encode(secrets.token_bytes(32)))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(fresh, path)  # atomic, and never replaces the key of whoever was first
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    if path.stat().st_mode & 0o077:
+        raise ConfigurationError(f"{path} can be read by others; run `chmod 600 {path}`")
+    return _parse_key(str(path), path.read_text().strip())

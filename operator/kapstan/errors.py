@@ -1,0 +1,181 @@
+"""Every exception Kapstan raises, in one tree; a class's docstring is its default message.
+
+KapstanError
+├── ConfigurationError          a setting, name or option that cannot work
+│   ├── UnknownSetting
+│   ├── DuplicateTask           two tasks of one identity in a process
+│   └── InvalidResource         a custom resource that the API server would refuse, too
+├── SerializationError          a value that no allowed serializer carries
+│   ├── ValueTooLarge
+│   └── SignatureError          an envelope unsigned, signed by another key, or moved
+├── BackendError                a service that Kapstan needs
+│   ├── QueueUnavailable
+│   ├── StoreUnavailable
+│   ├── StoreUnsafe             conditional writes that do not hold
+│   ├── StoreRefused            the store answers, and the answer is no
+│   └── ClusterUnavailable
+├── Conflict                    somebody else was first
+│   ├── IdempotencyConflict     one key, two different requests
+│   └── ResourceConflict        a newer version of the object exists
+├── NotFound
+├── RunFailed                   what a future raises when there is no exception of the user's to raise
+│   ├── CrashedRun
+│   ├── CancelledRun
+│   ├── PausedRun
+│   ├── UnfinishedRun
+│   ├── MissingResult
+│   └── TaskTimeout (also TimeoutError)
+├── ParameterError              arguments that do not fit the signature
+│   ├── ParameterTypeError
+│   ├── MappingLengthMismatch
+│   └── MappingMissingIterable
+└── MissingContextError         called outside a run
+
+Control flow, BaseException so that no ``except Exception`` of a user's swallows it:
+Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun.
+"""
+
+from __future__ import annotations
+
+
+class KapstanError(Exception):
+    """Something in Kapstan went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ConfigurationError(KapstanError):
+    """A setting, name or option cannot work as given."""
+
+
+class UnknownSetting(ConfigurationError):
+    """An environment variable that begins with KAPSTAN_ names no setting."""
+
+
+class DuplicateTask(ConfigurationError):
+    """Two tasks of this process have the same identity; give one of them another ``name``."""
+
+
+class InvalidResource(ConfigurationError):
+    """A custom resource breaks its schema or its rules.
+
+    ``problems`` holds (field path, message) pairs, such as ``("spec.replicas", "must be at least 0")``.
+    """
+
+    def __init__(self, problems: list[tuple[str, str]], *, kind: str = "resource", name: str = "") -> None:
+        self.problems = problems
+        lines = "\n".join(f"  {path}: {message}" if path else f"  {message}" for path, message in problems)
+        super().__init__(f"{kind} {name!r} is invalid:\n{lines}")
+
+
+class SerializationError(KapstanError):
+    """A value cannot be serialised by any serializer that is allowed."""
+
+
+class ValueTooLarge(SerializationError):
+    """A value is larger than the limit."""
+
+
+class SignatureError(SerializationError):
+    """An envelope is unsigned, signed by a key that is not ours, or was moved from its place."""
+
+
+class BackendError(KapstanError):
+    """A service that Kapstan needs does not answer as it must."""
+
+
+class QueueUnavailable(BackendError):
+    """Redis does not answer."""
+
+
+class StoreUnavailable(BackendError):
+    """The object store does not answer; whether the last write landed is unknown."""
+
+
+class StoreRefused(BackendError):
+    """The object store refused the request (credentials, bucket, signature); repeating it cannot help."""
+
+
+class StoreUnsafe(BackendError):
+    """The object store, or something in front of it, does not honour conditional writes."""
+
+
+class ClusterUnavailable(BackendError):
+    """The API server does not answer."""
+
+
+class Conflict(KapstanError):
+    """Somebody else was first."""
+
+
+class IdempotencyConflict(Conflict):
+    """This idempotency key was used before with other arguments or another task."""
+
+
+class ResourceConflict(Conflict):
+    """The object exists already, or a newer version of it does."""
+
+
+class NotFound(KapstanError):
+    """No such object."""
+
+
+class RunFailed(KapstanError):
+    """The run ended without a result."""
+
+
+class CrashedRun(RunFailed):
+    """The run crashed: its process died or could not go on."""
+
+
+class CancelledRun(RunFailed):
+    """The run was cancelled."""
+
+
+class PausedRun(RunFailed):
+    """The run is paused."""
+
+
+class UnfinishedRun(RunFailed):
+    """The run has not finished yet."""
+
+
+class MissingResult(RunFailed):
+    """The run finished, but its result is not stored."""
+
+
+class TaskTimeout(RunFailed, TimeoutError):
+    """The run took longer than its ``timeout_seconds``."""
+
+
+class ParameterError(KapstanError):
+    """The arguments do not fit the function's signature."""
+
+
+class ParameterTypeError(ParameterError):
+    """An argument is not of the type that the signature names."""
+
+
+class MappingLengthMismatch(ParameterError):
+    """The iterables given to ``map`` have different lengths."""
+
+
+class MappingMissingIterable(ParameterError):
+    """``map`` was called without any iterable argument."""
+
+
+class MissingContextError(KapstanError):
+    """There is no run here: call this inside a flow or a task."""
+
+
+class Fenced(BaseException):
+    """A newer attempt of this run has taken over; this one must stop without writing anything."""
+
+
+class HandBack(BaseException):
+    """This process was asked to end (SIGTERM): the attempt ends here and another one goes on."""
+
+
+class CancelRun(BaseException):
+    """This run was cancelled."""

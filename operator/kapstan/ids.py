@@ -1,0 +1,118 @@
+"""Ids of runs and sessions, tokens of claims, names for people.
+
+A run id is a UUIDv7 (RFC 9562): it sorts by the time it was made. Inside Kapstan and in Redis it is written in 22
+characters of a sortable base-64 alphabet; people and Kubernetes see the usual 36. ``parse`` takes both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+import time
+from typing import NamedTuple
+from uuid import UUID
+
+RunId = str
+"""22 characters, see ``new_id``."""
+
+_ALPHABET = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_VALUE = {character: value for value, character in enumerate(_ALPHABET)}
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+ID_LENGTH = 22
+
+_lock = threading.Lock()
+_pool = b""
+_last = 0
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = b""
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def new_id(now_ns: int | None = None) -> RunId:
+    """A fresh UUIDv7 in its short form; within one process each is larger than the one before."""
+    global _pool, _last
+    with _lock:
+        if len(_pool) < 8:
+            _pool = os.urandom(4096)
+        entropy, _pool = int.from_bytes(_pool[:8], "big"), _pool[8:]
+        # 48 bits of milliseconds and 12 bits below them, so that order holds within a millisecond too.
+        stamp = (time.time_ns() if now_ns is None else now_ns) * 4096 // 1_000_000
+        if stamp <= _last and now_ns is None:
+            stamp = _last + 1
+        _last = stamp if now_ns is None else _last
+    return encode((stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | entropy >> 2)
+
+
+def encode(number: int) -> RunId:
+    """The short form of a 128-bit number: 11 pairs of characters, the order of the numbers kept."""
+    pairs = _PAIRS
+    return "".join([pairs[number >> shift & 0xFFF] for shift in range(120, -1, -12)])
+
+
+def derived_id(*parts: str) -> RunId:
+    """The id that follows from ``parts`` (a UUIDv8): the same parts give the same id in every process."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    number = int.from_bytes(digest[:16], "big")
+    return encode(number & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62)
+
+
+def parse(text: str | UUID) -> RunId:
+    """The short form of an id given as 22 characters, as 36, or as a UUID.
+
+    Raises:
+        ValueError: ``text`` is neither.
+    """
+    if isinstance(text, str) and len(text) == ID_LENGTH and all(c in _VALUE for c in text) and text[0] <= "2":
+        return text
+    try:
+        return encode((text if isinstance(text, UUID) else UUID(text)).int)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"{text!r} is not a run id: give the 36 characters that Kapstan prints") from None
+
+
+def to_uuid(run_id: RunId) -> UUID:
+    """The UUID that ``run_id`` writes in short."""
+    number = 0
+    for character in run_id:
+        number = number << 6 | _VALUE[character]
+    return UUID(int=number)
+
+
+class Token(NamedTuple):
+    """The right to finish one claim of a run. Later claims have greater tokens.
+
+    ``era`` grows when Redis restarts or fails over and lives outside it; ``epoch`` counts the claims of one run.
+    """
+
+    era: int
+    epoch: int
+
+    def __str__(self) -> str:
+        """14 digits whose order as text is the order of the tokens (Lua compares them as text)."""
+        return f"{self.era:06d}{self.epoch:08d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        return cls(int(text[:6]), int(text[6:]))
+
+
+def new_nonce() -> str:
+    """A token for one process start: 22 characters, never used twice."""
+    return encode(int.from_bytes(os.urandom(16), "big"))
+
+
+_ADJECTIVES = ["able", "amber", "bold", "brave", "brisk", "bright", "calm", "clever", "cobalt", "coral", "cosmic", "crisp", "dapper", "daring", "deft", "eager", "early", "fabled", "fair", "fleet", "fond", "free", "fresh", "gentle", "glad", "golden", "grand", "hardy", "honest", "humble", "icy", "jolly", "keen", "kind", "lively", "loyal", "lucid", "lucky", "mellow", "merry", "mighty", "misty", "neat", "nimble", "noble", "opal", "patient", "placid", "polite", "prime", "proud", "quick", "quiet", "rapid", "ready", "robust", "rosy", "royal", "rustic", "sable", "sage", "serene", "sharp", "silent", "silver", "sleek", "smart", "snug", "solid", "spry", "steady", "sterling", "stout", "sunny", "swift", "tidy", "tranquil", "true", "trusty", "upbeat", "urban", "valiant", "velvet", "vivid", "warm", "wise", "witty", "young", "zesty"]
+_NOUNS = ["albatross", "anchor", "antler", "badger", "beacon", "beaver", "bison", "bobcat", "bollard", "buoy", "cedar", "cheetah", "condor", "coral", "cormorant", "crane", "cricket", "cypress", "dolphin", "dune", "eagle", "egret", "elk", "falcon", "fathom", "fern", "ferret", "finch", "fjord", "gannet", "garnet", "gecko", "harbor", "hare", "hawk", "heron", "ibex", "ibis", "jackal", "jaguar", "kelp", "kestrel", "lagoon", "lark", "lemur", "lynx", "mackerel", "magpie", "maple", "marlin", "marten", "merlin", "mole", "narwhal", "newt", "ocelot", "orca", "osprey", "otter", "owl", "panther", "pelican", "penguin", "petrel", "pike", "plover", "puffin", "quail", "raven", "reef", "robin", "rook", "salmon", "seal", "shark", "sparrow", "squid", "starling", "stork", "swan", "tern", "thistle", "tiger", "toucan", "trout", "tuna", "turtle", "urchin", "vole", "walrus", "weasel", "whale", "willow", "wolf", "wombat", "wren", "yak"]
+
+
+def run_name(run_id: RunId) -> str:
+    """Two words for people, such as ``nimble-falcon``; a pure function of the id."""
+    chooser = random.Random(run_id)  # noqa: S311  (a name, not a secret)
+    return f"{chooser.choice(_ADJECTIVES)}-{chooser.choice(_NOUNS)}"

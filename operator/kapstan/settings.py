@@ -1,0 +1,179 @@
+"""Settings: one frozen record, read from ``KAPSTAN_*`` environment variables, each field documented where it stands.
+
+Rules: an unknown ``KAPSTAN_*`` name is an error that names the nearest known one. The ``PREFECT_*`` names that mean the same are
+accepted, ours win; other ``PREFECT_*`` names are ignored with one warning. Kubernetes injects ``KAPSTAN_REDIS_PORT=tcp://...`` and
+the like for a Service called ``kapstan-redis``: names of that shape are ignored everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kapstan.errors import ConfigurationError, UnknownSetting
+
+
+def _setting(default: Any, doc: str, *, alias: str = "", secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"doc": doc, "alias": alias, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an environment says. ``Settings.from_env()`` reads it; fields that hold secrets are left out of ``repr``."""
+
+    home: str = _setting(
+        "~/.kapstan", "Folder of the local key, the embedded server, journals and results.", alias="PREFECT_HOME"
+    )
+    namespace: str = _setting("default", "Trust domain: queue keys, signatures and store prefixes carry it.")
+    redis_url: str = _setting(
+        "", "redis://, rediss:// or unix:// address; empty: the embedded server of this home.", secret=True
+    )
+    redis_retry_seconds: float = _setting(30.0, "How long a call waits for a Redis that is away before it raises.")
+    s3_endpoint: str = _setting("", "http(s)://host:port of the object store; empty: files under the home.")
+    s3_bucket: str = _setting("kapstan", "Bucket of journals, results and registers.")
+    s3_access_key: str = _setting("", "Access key of the object store.", secret=True)
+    s3_secret_key: str = _setting("", "Secret key of the object store.", secret=True)
+    s3_region: str = _setting("us-east-1", "Region that requests are signed for.")
+    s3_ca_file: str = _setting("", "PEM file of the authority that signed the object store's certificate.")
+    store_deadline_seconds: float = _setting(60.0, "How long a write is repeated while the object store is away.")
+    signing_key: str = _setting(
+        "", "Base64 of 32 bytes that sign this namespace's envelopes; empty: the key file of the home.", secret=True
+    )
+    signing_key_previous: str = _setting(
+        "", "The key before the last rotation: still accepted, never signed with.", secret=True
+    )
+    allow_pickle: bool = _setting(True, "Whether values that JSON cannot carry may be pickled (signed in any case).")
+    max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.")
+    inline_bytes: int = _setting(8 * 1024, "Up to this size values ride in Redis, above it in the object store.")
+    result_ttl_seconds: int = _setting(24 * 3600, "How long the record of a finished background run stays in Redis.")
+    lease_seconds: float = _setting(10.0, "A worker that is silent for so long has lost its runs.")
+    beat_seconds: float = _setting(2.5, "How often a worker renews its lease.")
+    max_crashes: int = _setting(3, "A run whose process died so often is quarantined (Crashed).")
+    worker_limit: int = _setting(10, "Runs at a time in one worker.")
+    submit_limit: int = _setting(
+        10,
+        "Threads of a flow's `.submit()`.",
+        alias="PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS",
+    )
+    default_retries: int = _setting(0, "Retries of tasks that name none.", alias="PREFECT_TASKS_DEFAULT_RETRIES")
+    default_retry_delay_seconds: float = _setting(
+        0.0, "Their delay.", alias="PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
+    )
+    log_level: str = _setting("INFO", "Level of Kapstan's and the runs' loggers.", alias="PREFECT_LOGGING_LEVEL")
+    log_prints: bool = _setting(False, "Whether prints of runs become log lines.", alias="PREFECT_LOGGING_LOG_PRINTS")
+    fsync: bool = _setting(False, "Local journals: fdatasync each append (survives a power cut, about 0.25 ms).")
+    kubeconfig: str = _setting("", "kubeconfig for `kapstan apply`, `get` and the operator; empty: as kubectl does.")
+    dev_port: int = _setting(4200, "Port of `kapstan server start`.", alias="PREFECT_SERVER_API_PORT")
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home).expanduser()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment.
+
+        Raises:
+            UnknownSetting: a ``KAPSTAN_*`` name that is no setting.
+            ConfigurationError: a value of the wrong type, naming the variable, the value and what fits.
+        """
+        environ = os.environ if environ is None else environ
+        known = {f"KAPSTAN_{f.name.upper()}": f for f in fields(cls)}
+        aliases = {f.metadata["alias"]: f for f in fields(cls) if f.metadata["alias"]}
+        values: dict[str, Any] = {}
+        for name, text in environ.items():
+            if name in known:
+                values[known[name].name] = _convert(name, text, known[name].type)
+            elif name.startswith("KAPSTAN_") and name not in _NOT_SETTINGS and not _is_service_link(name, text):
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}?" if near else "; `kapstan config view` lists the settings"
+                raise UnknownSetting(f"{name} is no setting of Kapstan{hint}")
+        for name, text in environ.items():
+            if name in aliases:
+                values.setdefault(aliases[name].name, _convert(name, text, aliases[name].type))
+        _warn_of_ignored(name for name in environ if name.startswith("PREFECT_") and name not in aliases)
+        return cls(**values)
+
+
+# Told to processes of ours by the launcher, or read by the tests; not settings.
+_NOT_SETTINGS = frozenset(
+    {
+        "KAPSTAN_SESSION",
+        "KAPSTAN_WORKER_NAME",
+        "KAPSTAN_FLOW_ENTRYPOINT",
+        "KAPSTAN_FLOW_RUN_NAME",
+        "KAPSTAN_PARAMETERS",
+        "KAPSTAN_DEPLOYMENT",
+        "KAPSTAN_TEST_KUBECONFIG",
+        "KAPSTAN_TEST_CACHE",
+    }
+)
+
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?)$")
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes (or Docker links) injected ``name`` for a Service whose name begins with ``kapstan``."""
+    return bool(_SERVICE_LINK.search(name)) and (
+        name.endswith(("_HOST", "_ADDR", "_PROTO")) or "://" in text or text.isdigit()
+    )
+
+
+def _convert(name: str, text: str, type_name: Any) -> Any:
+    try:
+        if type_name == "bool":
+            return {
+                "1": True,
+                "true": True,
+                "yes": True,
+                "on": True,
+                "0": False,
+                "false": False,
+                "no": False,
+                "off": False,
+            }[text.strip().lower()]
+        if type_name == "int":
+            return int(text)
+        if type_name == "float":
+            return float(text)
+        return text
+    except (KeyError, ValueError):
+        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[type_name]
+        raise ConfigurationError(f"{name}={text!r}: give {wanted}") from None
+
+
+_warned = False
+
+
+def _warn_of_ignored(names: Any) -> None:
+    global _warned
+    ignored = sorted(names)
+    if ignored and not _warned:
+        _warned = True
+        warnings.warn(f"Kapstan ignores {', '.join(ignored)}: no setting of that meaning", UserWarning, stacklevel=4)
+
+
+_current: Settings | None = None
+_current_lock = threading.Lock()
+
+
+def current() -> Settings:
+    """This process' settings, read from the environment at the first call."""
+    global _current
+    if _current is None:
+        with _current_lock:
+            _current = _current or Settings.from_env()
+    return _current
+
+
+def use(settings: Settings | None) -> None:
+    """Set this process' settings; None reads the environment again at the next ``current()``."""
+    global _current
+    _current = settings

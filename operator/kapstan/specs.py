@@ -1,0 +1,151 @@
+"""What a task and a flow are to the engine: frozen records, without the surface that users hold.
+
+``kapstan.tasks`` and ``kapstan.flows`` make them; ``engine`` and ``worker`` act on them and never import those modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kapstan.errors import ConfigurationError, ParameterError
+
+RetryDelay = float | tuple[float, ...]
+"""Seconds before each retry; of a tuple the last repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """A task: its function, its identity and its policies.
+
+    Attributes:
+        identity: ``module:qualname`` or the explicit name; what the queue, the journal and keys carry.
+        run_name: template (``"charge-{user}"``) or callable (parameters -> str) for the names of its runs.
+        retry_condition: (error) -> whether to retry.
+        timeout: seconds, None for none.
+        log_prints: None inherits from the flow, then from the settings.
+        persist_result: None means yes wherever a backend is open.
+    """
+
+    identity: str
+    name: str
+    fn: Callable[..., Any]
+    is_async: bool
+    signature: inspect.Signature
+    description: str = ""
+    tags: frozenset[str] = frozenset()
+    retries: int = 0
+    retry_delay: RetryDelay = 0.0
+    retry_jitter_factor: float = 0.0
+    retry_condition: Callable[[BaseException], bool] | None = None
+    timeout: float | None = None
+    log_prints: bool | None = None
+    persist_result: bool | None = None
+    run_name: str | Callable[[Mapping[str, Any]], str] | None = None
+    effect: str = "p"
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by parameter name, defaults applied.
+
+        Raises:
+            ParameterError: they do not fit the signature.
+        """
+        return bind(self.signature, self.name, args, kwargs)
+
+    def delay_before(self, retry: int) -> float:
+        """Seconds before retry number ``retry`` (1-based), without jitter."""
+        return nth_delay(self.retry_delay, retry)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """A flow: its function, its identity and its policies; fields as in ``TaskSpec``."""
+
+    identity: str
+    name: str
+    fn: Callable[..., Any]
+    is_async: bool
+    signature: inspect.Signature
+    description: str = ""
+    version: str = ""
+    retries: int = 0
+    retry_delay: RetryDelay = 0.0
+    timeout: float | None = None
+    log_prints: bool | None = None
+    validate_parameters: bool = True
+    run_name: str | Callable[[Mapping[str, Any]], str] | None = None
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``TaskSpec.bind``."""
+        return bind(self.signature, self.name, args, kwargs)
+
+    def delay_before(self, retry: int) -> float:
+        return nth_delay(self.retry_delay, retry)
+
+
+def bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by parameter name, defaults applied; ``**kwargs`` stay one dict under their own name.
+
+    Raises:
+        ParameterError: they do not fit.
+    """
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ParameterError(f"{name}{signature}: {error}") from None
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def nth_delay(delay: RetryDelay, retry: int) -> float:
+    if isinstance(delay, tuple):
+        return delay[min(retry, len(delay)) - 1] if delay else 0.0
+    return delay
+
+
+def identity_of(fn: Callable[..., Any], explicit: str | None) -> str:
+    """The identity of a decorated function: ``explicit``, else ``module:qualname``.
+
+    ``__main__`` is called by the name under which another module would import it, so that ``python tasks.py`` serves what
+    a web app submits.
+
+    Raises:
+        ConfigurationError: a lambda or a local function without an explicit name.
+    """
+    if explicit:
+        if "\0" in explicit or "|" in explicit or len(explicit.encode()) > 200:
+            raise ConfigurationError(f"name={explicit!r}: at most 200 bytes, without '|'")
+        return explicit
+    qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
+    if "<" in qualname:
+        raise ConfigurationError(
+            f"{qualname} is a lambda or a local function, which other processes cannot find: give it a name, "
+            'as in @task(name="charge")'
+        )
+    module = getattr(fn, "__module__", None) or "__main__"
+    return f"{importable_name(module)}:{qualname}"
+
+
+def importable_name(module: str) -> str:
+    """The dotted name under which ``module`` is imported by others; differs for ``__main__`` only."""
+    if module != "__main__":
+        return module
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return spec.name.removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    if not file:
+        return "__main__"
+    path = Path(file).resolve()
+    for root in sys.path:
+        try:
+            relative = path.relative_to(Path(root or ".").resolve())
+        except ValueError:
+            continue
+        return ".".join(relative.with_suffix("").parts)
+    return path.stem
