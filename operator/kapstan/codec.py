@@ -1,7 +1,8 @@
 """Values to bytes and back, signed. The one place that may unpickle, and only after the signature was verified.
 
 An envelope: format (1 byte), serializer (1), key id (4), signature (16: HMAC-SHA256, cut), body. The signature covers
-namespace, purpose, the key of the place it stands in, serializer and body, so that a valid envelope cannot be moved to another run, task or
+namespace, purpose, the key of the place it stands in, serializer and body, so that a valid envelope cannot be moved to
+another run, task or
 purpose. Control plane and CLI read envelopes with ``Codec.describe`` or ``decode_json``, which never unpickle.
 """
 
@@ -95,8 +96,8 @@ class Codec:
             serializer, body = PICKLE, self._pickle(value, what)
         if len(body) > self._max_bytes:
             raise ValueTooLarge(
-                f"{what} has {len(body):,} bytes serialised; the limit is {self._max_bytes:,} (KAPSTAN_MAX_VALUE_BYTES). "
-                "Store it yourself and pass its key."
+                f"{what} has {len(body):,} bytes serialised; the limit is {self._max_bytes:,} "
+                "(KAPSTAN_MAX_VALUE_BYTES). Store it yourself and pass its key."
             )
         return self.seal(serializer, body, purpose, key)
 
@@ -155,7 +156,8 @@ class Codec:
         if secret is None:
             raise SignatureError(
                 f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
-                f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key it was signed with"
+                f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key "
+                "it was signed with"
             )
         serializer, body = envelope[1:2], envelope[_OVERHEAD:]
         if not hmac.compare_digest(envelope[6:22], self._sign(secret, serializer, body, purpose, key)):
@@ -178,7 +180,7 @@ class Codec:
         from cloudpickle import dumps  # pyright: ignore  # no stubs
 
         try:
-            return cast("bytes", dumps(value, protocol=5))
+            return dumps(value, protocol=5)
         except Exception as error:
             raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised: {error}") from error
 
@@ -203,7 +205,7 @@ def describe(envelope: bytes) -> str:
 
 def exact_json(value: Any, depth: int = 0) -> bool:
     """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down."""
-    kind: Any = type(value)
+    kind = cast("type[Any]", type(value))
     if kind is str:
         return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
     if kind is int:
@@ -245,7 +247,8 @@ def _parse_key(name: str, text: str) -> SigningKey:
 
 
 def namespace_key(root: bytes, namespace: str) -> bytes:
-    """The signing key of ``namespace``: HKDF-SHA256 (RFC 5869) of the root key, so that the operator derives what each Secret holds."""
+    """The signing key of ``namespace``: HKDF-SHA256 (RFC 5869) of the root key, so that the operator derives what each
+    Secret holds."""
     extracted = hmac.digest(b"kapstan signing key", root, "sha256")
     return hmac.digest(extracted, namespace.encode() + b"\x01", "sha256")
 

@@ -108,8 +108,21 @@ def new_nonce() -> str:
     return encode(int.from_bytes(os.urandom(16), "big"))
 
 
-_ADJECTIVES = ["able", "amber", "bold", "brave", "brisk", "bright", "calm", "clever", "cobalt", "coral", "cosmic", "crisp", "dapper", "daring", "deft", "eager", "early", "fabled", "fair", "fleet", "fond", "free", "fresh", "gentle", "glad", "golden", "grand", "hardy", "honest", "humble", "icy", "jolly", "keen", "kind", "lively", "loyal", "lucid", "lucky", "mellow", "merry", "mighty", "misty", "neat", "nimble", "noble", "opal", "patient", "placid", "polite", "prime", "proud", "quick", "quiet", "rapid", "ready", "robust", "rosy", "royal", "rustic", "sable", "sage", "serene", "sharp", "silent", "silver", "sleek", "smart", "snug", "solid", "spry", "steady", "sterling", "stout", "sunny", "swift", "tidy", "tranquil", "true", "trusty", "upbeat", "urban", "valiant", "velvet", "vivid", "warm", "wise", "witty", "young", "zesty"]
-_NOUNS = ["albatross", "anchor", "antler", "badger", "beacon", "beaver", "bison", "bobcat", "bollard", "buoy", "cedar", "cheetah", "condor", "coral", "cormorant", "crane", "cricket", "cypress", "dolphin", "dune", "eagle", "egret", "elk", "falcon", "fathom", "fern", "ferret", "finch", "fjord", "gannet", "garnet", "gecko", "harbor", "hare", "hawk", "heron", "ibex", "ibis", "jackal", "jaguar", "kelp", "kestrel", "lagoon", "lark", "lemur", "lynx", "mackerel", "magpie", "maple", "marlin", "marten", "merlin", "mole", "narwhal", "newt", "ocelot", "orca", "osprey", "otter", "owl", "panther", "pelican", "penguin", "petrel", "pike", "plover", "puffin", "quail", "raven", "reef", "robin", "rook", "salmon", "seal", "shark", "sparrow", "squid", "starling", "stork", "swan", "tern", "thistle", "tiger", "toucan", "trout", "tuna", "turtle", "urchin", "vole", "walrus", "weasel", "whale", "willow", "wolf", "wombat", "wren", "yak"]
+_ADJECTIVES = """
+able amber bold brave brisk bright calm clever cobalt coral cosmic crisp dapper daring deft eager early fabled fair
+fleet fond free fresh gentle glad golden grand hardy honest humble icy jolly keen kind lively loyal lucid lucky
+mellow merry mighty misty neat nimble noble opal patient placid polite prime proud quick quiet rapid ready robust
+rosy royal rustic sable sage serene sharp silent silver sleek smart snug solid spry steady sterling stout sunny
+swift tidy tranquil true trusty upbeat urban valiant velvet vivid warm wise witty young zesty
+""".split()
+_NOUNS = """
+albatross anchor antler badger beacon beaver bison bobcat bollard buoy cedar cheetah condor coral cormorant crane
+cricket cypress dolphin dune eagle egret elk falcon fathom fern ferret finch fjord gannet garnet gecko harbor hare
+hawk heron ibex ibis jackal jaguar kelp kestrel lagoon lark lemur lynx mackerel magpie maple marlin marten merlin
+mole narwhal newt ocelot orca osprey otter owl panther pelican penguin petrel pike plover puffin quail raven reef
+robin rook salmon seal shark sparrow squid starling stork swan tern thistle tiger toucan trout tuna turtle urchin
+vole walrus weasel whale willow wolf wombat wren yak
+""".split()
 
 
 def run_name(run_id: RunId) -> str:

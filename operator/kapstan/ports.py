@@ -1,7 +1,9 @@
 """The contracts between Kapstan's parts; the adapters below implement them, the layers above call nothing else.
 
-``Store`` and ``RunLog`` (object store), ``Queue`` and ``RunLeases`` (Redis) are synchronous and safe to call from several threads;
-``Cluster`` and ``Launcher`` are async. The docstrings here are the contract: ``tests/contract`` runs one suite per port over
+``Store`` and ``RunLog`` (object store), ``Queue`` and ``RunLeases`` (Redis) are synchronous and safe to call from
+several threads;
+``Cluster`` and ``Launcher`` are async. The docstrings here are the contract: ``tests/contract`` runs one suite per
+port over
 every adapter of it. Values are bytes and plain records: nothing here knows how a value was serialised or signed.
 """
 
@@ -61,7 +63,8 @@ class Store(Protocol):
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the objects; those that are not there are no error. Never a register, never a journal of a live run."""
+        """Remove the objects; those that are not there are no error. Never a register, never a journal of a live
+        run."""
         ...
 
     def probe(self) -> None:
@@ -85,7 +88,8 @@ class EraRegister(Protocol):
     def current(self) -> int: ...
 
     def raise_above(self, era: int) -> int:
-        """An era greater than ``era``: raises the register by one unless somebody has already raised it above ``era``."""
+        """An era greater than ``era``: raises the register by one unless somebody has already raised it above
+        ``era``."""
         ...
 
 
@@ -97,7 +101,8 @@ class RunLog(Protocol):
     """
 
     def read(self) -> list[bytes]:
-        """Every acknowledged record so far, openings included, in order, without becoming the writer. [] if there is no log."""
+        """Every acknowledged record so far, openings included, in order, without becoming the writer. [] if there is
+        no log."""
         ...
 
     def open(self, opening: bytes) -> list[bytes]:
@@ -128,7 +133,8 @@ RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashe
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A background run to be. ``envelope`` holds the signed arguments (<= the inline limit, else a signed reference)."""
+    """A background run to be. ``envelope`` holds the signed arguments (<= the inline limit, else a signed
+    reference)."""
 
     run_id: RunId
     task: str
@@ -140,7 +146,8 @@ class Submission:
     delay: float = 0.0
     """Seconds until it may start, by the server's clock."""
     effect: str = "p"
-    """Effect class, one letter: p(ure), i(dempotent), a(t most once), t(ransactional). Only p is ever claimed in batches."""
+    """Effect class, one letter: p(ure), i(dempotent), a(t most once), t(ransactional). Only p is ever claimed in
+    batches."""
 
 
 class Submitted(NamedTuple):
@@ -237,16 +244,19 @@ class Depth(NamedTuple):
 
 
 class Lane(Protocol):
-    """One executor's own line to the queue: at most one run executing at a time. Used by one thread, except ``give_back``.
+    """One executor's own line to the queue: at most one run executing at a time. Used by one thread, except
+    ``give_back``.
 
     Blocking reads are woken by the submit itself; nothing polls.
     """
 
     def step(self, outcomes: Sequence[Outcome], want: int) -> Stepped:
-        """Finish ``outcomes`` and claim up to ``want`` runs in one round trip. A run of another class than ``p`` comes alone.
+        """Finish ``outcomes`` and claim up to ``want`` runs in one round trip. A run of another class than ``p`` comes
+        alone.
 
         Raises:
-            QueueUnavailable: unknown whether it happened; call again with the same outcomes (a commit of one's own is recognised).
+            QueueUnavailable: unknown whether it happened; call again with the same outcomes (a commit of one's own is
+            recognised).
 
         After a restart of the server it blocks until a supervisor (or the operator) has raised the era, then goes on.
         """
@@ -270,7 +280,8 @@ class Lane(Protocol):
         ...
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
-        """Return every run that this lane holds, but for ``executing``, unharmed to the queue (what was claimed and not yet
+        """Return every run that this lane holds, but for ``executing``, unharmed to the queue (what was claimed and
+        not yet
         read included); the ids that went back. Safe to call from a second thread: it uses a connection of its own."""
         ...
 
@@ -288,7 +299,8 @@ class Session(Protocol):
     def name(self) -> str: ...
 
     def renew(self, held: Mapping[RunId, Token] | None = None) -> Renewed:
-        """Prolong the lease, reap sessions whose lease has passed, promote due runs, re-offer ready ones to parked lanes.
+        """Prolong the lease, reap sessions whose lease has passed, promote due runs, re-offer ready ones to parked
+        lanes.
         Raises the era when the server was restarted.
 
         ``held`` announces the claims of a session that lived through a change of era; those that the records still show
@@ -297,13 +309,15 @@ class Session(Protocol):
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Block until something concerns this supervisor (a cancel, a drain, an earlier due time): True; or until ``timeout``."""
+        """Block until something concerns this supervisor (a cancel, a drain, an earlier due time): True; or until
+        ``timeout``."""
         ...
 
     def wake(self) -> None: ...
 
     def lane_died(self, lane: int, executing: RunId | None) -> None:
-        """A child is gone: the run it was executing is charged with a crash (the third quarantines it), its others go back unharmed."""
+        """A child is gone: the run it was executing is charged with a crash (the third quarantines it), its others go
+        back unharmed."""
         ...
 
     def drain(self) -> None:
@@ -339,7 +353,8 @@ class Queue(Protocol):
     def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]: ...
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
-        """Block until at least one of ``run_ids`` is terminal; those that are. Empty on timeout. Works for runs that another
+        """Block until at least one of ``run_ids`` is terminal; those that are. Empty on timeout. Works for runs that
+        another
         process submitted. One connection serves all waiting threads of the process."""
         ...
 
@@ -391,15 +406,18 @@ class RunLease(Protocol):
 
 
 class FlowRuns(Protocol):
-    """The index of flow runs (Redis, or files locally): leases, who runs where, which ended. A shortcut to *ended*, never to *not ended*."""
+    """The index of flow runs (Redis, or files locally): leases, who runs where, which ended. A shortcut to *ended*,
+    never to *not ended*."""
 
     def lease(self, run_id: RunId, attempt: int, holder: str) -> RunLease | None:
-        """Take the run's lease for ``attempt``: a higher number takes it from a lower one at once; None if the same or a
+        """Take the run's lease for ``attempt``: a higher number takes it from a lower one at once; None if the same or
+        a
         higher one holds it."""
         ...
 
     def save(self, run_id: RunId, summary: Mapping[str, Any]) -> None:
-        """Replace the summary (JSON values; key ``state`` is the state's type, ``attempt``, ``flow``, ``name``, ``deployment`` ...); those who
+        """Replace the summary (JSON values; key ``state`` is the state's type, ``attempt``, ``flow``, ``name``,
+        ``deployment`` ...); those who
         ``watch`` are told."""
         ...
 
@@ -410,7 +428,8 @@ class FlowRuns(Protocol):
         ...
 
     def watch(self, changed: Callable[[RunId], None], stop: Callable[[], bool]) -> None:
-        """Block, calling ``changed`` for each run whose summary is saved, until ``stop()`` (asked at least once a second)."""
+        """Block, calling ``changed`` for each run whose summary is saved, until ``stop()`` (asked at least once a
+        second)."""
         ...
 
 
@@ -453,7 +472,8 @@ class Cluster(Protocol):
     async def create(self, manifest: Manifest) -> Manifest: ...
 
     async def apply(self, manifest: Manifest) -> Manifest:
-        """Create or change to what ``manifest`` says (server-side apply, one field manager); an equal apply changes nothing."""
+        """Create or change to what ``manifest`` says (server-side apply, one field manager); an equal apply changes
+        nothing."""
         ...
 
     async def set_status(self, key: Key, status: Manifest, *, uid: str) -> None:
@@ -464,12 +484,13 @@ class Cluster(Protocol):
 
     async def delete(self, key: Key) -> None: ...
 
-    async def emit(self, key: Key, *, uid: str, type: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    async def emit(self, key: Key, *, uid: str, severity: Literal["Normal", "Warning"], reason: str, message: str) -> None:
         """Record an Event about the object."""
         ...
 
     def changes(self, kinds: Sequence[Kind]) -> AsyncIterator[tuple[Literal["changed", "deleted"], Manifest]]:
-        """First every object, then each change as it happens. Used by local mode and the CLI; kopf feeds the operator."""
+        """First every object, then each change as it happens. Used by local mode and the CLI; kopf feeds the
+        operator."""
         ...
 
     async def close(self) -> None: ...
@@ -552,7 +573,8 @@ class Launcher(Protocol):
     """
 
     async def start(self, request: JobRequest) -> None:
-        """Start an attempt. Is it there already (same name, same owner), nothing happens; never starts a finished one again."""
+        """Start an attempt. Is it there already (same name, same owner), nothing happens; never starts a finished one
+        again."""
         ...
 
     async def stop(self, run: Key, job: str, *, grace: float) -> None:

@@ -1,7 +1,9 @@
 """Settings: one frozen record, read from ``KAPSTAN_*`` environment variables, each field documented where it stands.
 
-Rules: an unknown ``KAPSTAN_*`` name is an error that names the nearest known one. The ``PREFECT_*`` names that mean the same are
-accepted, ours win; other ``PREFECT_*`` names are ignored with one warning. Kubernetes injects ``KAPSTAN_REDIS_PORT=tcp://...`` and
+Rules: an unknown ``KAPSTAN_*`` name is an error that names the nearest known one. The ``PREFECT_*`` names that mean
+the same are
+accepted, ours win; other ``PREFECT_*`` names are ignored with one warning. Kubernetes injects
+``KAPSTAN_REDIS_PORT=tcp://...`` and
 the like for a Service called ``kapstan-redis``: names of that shape are ignored everywhere.
 """
 

@@ -110,7 +110,8 @@ def nth_delay(delay: RetryDelay, retry: int) -> float:
 def identity_of(fn: Callable[..., Any], explicit: str | None) -> str:
     """The identity of a decorated function: ``explicit``, else ``module:qualname``.
 
-    ``__main__`` is called by the name under which another module would import it, so that ``python tasks.py`` serves what
+    ``__main__`` is called by the name under which another module would import it, so that ``python tasks.py`` serves
+    what
     a web app submits.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 from kapstan.errors import CancelledRun, CrashedRun, MissingResult, PausedRun, RunFailed, UnfinishedRun
 
 
-class StateType(str, enum.Enum):
+class StateType(enum.StrEnum):
     """What a state means; the first five are not final."""
 
     SCHEDULED = "SCHEDULED"

@@ -34,16 +34,16 @@ COMMANDS = {
 class _Commands(click.Group):
     """Loads a command's module when it is asked for, so that `kapstan --help` is quick and extras stay extras."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click\'s signature)
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  (click\'s signature)
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"kapstan.cli.{cmd_name.replace('-', '_')}")
         return module.command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  (click\'s signature)
         with formatter.section("Commands"):
             formatter.write_dl(sorted(COMMANDS.items()))
 
