@@ -1,0 +1,245 @@
+"""Deployment (``kdep``): a flow, where it runs, and when. Not the Deployment of apps/v1.
+
+Reconciled into FlowRuns; written by `flow.deploy()`, `flow.serve()` and by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from kapstan.resources.base import (
+    AGE,
+    NAME_LIMIT,
+    Column,
+    JsonObject,
+    Model,
+    Reference,
+    Resource,
+    Rule,
+    Status,
+    Timestamp,
+    name_rules,
+)
+from kapstan.resources.flowrun import Phase
+
+ENTRYPOINT = r"^[^\s:]+:[A-Za-z_][A-Za-z0-9_.]*$"
+NEXT_RUNS = 3
+
+ConcurrencyPolicy = Literal["Allow", "Forbid", "Replace", "Queue"]
+MissedRunsPolicy = Literal["Skip", "RunLatest", "RunAll"]
+
+ENTRYPOINT_RULE = Rule(
+    "entrypoint",
+    "entrypoint %s names no function: write package.module:function or file.py:function",
+    lambda new, _: re.search(ENTRYPOINT, new.entrypoint) is not None,
+    f"self.entrypoint.matches(r'{ENTRYPOINT}')",
+    arguments=("entrypoint",),
+)
+
+
+class Flow(Model, frozen=True):
+    """What is run."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (ENTRYPOINT_RULE,)
+
+    entrypoint: str = Field(
+        max_length=512, description="The flow's function, as package.module:function or path/to/file.py:function."
+    )
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Container image with the flow's code; needed by a pool of type kubernetes.",
+    )
+    directory: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="Directory with the flow's code, for a pool of type process; the process' working directory.",
+    )
+
+
+class Schedule(Model, frozen=True):
+    """One source of runs; exactly one of cron, interval and rrule."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "cron",
+            "exactly one of cron, interval and rrule must be set in a schedule: keep one, remove the others",
+            lambda new, _: sum(value is not None for value in (new.cron, new.interval, new.rrule)) == 1,
+            "[has(self.cron), has(self.interval), has(self.rrule)].filter(given, given).size() == 1",
+        ),
+        Rule(
+            "anchor",
+            "anchor goes with interval only: remove anchor, or use interval",
+            lambda new, _: new.anchor is None or new.interval is not None,
+            "!has(self.anchor) || has(self.interval)",
+        ),
+    )
+
+    name: str = Field(
+        min_length=1,
+        max_length=63,
+        description="Name of the schedule, unique in the Deployment; part of its runs' names.",
+    )
+    cron: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Cron expression, such as 0 6 * * 1-5."
+    )
+    interval: int | None = Field(
+        default=None, ge=1, le=31_622_400, description="Seconds between two runs, counted from anchor."
+    )
+    rrule: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1024,
+        description="Recurrence rule of RFC 5545, such as FREQ=WEEKLY;BYDAY=MO.",
+    )
+    timezone: str = Field(
+        default="UTC",
+        min_length=1,
+        max_length=64,
+        description="IANA time zone in which the schedule is read, such as Europe/Berlin.",
+    )
+    anchor: Timestamp | None = Field(
+        default=None, description="First moment of an interval; the creation of the Deployment if not given."
+    )
+    suspend: bool = Field(default=False, description="Whether this schedule makes no runs for now.")
+    parameters: JsonObject = Field(
+        default_factory=JsonObject, description="Parameters of this schedule's runs, laid over the Deployment's."
+    )
+
+
+class Concurrency(Model, frozen=True):
+    """How many runs may be active at once."""
+
+    limit: int = Field(
+        default=1, ge=1, description="Active runs at which policy begins to act; Allow does not look at it."
+    )
+    policy: ConcurrencyPolicy = Field(
+        default="Allow",
+        description="What happens to a new run at the limit: Allow starts it, Forbid drops it, Replace cancels the "
+        "oldest for it, Queue lets it wait.",
+    )
+
+
+class MissedRuns(Model, frozen=True):
+    """What happens to moments that passed while nobody could start a run."""
+
+    policy: MissedRunsPolicy = Field(
+        default="RunLatest",
+        description="Skip lets all go, RunLatest makes up for the latest, RunAll for the latest max of each schedule.",
+    )
+    max: int = Field(default=10, ge=1, le=1000, description="Runs per schedule that RunAll makes up for at most.")
+
+
+class HistoryLimits(Model, frozen=True):
+    """How many finished FlowRuns stay as objects; their records and results stay longer."""
+
+    successful: int = Field(default=10, ge=0, description="Completed FlowRuns that are kept.")
+    failed: int = Field(default=10, ge=0, description="Failed, crashed and cancelled FlowRuns that are kept.")
+
+
+class DeploymentSpec(Model, frozen=True):
+    """A flow, where it runs, and when."""
+
+    flow: Flow = Field(description="What is run.")
+    work_pool_ref: Reference = Field(description="The WorkPool whose infrastructure runs it.")
+    queue: str = Field(
+        default="default", min_length=1, max_length=63, description="Queue of the WorkPool that its runs wait in."
+    )
+    parameters: JsonObject = Field(default_factory=JsonObject, description="Parameters of every run, by name.")
+    parameter_schema: JsonObject = Field(
+        default_factory=JsonObject, description="JSON schema of the parameters, from the flow's signature."
+    )
+    schedules: list[Schedule] = Field(
+        default_factory=list[Schedule],
+        max_length=32,
+        description="When runs are made; none means on request only.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+    concurrency: Concurrency = Field(default=Concurrency(), description="How many runs may be active at once.")
+    missed_runs: MissedRuns = Field(default=MissedRuns(), description="What happens to moments that were missed.")
+    starting_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        description="A run that could not be made within so many seconds of its moment counts as missed for good.",
+    )
+    infrastructure_retries: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="How often a run may lose its infrastructure (node, pod, process) and go on in a new attempt. "
+        "Retries of the flow's own failures are set in its code.",
+    )
+    history_limits: HistoryLimits = Field(default=HistoryLimits(), description="How many finished FlowRuns are kept.")
+    suspend: bool = Field(
+        default=False, description="Whether no schedule makes runs for now; runs on request still start."
+    )
+
+
+class LastRun(Model, frozen=True):
+    """The run that was made last."""
+
+    name: str = Field(description="Name of the FlowRun.")
+    phase: Phase | None = Field(default=None, description="Its phase, as last seen.")
+    scheduled_time: Timestamp | None = Field(default=None, description="The moment it was made for.")
+
+
+class RunCounts(Model, frozen=True):
+    """FlowRuns of this Deployment that exist as objects, by how they ended."""
+
+    completed: int = Field(default=0, description="Runs that completed.")
+    failed: int = Field(default=0, description="Runs that failed.")
+    crashed: int = Field(default=0, description="Runs that crashed.")
+    cancelled: int = Field(default=0, description="Runs that were cancelled.")
+
+
+class ScheduleStatus(Model, frozen=True):
+    """What one schedule did last."""
+
+    name: str = Field(description="Name of the schedule.")
+    last_schedule_time: Timestamp | None = Field(
+        default=None, description="The latest moment that a run was made for, or that was let go."
+    )
+
+
+class DeploymentStatus(Status, frozen=True):
+    """What the operator knows of a Deployment."""
+
+    next_runs: list[Timestamp] = Field(
+        default_factory=list[Timestamp], max_length=NEXT_RUNS, description="The next moments over all schedules."
+    )
+    last_run: LastRun | None = Field(default=None, description="The run that was made last.")
+    active: int = Field(default=0, description="FlowRuns that have not ended.")
+    counts: RunCounts = Field(default=RunCounts(), description="FlowRuns that have ended, by how.")
+    schedules: list[ScheduleStatus] = Field(
+        default_factory=list[ScheduleStatus],
+        description="What each schedule did last.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class Deployment(Resource, frozen=True):
+    """A flow together with where it runs and when: makes FlowRuns. Not the Deployment of apps/v1."""
+
+    rules: ClassVar[tuple[Rule, ...]] = name_rules(NAME_LIMIT)
+
+    kind: Literal["Deployment"] = Field(default="Deployment", description="Deployment.")
+    spec: DeploymentSpec = Field(description="What is wanted.")
+    status: DeploymentStatus = Field(default_factory=DeploymentStatus, description="What is, written by the operator.")
+
+    plural: ClassVar[str] = "deployments"
+    short_names: ClassVar[tuple[str, ...]] = ("kdep",)
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("Pool", ".spec.workPoolRef.name", "The WorkPool that runs it."),
+        Column("Ready", '.status.conditions[?(@.type=="Ready")].status', "Whether runs can be made."),
+        Column("Active", ".status.active", "FlowRuns that have not ended.", "integer"),
+        Column("Last", ".status.lastRun.phase", "Phase of the last run."),
+        Column("Next", ".status.nextRuns[0]", "The next moment."),
+        Column("Suspend", ".spec.suspend", "Whether its schedules are suspended.", "boolean", priority=1),
+        Column("Entrypoint", ".spec.flow.entrypoint", "The flow.", priority=1),
+        AGE,
+    )
