@@ -1,0 +1,69 @@
+"""The node's control groups: one directory of our own in every hierarchy, so that only ours are ever removed.
+
+Works with version 1, version 2 and both at once. Called by the node only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tests.cluster.errors import ClusterUnavailable
+from tests.cluster.state import ProcessIdentity
+
+NAME = "kapstan-test-node"
+
+
+def roots() -> list[Path]:
+    """Our directory in each hierarchy that is mounted, whether it exists or not."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [Path(fields[1]) / NAME for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
+
+
+def create() -> None:
+    """The kubelet wants its root to exist. A new cpuset of version 1 has no processors until it is given some."""
+    for root in roots():
+        root.mkdir(exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            above = root.parent / name
+            if above.exists():
+                (root / name).write_text(above.read_text())
+
+
+def remove(timeout: float = 15) -> None:
+    """Remove our directories, and end what still runs in them. Raises ClusterUnavailable where that takes too long."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = [root for root in roots() if root.exists() and not _remove_tree(root)]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise ClusterUnavailable(f"control groups cannot be removed: {', '.join(map(str, left))}")
+        for root in left:
+            _end_members(root)
+        time.sleep(0.05)
+
+
+def _remove_tree(root: Path) -> bool:
+    for directory, _, _ in os.walk(root, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError:  # busy: a process in it is not quite gone yet
+            return False
+    return True
+
+
+def _end_members(root: Path) -> None:
+    for members in root.rglob("cgroup.procs"):
+        try:
+            pids = members.read_text().split()
+        except OSError:  # the directory went away meanwhile, or is threaded
+            continue
+        for pid in map(int, pids):
+            try:
+                ProcessIdentity.of(pid).kill()
+            except ProcessLookupError:
+                continue

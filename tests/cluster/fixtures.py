@@ -1,0 +1,41 @@
+"""The fixture ``cluster`` for the end-to-end tier. ``tests/conftest.py`` loads this module by ``pytest_plugins``.
+
+A cluster that ``make cluster-up`` brought up is used and left; otherwise one is brought up for the session and taken
+down at its end. Where none can be had, tests that ask for it are skipped with the reason, and fail under CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from tests.cluster import packages, provider
+from tests.cluster.cluster import Cluster
+from tests.cluster.errors import ClusterUnavailable
+from tests.cluster.progress import Progress
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bringing a cluster up may take many minutes, once. A test's time limit is for the test, not for that."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A running Kubernetes; see ``tests.cluster.cluster.Cluster`` for what it offers."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with ExitStack() as stack:
+        with ExitStack() as shown:  # a person who waits for minutes wants to see for what
+            if capture is not None:
+                shown.enter_context(capture.global_and_fixture_disabled())
+            try:
+                running = stack.enter_context(provider.session(packages.may_install(False), Progress()))
+            except ClusterUnavailable as reason:
+                if os.environ.get("CI") == "true":
+                    pytest.fail(f"no cluster: {reason}", pytrace=False)
+                pytest.skip(f"no cluster: {reason}")
+        yield running

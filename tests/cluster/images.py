@@ -1,0 +1,107 @@
+"""Images without a docker engine and without a registry: built by buildah, carried as archives.
+
+Layers are kept below the cache directory, so the machine's own container storage is never touched. Called by the node
+and, for the base image, by nobody else: a cluster on docker builds with docker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.cluster import tools
+from tests.cluster.command import run
+from tests.cluster.configuration import BASE_IMAGE, PAUSE_IMAGE
+from tests.cluster.errors import ClusterUnavailable, CommandFailed
+from tests.cluster.progress import Progress
+
+SUITE = "bookworm"
+PACKAGES = ("ca-certificates", "python3")
+_SLIM = (
+    '--aptopt=Acquire::Languages "none"',
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+)
+_PAUSE = 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
+_BASE = 'FROM scratch\nADD rootfs.tar /\nCMD ["/bin/bash"]\n'
+
+
+def directory() -> Path:
+    return tools.cache() / "images"
+
+
+def ensure(progress: Progress) -> list[Path]:
+    """The archives that every node starts with: pause image and base image. Built where they are not in the cache."""
+    directory().mkdir(parents=True, exist_ok=True)
+    pause_key = tools.TOOLS["pause"].version
+    base_key = hashlib.sha256(repr((SUITE, PACKAGES, _SLIM, _BASE)).encode()).hexdigest()[:12]
+    pause, base = directory() / f"pause-{pause_key}.tar", directory() / f"base-{base_key}.tar"
+    if not pause.exists():
+        with progress.step(f"build image {PAUSE_IMAGE}"), tempfile.TemporaryDirectory() as name:
+            shutil.copy(tools.path("pause"), Path(name) / "pause")
+            _build_and_save(PAUSE_IMAGE, _PAUSE, Path(name), pause)
+    if not base.exists():
+        title = f"build image {BASE_IMAGE} (Debian {SUITE}, {', '.join(PACKAGES)})"
+        with progress.step(title), tempfile.TemporaryDirectory(dir=directory(), prefix=".build-") as name:
+            _debian(Path(name) / "rootfs.tar")
+            _build_and_save(BASE_IMAGE, _BASE, Path(name), base)
+    elif not _stored(BASE_IMAGE):  # the layers were removed, the archive was not
+        with progress.step(f"unpack image {BASE_IMAGE}"):
+            _buildah("pull", "-q", f"docker-archive:{base}")
+    return [pause, base]
+
+
+def build(dockerfile: Path, target: str | None, tag: str, context: Path, build_args: Mapping[str, str]) -> str:
+    """Build *target* of *dockerfile* as *tag* and return the image's id. Nothing is pulled: FROM names what is built here.
+
+    Raises CommandFailed with the build's output.
+    """
+    stage = ["--target", target] if target else []
+    arguments = [word for key, value in build_args.items() for word in ("--build-arg", f"{key}={value}")]
+    _buildah("bud", "--layers", "--pull-never", "-t", tag, "-f", dockerfile, *stage, *arguments, context, timeout=1800)
+    return _buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", tag).strip()
+
+
+def save(tag: str, archive: Path) -> None:
+    """Write the image *tag* to *archive*, which is there whole or not at all."""
+    unfinished = archive.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    _buildah("push", "-q", tag, f"docker-archive:{unfinished}:{tag}", timeout=600)
+    unfinished.replace(archive)
+
+
+def publish(tag: str) -> None:
+    """Push the image to the registry that its name begins with."""
+    _buildah("push", "-q", tag, timeout=600)
+
+
+def _build_and_save(tag: str, dockerfile: str, context: Path, archive: Path) -> None:
+    (context / "Dockerfile").write_text(dockerfile)
+    build(context / "Dockerfile", None, tag, context, {})
+    save(tag, archive)
+
+
+def _debian(rootfs: Path) -> None:
+    include = f"--include={','.join(PACKAGES)}"
+    try:
+        run(["mmdebstrap", "--quiet", "--variant=minbase", include, *_SLIM, SUITE, rootfs], timeout=1800)
+    except CommandFailed as failure:
+        raise ClusterUnavailable(f"the base image cannot be made from Debian's packages: {failure}") from failure
+
+
+def _stored(tag: str) -> bool:
+    return tag in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
+
+
+def _buildah(*words: str | Path, timeout: float = 120) -> str:
+    """buildah with storage of our own. It leaves mounts behind when it is killed: in a mount namespace of its own they
+    go with it. ``chroot`` isolation needs no rights beyond root's and no container runtime."""
+    storage = tools.cache() / "storage"
+    env = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+    places = ("--storage-driver", "overlay", "--root", storage / "layers", "--runroot", storage / "run")
+    return run(["unshare", "--mount", "buildah", *places, *words], env=env, timeout=timeout)

@@ -1,0 +1,65 @@
+"""The system packages that a node of our own needs: looked for by their programs, installed only when asked to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tests.cluster.command import run
+from tests.cluster.errors import ClusterUnavailable
+from tests.cluster.progress import Progress
+
+# Debian package -> a program or file that shows that it is there.
+NEEDED = {
+    "buildah": "buildah",
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "iproute2": "ip",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
+    "nftables": "nft",
+    "openssl": "openssl",
+    "redis-server": "redis-server",
+    "runc": "runc",
+    "util-linux": "unshare",
+}
+
+
+def missing() -> list[str]:
+    """Names of the packages whose program is not on PATH."""
+    return [package for package, proof in NEEDED.items() if not _found(proof)]
+
+
+def may_install(asked: bool) -> bool:
+    """Packages are installed where a person asked for it, and in CI; never behind a user's back."""
+    return asked or os.environ.get("CI") == "true"
+
+
+def ensure(install: bool, progress: Progress) -> None:
+    """Raises ClusterUnavailable naming the missing packages and the command that installs them."""
+    absent = missing()
+    if not absent:
+        return
+    command = f"apt-get install --no-install-recommends {' '.join(absent)}"
+    if not may_install(install):
+        raise ClusterUnavailable(
+            f"system packages are missing: {', '.join(absent)}; `make cluster-up` installs them, or `{command}` as root"
+        )
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise ClusterUnavailable(
+            f"system packages are missing: {', '.join(absent)}; to install them needs root and apt"
+        )
+    with progress.step(f"install {', '.join(absent)}"):
+        # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        run(["apt-get", "update", "-q"], env=env, timeout=600)
+        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *absent], env=env, timeout=1800)
+    still = missing()
+    if still:
+        raise ClusterUnavailable(f"installed, but still not to be found: {', '.join(NEEDED[name] for name in still)}")
+
+
+def _found(proof: str) -> bool:
+    return Path(proof).exists() if proof.startswith("/") else shutil.which(proof) is not None
