@@ -433,6 +433,57 @@ class FlowRuns(Protocol):
         ...
 
 
+AttemptOutcome = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How an attempt of a flow run ended, by its own word. ``at`` and ``until`` are Unix seconds."""
+
+    outcome: AttemptOutcome
+    at: float
+    message: str = ""
+    result_ref: str | None = None
+    """Completed: where the result is stored."""
+    until: float | None = None
+    """Suspended: when it goes on by itself; None: when it is told to."""
+
+
+class AttemptRecord(NamedTuple):
+    """One attempt as the run's journal tells it; without ``end`` it still runs, or was lost."""
+
+    number: int
+    started_at: float
+    end: AttemptEnd | None
+
+
+class RunRecords(Protocol):
+    """What the control plane reads of flow runs and their attempts; synchronous, called on a thread.
+
+    ``ended`` is a shortcut to *ended*; only ``attempts`` can say that an attempt did not end.
+    """
+
+    def ended(self, run_id: RunId) -> AttemptRecord | None:
+        """The latest attempt that the index knows to have ended; None says nothing.
+
+        Raises:
+            QueueUnavailable: the index does not answer.
+        """
+        ...
+
+    def attempts(self, run_id: RunId) -> list[AttemptRecord]:
+        """Every attempt that began, by number, read from the journal in the store; [] if none ever began.
+
+        Raises:
+            StoreUnavailable: the store does not answer; nothing may be concluded.
+        """
+        ...
+
+    def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
+        """Note in the index how the control plane ended a run that could not say so itself. Repeating is harmless."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------------- control plane
 
 Kind = Literal["Deployment", "WorkPool", "TaskWorker", "FlowRun"]
@@ -476,15 +527,23 @@ class Cluster(Protocol):
         nothing."""
         ...
 
-    async def set_status(self, key: Key, status: Manifest, *, uid: str) -> None:
-        """Replace the status; refused (NotFound) if the object of that name is another one by now."""
+    async def set_status(
+        self, key: Key, status: Manifest, *, uid: str, resource_version: str | None = None
+    ) -> Manifest:
+        """Replace the status; the object as it is stored now.
+
+        Refused as NotFound if the object of that name is another one by now, and as ResourceConflict if
+        ``resource_version`` is given and is not the stored one: a decision made on an old view must not be written.
+        """
         ...
 
     async def set_scale(self, key: Key, replicas: int) -> None: ...
 
     async def delete(self, key: Key) -> None: ...
 
-    async def emit(self, key: Key, *, uid: str, severity: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+    async def emit(
+        self, key: Key, *, uid: str, severity: Literal["Normal", "Warning"], reason: str, message: str
+    ) -> None:
         """Record an Event about the object."""
         ...
 
@@ -542,6 +601,10 @@ class WorkerMember:
     ending: bool
     deletion_cost: int = 0
     message: str = ""
+    ended: bool = False
+    """The process is known to be dead at this moment (container terminated, process reaped)."""
+    boot: int = 0
+    """How often the process of this member was started again; a new boot is a new session."""
 
 
 @dataclass(frozen=True, slots=True)
