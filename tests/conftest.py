@@ -1,0 +1,63 @@
+"""What every tier shares: a clean environment, and the rule that CI knows no skips.
+
+A service that is missing skips a test on a laptop, with one reason; under CI=true the same skip is a failure. Rows that need
+the machine of the cluster's node are left out, by name, when the cluster is somebody else's (KAPSTAN_TEST_KUBECONFIG).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kapstan import settings
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+_KEEP = ("KAPSTAN_TEST_KUBECONFIG", "KAPSTAN_TEST_CACHE")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The quick tiers first; rows that need the node are not applicable to a borrowed cluster."""
+    order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(tests).parts[0], 9))
+    if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
+        left_out = [item for item in items if item.get_closest_marker("node")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("node")]
+            config.stash[_NOT_APPLICABLE] = [item.nodeid for item in left_out]
+
+
+_NOT_APPLICABLE = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for node_id in config.stash.get(_NOT_APPLICABLE, []):
+        terminalreporter.write_line(f"not applicable (needs the cluster's node): {node_id}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if IN_CI and report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI: {reason}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No setting of the user's reaches a test; the home is the test's own folder."""
+    for name in os.environ:
+        if name.startswith(("KAPSTAN_", "PREFECT_")) and name not in _KEEP:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("KAPSTAN_HOME", str(tmp_path / "home"))
+    settings.use(None)
+    yield
+    settings.use(None)

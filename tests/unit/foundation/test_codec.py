@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kapstan import codec
+from kapstan.codec import Codec, Reference, SigningKey
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
+from kapstan.settings import Settings
+
+OLD, NEW, FOREIGN = (SigningKey.of(bytes([n]) * 32) for n in (1, 2, 3))
+
+
+def make(*keys: SigningKey, namespace: str = "shop", **options: Any) -> Codec:
+    return Codec(namespace, list(keys or (NEW,)), **options)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.tuples(inner, inner),
+    max_leaves=10,
+)
+
+
+@given(values)
+def test_every_value_comes_back_equal_and_of_its_type(value: Any) -> None:
+    c = make()
+    back = c.decode(c.encode(value, "result", "r1"), "result", "r1")
+    assert back == value
+    assert repr(back) == repr(value)
+
+
+@pytest.mark.parametrize("value", [1, "é", [1, 2.5, None], {"a": {"b": [True]}}, -0.0, 10**300])
+def test_what_json_carries_exactly_is_json(value: Any) -> None:
+    assert make().open(make().encode(value, "result", "r"), "result", "r")[0] == codec.JSON
+
+
+@pytest.mark.parametrize(
+    "value", [(1, 2), {1: "a"}, float("nan"), float("inf"), b"x", {1}, "\ud800", 2**5000, stat.ST_MODE.__class__]
+)
+def test_what_json_would_change_is_not_json(value: Any) -> None:
+    assert make().open(make().encode(value, "result", "r"), "result", "r")[0] == codec.PICKLE
+
+
+def test_an_envelope_holds_in_its_place_only() -> None:
+    envelope = make().encode([1], "arguments", "r1\0shop:charge")
+    assert make().decode(envelope, "arguments", "r1\0shop:charge") == [1]
+    for other, purpose, key in (
+        (make(), "arguments", "r2\0shop:charge"),
+        (make(), "arguments", "r1\0shop:refund"),
+        (make(), "result", "r1\0shop:charge"),
+        (make(namespace="other"), "arguments", "r1\0shop:charge"),
+    ):
+        with pytest.raises(SignatureError, match="does not hold"):
+            other.decode(envelope, purpose, key)  # type: ignore[arg-type]
+
+
+@given(st.data())
+def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
+    envelope = bytearray(make().encode({"amount": 5}, "arguments", "r"))
+    place = data.draw(st.integers(0, len(envelope) - 1))
+    envelope[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(SignatureError):
+        make().decode(bytes(envelope), "arguments", "r")
+
+
+@given(st.binary(max_size=80))
+def test_bytes_that_nobody_signed_are_refused(noise: bytes) -> None:
+    with pytest.raises(SignatureError):
+        make().decode(noise, "arguments", "r")
+
+
+def test_rotation_accepts_the_previous_key_and_signs_with_the_current() -> None:
+    before, after = make(OLD), make(NEW, OLD)
+    assert after.decode(before.encode(1, "result", "r"), "result", "r") == 1
+    with pytest.raises(SignatureError, match=f"signed by key {NEW.key_id.hex()}.*KAPSTAN_SIGNING_KEY"):
+        before.decode(after.encode(1, "result", "r"), "result", "r")
+    with pytest.raises(SignatureError, match="not of namespace 'shop'"):
+        after.decode(make(FOREIGN).encode(1, "result", "r"), "result", "r")
+
+
+def test_pickling_can_be_forbidden_both_ways() -> None:
+    strict = make(allow_pickle=False)
+    with pytest.raises(SerializationError, match=r"argument 'card' \(builtins.set\).*KAPSTAN_ALLOW_PICKLE"):
+        strict.encode({1}, "arguments", "r", what="argument 'card'")
+    with pytest.raises(SerializationError, match="KAPSTAN_ALLOW_PICKLE is false"):
+        strict.decode(make().encode({1}, "result", "r"), "result", "r")
+    assert strict.decode(strict.encode([1], "result", "r"), "result", "r") == [1]
+
+
+def test_what_cannot_be_pickled_is_named() -> None:
+    with pytest.raises(SerializationError, match=r"the result \(_thread.lock\) cannot be serialised"):
+        import threading
+
+        make().encode(threading.Lock(), "result", "r", what="the result")
+
+
+def test_too_large_a_value_is_refused_with_the_limit() -> None:
+    with pytest.raises(ValueTooLarge, match="KAPSTAN_MAX_VALUE_BYTES"):
+        make(max_bytes=10).encode("x" * 11, "result", "r")
+
+
+def test_the_control_plane_reads_json_only() -> None:
+    assert make().decode_json(make().encode({"a": 1}, "summary", "r"), "summary", "r") == {"a": 1}
+    with pytest.raises(SerializationError, match="is not JSON but pickled"):
+        make().decode_json(make().encode({1}, "summary", "r"), "summary", "r")
+
+
+def test_a_reference_comes_back_as_one() -> None:
+    reference = Reference("blob/r1/x", codec.digest(b"big"), 3)
+    assert make().decode(make().refer(reference, "result", "r"), "result", "r") == reference
+
+
+def test_an_envelope_costs_22_bytes() -> None:
+    assert len(make().encode(7, "result", "r")) == 23
+
+
+def test_the_local_key_is_made_once_for_all_who_race(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: codec.local_key(tmp_path / "home"), range(32)))
+    assert len(keys) == 1
+    assert stat.S_IMODE((tmp_path / "home" / "signing.key").stat().st_mode) == 0o600
+    assert os.listdir(tmp_path / "home") == ["signing.key"]
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    codec.local_key(tmp_path)
+    (tmp_path / "signing.key").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        codec.local_key(tmp_path)
+
+
+def test_a_short_key_is_refused_with_the_fix() -> None:
+    with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY must be base64 of at least 32 bytes"):
+        Codec.from_settings(Settings(signing_key="c2hvcnQ="))
+
+
+def test_namespaces_have_keys_of_their_own() -> None:
+    root = bytes(32)
+    assert codec.namespace_key(root, "a") == codec.namespace_key(root, "a") != codec.namespace_key(root, "b")
