@@ -26,6 +26,7 @@ class TaskSpec:
         identity: ``module:qualname`` or the explicit name; what the queue, the journal and keys carry.
         run_name: template (``"charge-{user}"``) or callable (parameters -> str) for the names of its runs.
         retry_condition: (error) -> whether to retry.
+        retry_jitter_factor: a delay is prolonged by up to this part of itself, at random.
         timeout: seconds, None for none.
         log_prints: None inherits from the flow, then from the settings.
         persist_result: None means yes wherever a backend is open.
@@ -37,6 +38,7 @@ class TaskSpec:
     is_async: bool
     signature: inspect.Signature
     description: str = ""
+    version: str = ""
     tags: frozenset[str] = frozenset()
     retries: int = 0
     retry_delay: RetryDelay = 0.0

@@ -1,0 +1,168 @@
+"""The one place where settings become a queue, a store, a codec and the index of flow runs.
+
+``current()`` is this process' backend; its parts are made when they are first used and shared by all threads. A forked
+child keeps the settings and opens connections of its own. Everything above asks here and knows no adapter.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kapstan import settings as settings_module
+from kapstan.codec import Codec
+from kapstan.settings import Settings
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from kapstan.ports import FlowRuns, Queue, Store
+
+T = TypeVar("T")
+_ASYNC_THREADS = 8
+
+
+class Backend:
+    """Queue, store, codec and flow-run index of one ``Settings``; each made at its first use.
+
+    The queue is ``redis_url``, else the embedded server of the home, which the first use starts. The store is
+    ``s3_endpoint``, else files under the home. The index of flow runs is Redis where a ``redis_url`` is set, else
+    files: ``python my_flow.py`` starts no server.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._parts: dict[str, Any] = {}
+        _alive.add(self)
+
+    @property
+    def codec(self) -> Codec:
+        return self._part("codec", lambda: Codec.from_settings(self.settings))
+
+    @property
+    def queue(self) -> Queue:
+        """Raises:
+        QueueUnavailable: no Redis answers, or the embedded server does not start.
+        """
+        return self._part("queue", self._open_queue)
+
+    @property
+    def store(self) -> Store:
+        """Raises:
+        StoreUnsafe: the store's conditional writes do not hold (probed once per process).
+        StoreUnavailable: it does not answer.
+        """
+        return self._part("store", self._open_store)
+
+    @property
+    def flow_runs(self) -> FlowRuns:
+        return self._part("flow_runs", self._open_flow_runs)
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether a queue is configured or was used already: asking for ``queue`` then starts no server."""
+        return bool(self.settings.redis_url) or "queue" in self._parts
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """``function(*args)`` on a thread: how asyncio callers reach the synchronous queue and store.
+
+        For calls that end soon; what blocks until something happens gets a thread of its own.
+        """
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(self._part("threads", _make_threads), function, *args)
+
+    def close(self) -> None:
+        """Close every part that was made; the backend may be used again and then makes new ones."""
+        with self._lock:
+            parts, self._parts = self._parts, {}
+        threads: ThreadPoolExecutor | None = parts.pop("threads", None)
+        if threads is not None:
+            threads.shutdown(wait=False)
+        parts.pop("codec", None)
+        for part in parts.values():
+            part.close()
+
+    def _part(self, name: str, make: Callable[[], T]) -> T:
+        part = self._parts.get(name)
+        if part is None:
+            with self._lock:
+                part = self._parts.get(name)
+                if part is None:
+                    part = self._parts[name] = make()
+        return part
+
+    def _open_queue(self) -> Queue:
+        from kapstan.queue import open_queue
+
+        return open_queue(self.settings, lambda: self.store)
+
+    def _open_store(self) -> Store:
+        from kapstan.store import open_store
+
+        return open_store(self.settings)
+
+    def _open_flow_runs(self) -> FlowRuns:
+        if self.settings.redis_url:
+            from kapstan.queue import open_flow_runs
+
+            return open_flow_runs(self.settings)
+        from kapstan.store import open_flow_run_files
+
+        return open_flow_run_files(self.settings)
+
+    def forget_inherited(self) -> None:
+        """Called in a forked child: the connections belong to the parent, so they are kept unused and untouched."""
+        _inherited.append(self._parts)
+        self._parts = {}
+        self._lock = threading.RLock()
+
+
+def _make_threads() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(_ASYNC_THREADS, thread_name_prefix="kapstan-call")
+
+
+_alive: weakref.WeakSet[Backend] = weakref.WeakSet()
+_inherited: list[dict[str, Any]] = []
+_current: Backend | None = None
+_current_lock = threading.Lock()
+
+
+def current() -> Backend:
+    """This process' backend, from ``settings.current()`` at the first call."""
+    global _current
+    if _current is None:
+        with _current_lock:
+            _current = _current or Backend(settings_module.current())
+    return _current
+
+
+def is_open() -> bool:
+    """Whether this process has a backend already (a task called on its own does not make one)."""
+    return _current is not None
+
+
+def use(settings: Settings | None) -> None:
+    """Close this process' backend and go on with ``settings``; None reads the environment again."""
+    global _current
+    with _current_lock:
+        before, _current = _current, None
+        settings_module.use(settings)
+    if before is not None:
+        before.close()
+
+
+def _after_fork() -> None:
+    global _current_lock
+    _current_lock = threading.Lock()
+    for backend in list(_alive):
+        backend.forget_inherited()
+
+
+os.register_at_fork(after_in_child=_after_fork)

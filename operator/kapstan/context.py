@@ -1,0 +1,58 @@
+"""What runs right now, here: the task run and the flow run of this thread or asyncio task.
+
+The engine sets both; ``runtime``, ``logging`` and the public surface read them. It knows no policy and no backend: the
+flow run stands here as an opaque object that only the engine and the surface above it look into.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, cast
+
+from kapstan.ids import RunId
+
+
+class TaskRun:
+    """One execution of a task, as its own code sees it through ``kapstan.runtime.task_run``.
+
+    Attributes:
+        run_count: 1 for the first execution, one more for each retry.
+        parameters: arguments by name; a callable makes them when somebody asks (binding costs more than the call).
+        flow_run_id: the flow run that it belongs to, if any.
+        log_prints: whether ``print`` becomes a log line.
+    """
+
+    __slots__ = ("_parameters", "flow_run_id", "log_prints", "name", "run_count", "run_id", "tags", "task_name")
+
+    def __init__(
+        self,
+        run_id: RunId,
+        task_name: str,
+        run_count: int,
+        parameters: Any,
+        *,
+        name: str = "",
+        tags: frozenset[str] = frozenset(),
+        flow_run_id: RunId | None = None,
+        log_prints: bool = False,
+    ) -> None:
+        self.run_id = run_id
+        self.task_name = task_name
+        self.run_count = run_count
+        self._parameters = parameters
+        self.name = name or f"{task_name}-{run_id[-3:]}"
+        self.tags = tags
+        self.flow_run_id = flow_run_id
+        self.log_prints = log_prints
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        parameters: Any = self._parameters
+        if callable(parameters):
+            parameters = self._parameters = parameters()
+        return cast("dict[str, Any]", parameters)
+
+
+current_task: ContextVar[TaskRun | None] = ContextVar("kapstan_task_run", default=None)
+current_flow: ContextVar[Any] = ContextVar("kapstan_flow_run", default=None)
+"""The ``engine.flow_run.FlowRun`` of this thread or asyncio task, or None."""

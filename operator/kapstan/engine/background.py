@@ -1,0 +1,158 @@
+"""Runs one claimed background run from its claim to its outcome.
+
+Called by the executor children of ``worker`` and by the in-process consumer, one engine per lane; it talks to no queue:
+the caller claims, finishes and retries. The way of a small run is kept short on purpose: decode, call, encode.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kapstan.backend import Backend
+from kapstan.codec import Reference
+from kapstan.context import TaskRun, current_task
+from kapstan.engine import calls, retries, values
+from kapstan.errors import BackendError, CancelRun, KapstanError, ParameterError, SerializationError, ValueTooLarge
+from kapstan.ids import RunId, Token
+from kapstan.ports import Claim, Outcome
+from kapstan.specs import TaskSpec
+
+logger = logging.getLogger("kapstan.task_runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """The run failed and its policy grants a retry: free the claim and start it again after ``delay`` seconds."""
+
+    run_id: RunId
+    token: Token
+    delay: float
+
+
+class BackgroundEngine:
+    """Executes claims of the tasks that it was given; used by one thread.
+
+    Args:
+        specs: what may run, by identity. Nothing else is ever executed, whatever a claim names.
+        backend: codec and store; the queue is not touched.
+    """
+
+    def __init__(self, specs: Mapping[str, TaskSpec], backend: Backend) -> None:
+        self._specs = specs
+        self._backend = backend
+        self._codec = backend.codec
+        self._inline_bytes = backend.settings.inline_bytes
+        self._log_prints = backend.settings.log_prints
+        self._loops = calls.LoopThread()
+        self._executing: RunId | None = None
+
+    @property
+    def executing(self) -> RunId | None:
+        """The run whose user code runs now. None while the engine decodes or encodes."""
+        return self._executing
+
+    def interrupt(self, run_id: RunId) -> None:
+        """Stop ``run_id`` if its code runs now; for a signal handler of the engine's thread.
+
+        Raises:
+            CancelRun: into the user's code; ``run`` turns it into the outcome ``cancelled``.
+        """
+        if self._executing == run_id:
+            raise CancelRun
+
+    def run(self, claim: Claim) -> Outcome | RetryLater:
+        """Execute ``claim``; whatever the user's code raises becomes an outcome or a retry.
+
+        A run of an unknown task, or whose arguments cannot be read, ends as ``crashed`` or ``failed`` with the reason
+        and is not executed.
+
+        Raises:
+            BackendError: the store is away, and arguments or result are there: give the run back.
+            HandBack, KeyboardInterrupt, SystemExit: the process was told to end: give the run back.
+        """
+        spec = self._specs.get(claim.task)
+        if spec is None:
+            served = ", ".join(sorted(self._specs)) or "none"
+            return self._refuse(
+                claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
+            )
+        try:
+            arguments = self._codec.decode(claim.envelope, "arguments", claim.run_id)
+            if type(arguments) is Reference:
+                body = values.fetch(self._backend, arguments)
+                arguments = self._codec.decode(body, "arguments", claim.run_id)
+            args, kwargs = arguments[0], arguments[1]
+        except BackendError:
+            raise
+        except (KapstanError, LookupError, TypeError) as error:
+            return self._refuse(claim, "crashed", f"its arguments cannot be read: {error}")
+        run = TaskRun(
+            claim.run_id,
+            spec.name,
+            claim.attempt,
+            lambda: spec.bind(tuple(args), kwargs),
+            tags=spec.tags,
+            flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
+            log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
+        )
+        mark = current_task.set(run)
+        try:
+            self._executing = claim.run_id
+            if spec.is_async:
+                result = self._loops.run(calls.acall(spec.fn, args, kwargs, spec.timeout))
+            else:
+                result = calls.call(spec.fn, args, kwargs, spec.timeout)
+            self._executing = None
+        except CancelRun:
+            return Outcome(claim.run_id, claim.token, "cancelled", b"")
+        except Exception as error:  # noqa: BLE001  (user code)
+            self._executing = None
+            return self._failed(claim, spec, run, args, kwargs, error)
+        finally:
+            self._executing = None
+            current_task.reset(mark)
+        return self._completed(claim, spec, result)
+
+    def close(self) -> None:
+        """Close the event loop that async tasks used."""
+        self._loops.close()
+
+    def _completed(self, claim: Claim, spec: TaskSpec, result: Any) -> Outcome:
+        if spec.persist_result is False:
+            return Outcome(claim.run_id, claim.token, "completed", b"")
+        try:
+            envelope = self._codec.encode(result, "result", claim.run_id, what=f"the result of {spec.name}")
+        except (SerializationError, ValueTooLarge) as error:
+            logger.error("Task run %s of %s: %s", claim.run_id, spec.name, error)
+            return Outcome(claim.run_id, claim.token, "failed", values.seal_failure(self._backend, error, claim.run_id))
+        if len(envelope) > self._inline_bytes:
+            envelope = values.to_store(self._backend, envelope, "result", claim.run_id)
+        return Outcome(claim.run_id, claim.token, "completed", envelope)
+
+    def _failed(
+        self, claim: Claim, spec: TaskSpec, run: TaskRun, args: Any, kwargs: Any, error: Exception
+    ) -> Outcome | RetryLater:
+        if isinstance(error, TypeError) and not _fits(spec, args, kwargs):
+            return self._refuse(claim, "failed", f"its arguments do not fit: {error}")
+        delay = retries.retry_delay(spec, claim.attempt, error)
+        if delay is not None:
+            logger.warning("Task run '%s' failed: %r. Retrying in %s seconds...", run.name, error, delay)
+            return RetryLater(claim.run_id, claim.token, delay)
+        logger.error("Task run '%s' failed: %r", run.name, error, exc_info=error)
+        return Outcome(claim.run_id, claim.token, "failed", values.seal_failure(self._backend, error, claim.run_id))
+
+    def _refuse(self, claim: Claim, state: Any, reason: str) -> Outcome:
+        logger.error("Task run %s of %s was not executed: %s", claim.run_id, claim.task, reason)
+        return Outcome(claim.run_id, claim.token, state, values.seal_reason(self._backend, reason, claim.run_id))
+
+
+def _fits(spec: TaskSpec, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the arguments fit the signature of this version of the task (the caller's may be another)."""
+    try:
+        spec.bind(tuple(args), kwargs)
+    except ParameterError:
+        return False
+    return True

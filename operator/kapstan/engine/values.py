@@ -1,0 +1,146 @@
+"""Arguments, results and failures as signed envelopes: small ones ride along, large ones become an object in the store.
+
+Called by the engine, by futures and by whoever submits. A failure is JSON (type, message, traceback), so that control
+plane and CLI can show it; where pickle is allowed it also carries the exception itself for whoever waits in Python.
+"""
+
+from __future__ import annotations
+
+import base64
+import traceback
+from typing import Any
+
+from kapstan.backend import Backend
+from kapstan.codec import Purpose, Reference, digest
+from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, SerializationError, SignatureError
+from kapstan.ids import RunId, new_id
+
+_TRACEBACK_CHARACTERS = 16_000
+
+
+def seal_value(backend: Backend, value: Any, purpose: Purpose, run_id: RunId, *, what: str) -> bytes:
+    """The envelope of ``value`` for ``run_id``; above ``inline_bytes`` an envelope that refers to the store.
+
+    Raises:
+        SerializationError: no allowed serializer carries it; the message names ``what``.
+        ValueTooLarge: more than ``max_value_bytes``.
+        StoreUnavailable: it is large and the store is away.
+    """
+    envelope = backend.codec.encode(value, purpose, run_id, what=what)
+    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, run_id)
+
+
+def to_store(backend: Backend, envelope: bytes, purpose: Purpose, run_id: RunId) -> bytes:
+    """Write ``envelope`` under a name of its own and return the envelope that refers to it."""
+    key = f"values/{run_id}/{new_id()}"
+    backend.store.put(key, envelope)
+    return backend.codec.refer(Reference(key, digest(envelope), len(envelope)), purpose, run_id)
+
+
+def open_value(backend: Backend, envelope: bytes, purpose: Purpose, run_id: RunId) -> Any:
+    """The value of ``envelope``, fetched from the store if it refers there.
+
+    Raises:
+        SignatureError, SerializationError: as ``Codec.decode``; also an object that is not the one referred to.
+        MissingResult: the object is gone.
+        StoreUnavailable: the store is away.
+    """
+    value = backend.codec.decode(envelope, purpose, run_id)
+    if type(value) is Reference:
+        return backend.codec.decode(fetch(backend, value), purpose, run_id)
+    return value
+
+
+def fetch(backend: Backend, reference: Reference) -> bytes:
+    """The bytes that ``reference`` names, checked."""
+    stored = backend.store.get(reference.key)
+    if stored is None:
+        raise MissingResult(f"the object {reference.key!r} is not in the store any more")
+    if digest(stored.body) != reference.digest:
+        raise SignatureError(f"the object {reference.key!r} is not the one that was stored: its digest differs")
+    return stored.body
+
+
+def seal_failure(backend: Backend, error: BaseException, run_id: RunId, *, purpose: Purpose = "result") -> bytes:
+    """The envelope of a failure; never raises for what the exception holds."""
+    codec = backend.codec
+    body: dict[str, Any] = {
+        "type": type(error).__qualname__,
+        "message": _printable(error),
+        "traceback": _traceback(error),
+    }
+    if backend.settings.allow_pickle:
+        try:
+            pickled = codec.encode(error, purpose, run_id, what="the exception")
+            if isinstance(codec.decode(pickled, purpose, run_id), BaseException):
+                body["exception"] = base64.b64encode(pickled).decode()
+        except (SerializationError, RecursionError):
+            pass  # its text still tells what happened
+    envelope = codec.encode(body, purpose, run_id)
+    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, run_id)
+
+
+def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
+    """The envelope of a run that was refused or crashed: a reason and no exception of the user's."""
+    return backend.codec.encode({"type": "", "message": reason, "traceback": ""}, "result", run_id)
+
+
+def open_failure(
+    backend: Backend, envelope: bytes, run_id: RunId, *, state: str = "failed", purpose: Purpose = "result"
+) -> BaseException:
+    """The exception of a failed run: the user's own where it can be rebuilt here, else ours with its type and message.
+
+    The traceback of the process that raised it is attached as a note.
+    """
+    if not envelope:
+        return CrashedRun("the run crashed") if state == "crashed" else RunFailed("the run failed")
+    try:
+        body = open_value(backend, envelope, purpose, run_id)
+    except KapstanError as error:
+        return error
+    error = _rebuild(backend, body, run_id, purpose)
+    if error is None:
+        text = f"{body['type']}: {body['message']}" if body["type"] else body["message"]
+        error = CrashedRun(text) if state == "crashed" else RunFailed(text)
+    if body["traceback"]:
+        error.add_note(f"raised in the run:\n{body['traceback'].rstrip()}")
+    return error
+
+
+def failure_message(body: dict[str, Any]) -> str:
+    """One line about a failure's JSON body."""
+    return f"{body['type']}: {body['message']}" if body["type"] else str(body["message"])
+
+
+def _rebuild(backend: Backend, body: dict[str, Any], run_id: RunId, purpose: Purpose) -> BaseException | None:
+    if "exception" not in body:
+        return None
+    try:
+        error = backend.codec.decode(base64.b64decode(body["exception"]), purpose, run_id)
+    except SerializationError:
+        return None  # its class is not importable here
+    return error if isinstance(error, BaseException) else None
+
+
+def _printable(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  (a user's __str__)
+        text = f"(its message cannot be printed: {type(error).__qualname__}.__str__ raises)"
+    return text[:4000].encode(errors="replace").decode()
+
+
+def _traceback(error: BaseException) -> str:
+    """The user's frames of the traceback, the end of it if it is long."""
+    try:
+        lines = traceback.format_exception(type(error), error, _skip_ours(error))
+    except Exception:  # noqa: BLE001  (a user's __str__ again)
+        return ""
+    return "".join(lines)[-_TRACEBACK_CHARACTERS:].encode(errors="replace").decode()
+
+
+def _skip_ours(error: BaseException) -> Any:
+    frames = error.__traceback__
+    while frames is not None and str(frames.tb_frame.f_globals.get("__name__", "")).startswith("kapstan.engine"):
+        frames = frames.tb_next
+    return frames if frames is not None else error.__traceback__
