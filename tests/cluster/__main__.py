@@ -83,12 +83,7 @@ def _status(_: argparse.Namespace) -> int:
         print(f"cluster ({cluster.provider}) is up{', kept until `down`' if kept else ''}")
         _show(cluster)
         return 0
-    left = (
-        "no cluster is up"
-        if record is None
-        else f"a {record.provider} cluster is not whole; `up` or `down` cleans it up"
-    )
-    print(left)
+    print("no cluster is up" if record is None else "the cluster is not whole; `up` or `down` cleans up")
     return 3
 
 

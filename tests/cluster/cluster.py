@@ -12,7 +12,7 @@ import select
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Cluster(ABC):
         raise NotApplicable(f"{' '.join(map(str, words))} needs a node, which a {self.provider} cluster does not give")
 
     @contextmanager
-    def forward(self, service: str, namespace: str, port: int) -> Iterator[tuple[str, int]]:
+    def forward(self, service: str, namespace: str, port: int) -> Generator[tuple[str, int]]:
         """Host and port by which this process reaches *port* of a Service (``pod/NAME`` for a pod) in the block.
 
         Raises CommandFailed where there is no such Service or no pod behind it is ready within 30 s.

@@ -57,7 +57,7 @@ def ensure(progress: Progress) -> list[Path]:
 
 
 def build(dockerfile: Path, target: str | None, tag: str, context: Path, build_args: Mapping[str, str]) -> str:
-    """Build *target* of *dockerfile* as *tag* and return the image's id. Nothing is pulled: FROM names what is built here.
+    """Build *target* of *dockerfile* as *tag* and return the image's id. FROM can name only what was built here.
 
     Raises CommandFailed with the build's output.
     """

@@ -13,7 +13,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -57,17 +58,21 @@ class NodeCluster(Cluster):
             archive = self._root / f"image-{os.getpid()}.tar"
             try:
                 images.save(tag, archive)
-                self.ctr("images", "import", archive)
+                self.import_archives([archive])
             finally:
                 archive.unlink(missing_ok=True)
             self._remember(tag, loaded)
         return tag
 
+    def import_archives(self, archives: Iterable[Path]) -> None:
+        for archive in archives:
+            self.ctr("images", "import", archive)
+
     def ctr(self, *words: str | Path) -> str:
         return run(["ctr", "-a", configuration.socket(self._root), "-n", "k8s.io", *words], timeout=300)
 
     @contextmanager
-    def forward(self, service: str, namespace: str, port: int) -> Iterator[tuple[str, int]]:
+    def forward(self, service: str, namespace: str, port: int) -> Generator[tuple[str, int]]:
         kind, _, name = service.rpartition("/")
         found = self.get(kind or "service", name, "-n", namespace)
         address = found["status"].get("podIP") if kind == "pod" else found["spec"].get("clusterIP")
@@ -261,7 +266,7 @@ def _write_files(root: Path) -> None:
 
 
 def _connect(node: _Init) -> None:
-    """A pair of linked interfaces, one end in the node. Pods and Services are routed to it; nothing in there gets out."""
+    """A pair of linked interfaces, one end in the node. Pods and Services are routed there; nothing gets out."""
     link, prefix = configuration.LINK, configuration.LINK_PREFIX
     run(["ip", "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", str(node.pid)])
     run(["ip", "address", "add", f"{configuration.HOST_ADDRESS}/{prefix}", "dev", link])
@@ -280,25 +285,27 @@ def _connect(node: _Init) -> None:
 
 def _start_daemons(cluster: NodeCluster, node: _Init, archives: list[Path], progress: Progress) -> None:
     root = cluster.kubeconfig.parent
-    with progress.step("etcd, containerd, API server"):
-        node.start("etcd", configuration.etcd(root))
-        node.start("containerd", configuration.containerd(root))
-        node.start("apiserver", configuration.api_server(root))
-        node.wait_for("containerd does not answer", configuration.socket(root).exists)
-        for archive in archives:
-            cluster.ctr("images", "import", archive)
-        node.wait_for("the API server is not ready", lambda: _answers(cluster))
-    with progress.step("controllers, scheduler, kubelet, proxy, name server"):
-        node.start("controller-manager", configuration.controller_manager(root))
-        node.start("scheduler", configuration.scheduler(root))
-        node.start("kubelet", configuration.kubelet(root))
-        node.start("proxy", configuration.proxy(root))
-        node.start("coredns", configuration.name_server(root))
-        cluster.kubectl("apply", "-f", "-", input=configuration.manifests())
-        node.wait_for("the node is not Ready", lambda: _node_ready(cluster))
-        node.wait_for("the default service account is not there", lambda: _has_service_account(cluster))
-    with progress.step("names and Services"):
-        node.wait_for("the name server does not answer on its Service's address", _names_answer)
+    with ThreadPoolExecutor(1) as beside:
+        with progress.step("etcd, containerd, API server"):
+            node.start("etcd", configuration.etcd(root))
+            node.start("containerd", configuration.containerd(root))
+            node.start("apiserver", configuration.api_server(root))
+            node.wait_for("containerd does not answer", configuration.socket(root).exists)
+            imported = beside.submit(cluster.import_archives, archives)
+            node.wait_for("the API server is not ready", lambda: _answers(cluster))
+        with progress.step("controllers, scheduler, kubelet, proxy, name server"):
+            node.start("controller-manager", configuration.controller_manager(root))
+            node.start("scheduler", configuration.scheduler(root))
+            node.start("kubelet", configuration.kubelet(root))
+            node.start("proxy", configuration.proxy(root))
+            node.start("coredns", configuration.name_server(root))
+            cluster.kubectl("apply", "-f", "-", input=configuration.manifests())
+            node.wait_for("the node is not Ready", lambda: _node_ready(cluster))
+            node.wait_for("the default service account is not there", lambda: _has_service_account(cluster))
+        with progress.step("names and Services"):
+            node.wait_for("the name server does not answer on its Service's address", _names_answer)
+        with progress.step("images"):
+            imported.result()
 
 
 def _answers(cluster: Cluster) -> bool:

@@ -48,9 +48,7 @@ def ensure(install: bool, progress: Progress) -> None:
             f"system packages are missing: {', '.join(absent)}; `make cluster-up` installs them, or `{command}` as root"
         )
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise ClusterUnavailable(
-            f"system packages are missing: {', '.join(absent)}; to install them needs root and apt"
-        )
+        raise ClusterUnavailable(f"system packages are missing: {', '.join(absent)}; this needs root and apt")
     with progress.step(f"install {', '.join(absent)}"):
         # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -17,7 +17,7 @@ class Progress:
         self._began = time.monotonic()
 
     @contextmanager
-    def step(self, title: str) -> Iterator[None]:
+    def step(self, title: str) -> Generator[None]:
         began = time.monotonic()
         print(f"  {title} ...", end="", flush=True, file=self._stream)
         outcome = "failed after"

@@ -7,7 +7,7 @@ of our own. Called by the command line and by the fixture.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -58,7 +58,7 @@ def status() -> tuple[Record | None, Cluster | None]:
 
 
 @contextmanager
-def session(install: bool, progress: Progress) -> Iterator[Cluster]:
+def session(install: bool, progress: Progress) -> Generator[Cluster]:
     """A cluster for the tests of this process. It is taken down at the end, unless a person had brought it up or
     another test run still uses it. Raises ClusterUnavailable."""
     cluster = named.attach()

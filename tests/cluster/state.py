@@ -12,7 +12,7 @@ import os
 import select
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -71,7 +71,8 @@ class Record:
     ready: bool = False
     boot: str = field(default_factory=lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     processes: tuple[ProcessIdentity, ...] = ()
-    sysctls: dict[str, str] = field(default_factory=dict)  # kernel settings that the kubelet changes, as they were
+    # Kernel settings that the kubelet changes, as they were.
+    sysctls: dict[str, str] = field(default_factory=dict[str, str])
 
     def this_boot(self) -> bool:
         return self.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -125,7 +126,7 @@ class State:
             self.write(replace(record, kept=True))
 
     @contextmanager
-    def locked(self, note: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, note: Callable[[str], None]) -> Generator[None]:
         """Only one run at a time brings the cluster up or down. The lock ends with the process, however it ends."""
         path = Path(f"{self.root}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +121,14 @@ def ensure(names: Iterable[str], progress: Progress) -> None:
 
 
 @contextmanager
-def _building() -> Iterator[None]:
+def _building() -> Generator[None]:
     with (cache() / "bin" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _workspace() -> Iterator[Path]:
+def _workspace() -> Generator[Path]:
     # Inside the cache, so that the finished program is moved and never copied half.
     with tempfile.TemporaryDirectory(dir=cache() / "bin", prefix=".build-") as name:
         yield Path(name)
