@@ -619,6 +619,8 @@ class JobRequest:
     deployment: Manifest
     pool: Manifest
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parameters_ref: str | None = None
+    """Key of parameters that stand in the store instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,12 +634,22 @@ class WorkersRequest:
 class Launcher(Protocol):
     """Starts and stops what executes: ``job`` (Jobs, apps/v1 Deployments) or ``process`` (children of this machine).
 
-    Names are given by the caller and are pure functions of the parent, so that every call may be repeated.
+    Names are given by the caller and are pure functions of the parent, so that every call may be repeated. What ``start``
+    and ``ensure_workers`` have answered is seen by the next ``observe_...``, whatever a watch has told so far.
     """
+
+    @property
+    def flavour(self) -> Literal["job", "process"]:
+        """``job`` needs an image, ``process`` a directory."""
+        ...
 
     async def start(self, request: JobRequest) -> None:
         """Start an attempt. Is it there already (same name, same owner), nothing happens; never starts a finished one
-        again."""
+        again.
+
+        Raises:
+            InvalidResource: it can never be started so (a pod template that is refused); repeating cannot help.
+        """
         ...
 
     async def stop(self, run: Key, job: str, *, grace: float) -> None:

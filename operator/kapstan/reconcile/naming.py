@@ -1,0 +1,51 @@
+"""Names of what is made from something else: pure functions of the parent, so that making twice makes once.
+
+Called by the reconcilers, by the launchers (labels) and by whoever must find a child. Every name fits into 63
+characters, which is what a label and the name of a Job's pod may have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+
+from kapstan.ids import RunId, derived_id
+
+LIMIT = 63
+DIGEST = 10
+
+LABEL_DEPLOYMENT = "kapstan.dev/deployment"
+LABEL_SCHEDULE = "kapstan.dev/schedule"
+LABEL_RUN = "kapstan.dev/flow-run"
+LABEL_ATTEMPT = "kapstan.dev/attempt"
+LABEL_WORKER = "kapstan.dev/task-worker"
+
+_NOT_NAME = re.compile(r"[^a-z0-9]+")
+
+
+def child_name(parent: str, *parts: str, limit: int = LIMIT) -> str:
+    """``parent-part-part`` as a DNS label; where it is too long, or a part has other characters, a hash makes up for
+    what is lost.
+    """
+    plain = "-".join((parent, *parts))
+    slug = _NOT_NAME.sub("-", plain.lower()).strip("-")
+    if slug == plain and len(slug) <= limit:
+        return slug
+    digest = hashlib.sha256("\0".join((parent, *parts)).encode()).hexdigest()[:DIGEST]
+    return f"{slug[: limit - DIGEST - 1].rstrip('-')}-{digest}"
+
+
+def job_name(run: str, attempt: int) -> str:
+    """The Job (or process) of one attempt of a flow run."""
+    return child_name(run, str(attempt))
+
+
+def scheduled_run_name(deployment: str, schedule: str, moment: datetime) -> str:
+    """The FlowRun that a schedule makes for a moment: the same for every operator that makes it."""
+    return child_name(deployment, schedule, str(int(moment.timestamp())))
+
+
+def run_id_of(uid: str) -> RunId:
+    """The run of a FlowRun object: follows from the object's uid, so that no write can lose it."""
+    return derived_id("FlowRun", uid)
