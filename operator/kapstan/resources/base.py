@@ -11,6 +11,7 @@ unknown fields), then our rules (`validate`), which may compare fields with each
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from kapstan.errors import InvalidResource
@@ -46,13 +48,17 @@ Problem = tuple[str, str]
 """Field path (``spec.schedules[0].cron``) and what is wrong with the field."""
 
 _WIRE = {"wire": True}
-"""Validation context of `from_dict`: the values come from a manifest, where null is not a value."""
+"""Validation context of `from_dict`: the values come from a manifest, where null means absent."""
+
+
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$", re.IGNORECASE)
+"""What the API server takes for a date-time: RFC 3339, zone included; `datetime.fromisoformat` takes more."""
 
 
 def _read_time(value: object) -> object:
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value)
+            value = datetime.fromisoformat(value.upper() if _DATE_TIME.match(value) else "")
         except ValueError:
             raise PydanticCustomError("date_time", "not a date-time") from None
     if isinstance(value, datetime):
@@ -73,6 +79,11 @@ Timestamp = Annotated[
 
 JsonObject = dict[str, Any]
 """An object that the schema leaves open; its values are what JSON can carry."""
+
+_ANY_VALUE: JsonDict = {"additionalProperties": {"nullable": True, "x-kubernetes-preserve-unknown-fields": True}}
+Parameters = Annotated[JsonObject, Field(json_schema_extra=_ANY_VALUE)]
+"""Parameters by name. Declared as a map of any values, because CEL compares the keys of such a map and not those of an
+object with unknown fields; nullable, because the API server would drop a parameter that is null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +134,18 @@ def _attribute(subject: BaseModel, alias: str) -> str:
     return next(name for name, field in type(subject).model_fields.items() if field.alias == alias)
 
 
-def immutable(field: str, *, instead: str) -> Rule:
+def immutable(field: str, *, instead: str, untyped: bool = False) -> Rule:
     """A field that keeps its first value, or its first absence.
 
     The rule stands on the parent: on an optional field itself it would be bypassed by removing and adding it again.
+    A map of any values has no type in CEL (``untyped``) and is reached around the type checker.
     """
 
     def unchanged(new: BaseModel, old: BaseModel) -> bool:
         return _at(new, field) == _at(old, field)
 
-    cel = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    new, old = (f"dyn(self).{field}", f"dyn(oldSelf).{field}") if untyped else (f"self.{field}", f"oldSelf.{field}")
+    cel = f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
     return Rule(field, f"{field} is immutable: {instead}", unchanged, cel, reason="FieldValueForbidden")
 
 
@@ -148,13 +161,13 @@ class Model(BaseModel, frozen=True):
     @field_validator("*", mode="before")
     @classmethod
     def _read_null(cls, value: object, info: ValidationInfo) -> object:
-        """A null in a manifest becomes the default where there is one and is refused elsewhere: as on a cluster."""
+        """A null in a manifest is an absent field, as for the API server."""
         if value is not None or info.context is not _WIRE or info.field_name is None:
             return value
-        default = cls.model_fields[info.field_name].get_default(call_default_factory=False)
-        if default is None or cls.model_fields[info.field_name].is_required():
-            raise PydanticCustomError("null", "null")
-        return default
+        field = cls.model_fields[info.field_name]
+        if field.is_required():
+            raise PydanticCustomError("missing", "Field required")
+        return field.get_default(call_default_factory=True, validated_data={})
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

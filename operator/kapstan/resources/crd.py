@@ -124,6 +124,7 @@ def _structural(node: Schema, references: Schema, path: str) -> Schema:
         "maxLength",
         "minItems",
         "maxItems",
+        "nullable",
     ):
         if word in node:
             made[word] = node[word]

@@ -16,6 +16,7 @@ from kapstan.resources.base import (
     Column,
     JsonObject,
     Model,
+    Parameters,
     Reference,
     Resource,
     Rule,
@@ -107,7 +108,7 @@ class Schedule(Model, frozen=True):
         default=None, description="First moment of an interval; the creation of the Deployment if not given."
     )
     suspend: bool = Field(default=False, description="Whether this schedule makes no runs for now.")
-    parameters: JsonObject = Field(
+    parameters: Parameters = Field(
         default_factory=JsonObject, description="Parameters of this schedule's runs, laid over the Deployment's."
     )
 
@@ -150,7 +151,7 @@ class DeploymentSpec(Model, frozen=True):
     queue: str = Field(
         default="default", min_length=1, max_length=63, description="Queue of the WorkPool that its runs wait in."
     )
-    parameters: JsonObject = Field(default_factory=JsonObject, description="Parameters of every run, by name.")
+    parameters: Parameters = Field(default_factory=JsonObject, description="Parameters of every run, by name.")
     parameter_schema: JsonObject = Field(
         default_factory=JsonObject, description="JSON schema of the parameters, from the flow's signature."
     )

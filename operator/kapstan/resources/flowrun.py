@@ -14,8 +14,8 @@ from pydantic import Field
 from kapstan.resources.base import (
     AGE,
     Column,
-    JsonObject,
     Model,
+    Parameters,
     Reference,
     Resource,
     Rule,
@@ -73,7 +73,7 @@ class DeploymentReference(Reference, frozen=True):
             "name",
             "deploymentRef.name is empty: name the Deployment (kapstan.dev) to run",
             lambda new, _: new.name != "",
-            "self.name != ''",
+            "has(self.name) && self.name != ''",
             reason="FieldValueRequired",
         ),
     )
@@ -100,7 +100,7 @@ class FlowRunSpec(Model, frozen=True):
             "parametersRef",
             "parameters and parametersRef exclude each other: remove one of them",
             lambda new, _: new.parameters is None or new.parameters_ref is None,
-            "!has(self.parameters) || !has(self.parametersRef)",
+            "!has(dyn(self).parameters) || !has(self.parametersRef)",
         ),
         Rule(
             "parameters",
@@ -109,7 +109,7 @@ class FlowRunSpec(Model, frozen=True):
             lambda new, _: new.parameters is None or inline_size(new.parameters) <= INLINE_PARAMETERS_LIMIT,
         ),
         immutable("deploymentRef", instead=_ANOTHER_RUN),
-        immutable("parameters", instead=_ANOTHER_RUN),
+        immutable("parameters", instead=_ANOTHER_RUN, untyped=True),
         immutable("parametersRef", instead=_ANOTHER_RUN),
         immutable("idempotencyKey", instead=_ANOTHER_RUN),
         immutable("scheduledTime", instead=_ANOTHER_RUN),
@@ -123,7 +123,7 @@ class FlowRunSpec(Model, frozen=True):
     )
 
     deployment_ref: DeploymentReference = Field(description="The Deployment (kapstan.dev) to run. Required, immutable.")
-    parameters: JsonObject | None = Field(
+    parameters: Parameters | None = Field(
         default=None,
         description="Parameters by name, laid over the Deployment's; at most 2048 bytes as JSON, coerced by the flow's "
         "signature. Immutable.",

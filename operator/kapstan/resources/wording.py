@@ -56,8 +56,7 @@ def path_of(location: list[Any]) -> str:
 def _message(detail: ErrorDetails, path: str, model: type[BaseModel], location: list[Any]) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
-        advice = _required_text(model, location)
-        return f"Required value: {advice}" if advice else "Required value"
+        return _required_text(model, location) or "Required value"
     if kind == "extra_forbidden":
         return f'unknown field "{path}"'
     if kind == "literal_error":
@@ -78,7 +77,7 @@ def _message(detail: ErrorDetails, path: str, model: type[BaseModel], location: 
         return f"Too many: {context['actual_length']}: must have at most {context['max_length']} items"
     if kind == "date_time":
         return f"Invalid value: {_shown(value)}: {path} in body must be of type date-time: {_shown(value)}"
-    wanted = _WANTED.get(kind) or _wanted(model, location)
+    wanted = _WANTED.get(kind)
     if wanted is None:
         return f"Invalid value: {_shown(value)}: {detail['msg']}"
     got = _type_name(value)
@@ -142,19 +141,6 @@ _NAMES: tuple[tuple[type, str], ...] = (
 
 def _type_name(value: object) -> str:
     return next((name for type_, name in _NAMES if isinstance(value, type_)), type(value).__name__)
-
-
-def _wanted(model: type[BaseModel], location: list[Any]) -> str | None:
-    """The JSON type that the schema gives to a field; for a null, where pydantic's error does not tell."""
-    fields = list(_fields(model, location))
-    if not fields:
-        return None
-    owner, name = fields[-1]
-    schema = owner.model_json_schema(by_alias=True)
-    found = schema["properties"].get(owner.model_fields[name].alias or name, {})
-    options = [found, *found.get("anyOf", [])]
-    wanted = next((option["type"] for option in options if option.get("type") not in (None, "null")), None)
-    return wanted or ("object" if any("$ref" in option or "allOf" in option for option in options) else None)
 
 
 def _shown(value: object) -> str:
