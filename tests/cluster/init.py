@@ -24,15 +24,14 @@ daemons: dict[int, str] = {}
 
 def hide(keep: list[str]) -> None:
     """Cover the PRIVATE directories with empty ones in which only *keep* is still to be seen."""
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     kept = [(os.open(path, os.O_PATH | os.O_CLOEXEC), path) for path in keep]
     for path in PRIVATE:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "kapstan-test", path], check=True)
+        subprocess.run(["mount", "-n", "-t", "tmpfs", "-o", "mode=0755", "kapstan-test", path], check=True)
     for descriptor, path in kept:
         if path.startswith(tuple(f"{covered}/" for covered in PRIVATE)):
             os.makedirs(path, exist_ok=True)
             source = f"/proc/{os.getpid()}/fd/{descriptor}"
-            subprocess.run(["mount", "--bind", source, path], check=True)
+            subprocess.run(["mount", "-n", "--bind", source, path], check=True)
         os.close(descriptor)
 
 

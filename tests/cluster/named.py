@@ -24,6 +24,10 @@ class NamedCluster(Cluster):
     has_node = False
     base_image = BASE_IMAGE
 
+    def __init__(self, kubeconfig: Path, kubectl: str | Path) -> None:
+        super().__init__(kubeconfig, kubectl, os.environ.get("KAPSTAN_TEST_HOST_ADDRESS"))
+        self._registry = os.environ.get("KAPSTAN_TEST_REGISTRY")
+
     def load_image(
         self,
         dockerfile: Path,
@@ -33,10 +37,9 @@ class NamedCluster(Cluster):
         target: str | None = None,
         build_args: Mapping[str, str] | None = None,
     ) -> str:
-        registry = os.environ.get("KAPSTAN_TEST_REGISTRY")
-        if not registry:
+        if not self._registry:
             return tag
-        reference = f"{registry.rstrip('/')}/{tag.rpartition('/')[2]}"
+        reference = f"{self._registry.rstrip('/')}/{tag.rpartition('/')[2]}"
         builder = docker if docker.answers() else images
         builder.build(dockerfile, target, reference, context, build_args or {})
         builder.publish(reference)
@@ -54,7 +57,7 @@ def attach() -> NamedCluster | None:
     kubectl = shutil.which("kubectl") if tools.missing(["kubectl"]) else tools.path("kubectl")
     if kubectl is None:
         raise ClusterUnavailable(f"{VARIABLE} is set, but kubectl is not on PATH")
-    cluster = NamedCluster(path, kubectl, os.environ.get("KAPSTAN_TEST_HOST_ADDRESS"))
+    cluster = NamedCluster(path, kubectl)
     try:
         cluster.kubectl("get", "--raw", "/readyz", timeout=20)
     except CommandFailed as failure:
