@@ -634,7 +634,7 @@ class WorkersRequest:
 class Launcher(Protocol):
     """Starts and stops what executes: ``job`` (Jobs, apps/v1 Deployments) or ``process`` (children of this machine).
 
-    Names are given by the caller and are pure functions of the parent, so that every call may be repeated. What ``start``
+    Names are given by the caller and are pure functions of the parent: every call may be repeated. What ``start``
     and ``ensure_workers`` have answered is seen by the next ``observe_...``, whatever a watch has told so far.
     """
 

@@ -1,0 +1,114 @@
+"""Judges one attempt of a flow run: does it run, how did it end, was it lost.
+
+Called by the FlowRun reconciler. The run's own record has the first word, the journal in the store the last one; what
+infrastructure says is never more than a reason to ask.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from kapstan.ports import AttemptEnd, AttemptObservation
+from kapstan.reconcile.observed import Record
+from kapstan.resources.flowrun import Attempt, AttemptOutcome
+from kapstan.states import ExitCode
+
+KEPT = 32
+"""Attempts that stay in the status; older ones are told by the run's record only."""
+
+STOPPED_FOR = frozenset({"DeadlinePending", "DeadlineRunning"})
+"""Reasons that the operator notes on an attempt before it stops it for good."""
+
+_SHORTEST = timedelta(seconds=1)
+_LONGEST = timedelta(seconds=60)
+
+
+class Verdict(enum.Enum):
+    """What is known of an attempt."""
+
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+    NOT_LAUNCHED = enum.auto()
+    """Recorded, and then nothing happened: the launch may be made, or made again under the same name."""
+    ASK_JOURNAL = enum.auto()
+    UNKNOWN = enum.auto()
+    """The journal must be read and cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    verdict: Verdict
+    outcome: AttemptOutcome | None = None
+    end: AttemptEnd | None = None
+
+
+def judge(attempt: Attempt, seen: AttemptObservation, record: Record, *, launched: bool) -> Judgement:
+    """What is known of an open attempt.
+
+    Args:
+        launched: whether the status says that its launch was answered.
+    """
+    told = record.of(attempt.number)
+    if told is not None and told.end is not None:
+        return Judgement(Verdict.ENDED, told.end.outcome, told.end)
+    if seen.exists and not seen.ended:
+        return Judgement(Verdict.OPEN)
+    if record.unreachable:
+        return Judgement(Verdict.UNKNOWN)
+    if not record.journal:
+        return Judgement(Verdict.ASK_JOURNAL)
+    if told is None and not seen.exists and not launched:
+        return Judgement(Verdict.NOT_LAUNCHED)
+    if seen.exit_code == ExitCode.HANDED_BACK:
+        return Judgement(Verdict.ENDED, "HandedBack")
+    return Judgement(Verdict.ENDED, "Lost")
+
+
+def closed(attempt: Attempt, seen: AttemptObservation, judgement: Judgement, now: datetime) -> Attempt:
+    """The attempt as it stands in the status once it has ended."""
+    ended_at = datetime.fromtimestamp(judgement.end.at, UTC) if judgement.end is not None else _moment(seen.finished_at)
+    kept = attempt.reason if attempt.reason in STOPPED_FOR else None
+    return seen_on(attempt, seen).model_copy(
+        update={
+            "outcome": judgement.outcome,
+            "finished_at": ended_at or now,
+            "reason": kept or seen.reason or ("Gone" if judgement.outcome == "Lost" and not seen.exists else None),
+        }
+    )
+
+
+def seen_on(attempt: Attempt, seen: AttemptObservation) -> Attempt:
+    """The attempt with what infrastructure tells of it; what was told before and is gone now stays."""
+    return attempt.model_copy(
+        update={
+            "pod": seen.pod or attempt.pod,
+            "node": seen.node or attempt.node,
+            "exit_code": seen.exit_code if seen.exit_code is not None else attempt.exit_code,
+            "started_at": _moment(seen.started_at) or attempt.started_at,
+        }
+    )
+
+
+def next_start(attempts: Sequence[Attempt]) -> datetime | None:
+    """When the attempt after these may start: 1 s after a loss, doubling to 60 s; at once after one hand-back."""
+    if not attempts or attempts[-1].finished_at is None:
+        return None
+    last = attempts[-1]
+    row = 0
+    for attempt in reversed(attempts):
+        if attempt.outcome != last.outcome:
+            break
+        row += 1
+    if last.outcome == "HandedBack":
+        row -= 1
+    elif last.outcome != "Lost":
+        row = 0
+    delay = min(_SHORTEST * 2 ** min(row - 1, 10), _LONGEST) if row else timedelta()
+    return attempts[-1].finished_at + delay
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,64 @@
+"""What a launch needs: everything that is missing for it, told by field and fix, and the request to the launcher.
+
+Called by the FlowRun reconciler.
+"""
+
+from __future__ import annotations
+
+from kapstan.ports import JobRequest
+from kapstan.reconcile.naming import run_id_of
+from kapstan.reconcile.observed import RunObserved
+from kapstan.reconcile.status import key_of
+from kapstan.resources.flowrun import Attempt
+
+BLOCKERS = frozenset({"DeploymentNotFound", "WorkPoolNotFound", "NeedsProcessWorker", "NoImage"})
+"""Reasons that `missing` gives."""
+
+
+def missing(observed: RunObserved) -> tuple[str, str] | None:
+    """(reason, message) of what keeps this run from being launched, None if nothing does."""
+    run, deployment, pool = observed.run, observed.deployment, observed.pool
+    namespace = run.metadata.namespace
+    if deployment is None:
+        return "DeploymentNotFound", (
+            f"spec.deploymentRef.name: no Deployment of kapstan.dev named {run.spec.deployment_ref.name!r} in namespace "
+            f"{namespace!r}: create it, or create another FlowRun with the right name"
+        )
+    if pool is None:
+        return "WorkPoolNotFound", (
+            f"spec.workPoolRef.name of Deployment {deployment.metadata.name!r}: no WorkPool named "
+            f"{deployment.spec.work_pool_ref.name!r} in namespace {namespace!r}: create it or correct the name"
+        )
+    if observed.launcher is None:
+        return "NeedsProcessWorker", needs_worker(pool.metadata.name)
+    if observed.launcher == "job" and deployment.spec.flow.image is None:
+        return "NoImage", (
+            f"spec.flow.image of Deployment {deployment.metadata.name!r} is missing: a pool of type kubernetes needs "
+            "the image that holds the flow's code"
+        )
+    return None
+
+
+def needs_worker(pool: str) -> str:
+    """What to do about a pool of type process that nobody serves."""
+    return (
+        f"WorkPool {pool!r} is of type process: run `kapstan worker start --pool {pool}` where its flows are to execute"
+    )
+
+
+def request_of(observed: RunObserved, attempt: Attempt) -> JobRequest:
+    """What the launcher is asked; nothing must be missing."""
+    run, deployment, pool = observed.run, observed.deployment, observed.pool
+    assert deployment is not None
+    assert pool is not None
+    return JobRequest(
+        run=key_of(run),
+        uid=run.metadata.uid or "",
+        run_id=run_id_of(run.metadata.uid or ""),
+        attempt=attempt.number,
+        job=attempt.job,
+        deployment=deployment.to_dict(),
+        pool=pool.to_dict(),
+        parameters={**deployment.spec.parameters, **(run.spec.parameters or {})},
+        parameters_ref=run.spec.parameters_ref.key if run.spec.parameters_ref else None,
+    )
