@@ -59,7 +59,7 @@ def attach(state: State, record: Record) -> KindCluster | None:
 
 def bring_up(state: State, kept: bool, install: bool, progress: Progress) -> KindCluster:
     """Create the cluster of kind-config.yaml. Only after ``take_down``. Raises ClusterUnavailable."""
-    if shutil.which("kind") is None:
+    if _installed() is None:
         tools.ensure(["kind"], progress)
     record = Record(NAME, kept)
     state.write(record)
@@ -88,8 +88,16 @@ def take_down(state: State) -> None:
     state.remove()
 
 
+def _installed() -> str | None:
+    """kind of this machine, if it is the release that the node's image was made for."""
+    found = shutil.which("kind")
+    if found is None or run([found, "version", "-q"]).strip().lstrip("v") != tools.TOOLS["kind"].version.lstrip("v"):
+        return None
+    return found
+
+
 def _kind() -> Path | str:
-    return shutil.which("kind") or tools.path("kind")
+    return _installed() or tools.path("kind")
 
 
 def _kubectl(state: State) -> Path | str:

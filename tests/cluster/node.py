@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -198,21 +198,23 @@ def bring_up(state: State, kept: bool, install: bool, progress: Progress) -> Nod
     cluster = NodeCluster(state)
     record = Record(NAME, kept, sysctls={name: (_KERNEL / name).read_text() for name in configuration.KERNEL_SETTINGS})
     state.write(record)
-    try:
-        with progress.step("certificates and configuration"):
-            _write_files(state.root)
-        cgroups.create()
-        with _Init(state, record) as node:
-            with progress.step("network link"):
-                _connect(node)
-            _start_daemons(cluster, node, archives, progress)
-            node.leave()
+    with ExitStack() as undo:
+        undo.callback(_end, state)
+        try:
+            with progress.step("certificates and configuration"):
+                _write_files(state.root)
+            cgroups.create()
+            with _Init(state, record) as node:
+                with progress.step("network link"):
+                    _connect(node)
+                _start_daemons(cluster, node, archives, progress)
+                node.leave()
+        except (ClusterUnavailable, CommandFailed) as failure:
+            raise ClusterUnavailable(f"the node did not come up: {failure}") from failure
         whole = state.record()
         assert whole is not None
         state.write(replace(whole, ready=True))
-    except (ClusterUnavailable, CommandFailed) as failure:
-        _end(state)
-        raise ClusterUnavailable(f"the node did not come up: {failure}") from failure
+        undo.pop_all()
     return cluster
 
 

@@ -42,13 +42,11 @@ def ensure(install: bool, progress: Progress) -> None:
     absent = missing()
     if not absent:
         return
-    command = f"apt-get install --no-install-recommends {' '.join(absent)}"
+    named = f"system packages are missing: {', '.join(absent)}"
     if not may_install(install):
-        raise ClusterUnavailable(
-            f"system packages are missing: {', '.join(absent)}; `make cluster-up` installs them, or `{command}` as root"
-        )
+        raise ClusterUnavailable(f"{named}; `make cluster-up` installs them by apt-get")
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise ClusterUnavailable(f"system packages are missing: {', '.join(absent)}; this needs root and apt")
+        raise ClusterUnavailable(f"{named}; installing them needs root and apt-get")
     with progress.step(f"install {', '.join(absent)}"):
         # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}

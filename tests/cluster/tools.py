@@ -124,6 +124,8 @@ def ensure(names: Iterable[str], progress: Progress) -> None:
 def _building() -> Generator[None]:
     with (cache() / "bin" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in (cache() / "bin").glob(".build-*"):  # of a run that was killed
+            shutil.rmtree(left)
         yield
 
 
