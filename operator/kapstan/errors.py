@@ -13,7 +13,8 @@ KapstanError
 │   ├── StoreUnavailable
 │   ├── StoreUnsafe             conditional writes that do not hold
 │   ├── StoreRefused            the store answers, and the answer is no
-│   └── ClusterUnavailable
+│   ├── ClusterUnavailable
+│   └── ClusterRefused          the API server answers, and the answer is no
 ├── Conflict                    somebody else was first
 │   ├── IdempotencyConflict     one key, two different requests
 │   └── ResourceConflict        a newer version of the object exists
@@ -103,6 +104,10 @@ class StoreUnsafe(BackendError):
 
 class ClusterUnavailable(BackendError):
     """The API server does not answer."""
+
+
+class ClusterRefused(BackendError):
+    """The API server refused the request: rights, a quota or an admission rule; its own words say which."""
 
 
 class Conflict(KapstanError):

@@ -1,0 +1,1 @@
+"""Resources and launching on a Kubernetes API: the only home of its client library."""

@@ -1,0 +1,144 @@
+"""``ports.Launcher`` on an API server: Jobs for attempts of flow runs, Deployments of apps/v1 for TaskWorkers.
+
+A Job is created by POST, never applied: an apply is an upsert and would start a finished attempt again. Observing
+reads the cache that the watches fill, so that a reconcile costs no request. Called by the reconcile loop; who may
+start what, and when, is decided there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kapstan.cluster.kubernetes import observe, render
+from kapstan.cluster.kubernetes.cache import Cache, is_owned, within
+from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
+from kapstan.cluster.kubernetes.cluster import FIELD_MANAGER
+from kapstan.errors import NotFound, ResourceConflict
+from kapstan.ports import AttemptObservation, JobRequest, Key, Manifest, WorkerObservation, WorkersRequest
+
+
+class KubernetesLauncher:
+    """Starts, stops and observes through ``client`` and ``cache``; whoever made those keeps and closes them."""
+
+    def __init__(self, client: Client, cache: Cache, *, field_manager: str = FIELD_MANAGER) -> None:
+        self._client = client
+        self._cache = cache
+        self._manager = field_manager
+
+    # ------------------------------------------------------------------ attempts
+
+    async def start(self, request: JobRequest) -> None:
+        """Create the attempt's Job.
+
+        Raises:
+            InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
+            ResourceConflict: a Job of that name belongs to somebody else.
+            ClusterRefused: a quota of Jobs is used up, or an admission plugin said no.
+        """
+        namespace = request.run.namespace
+        try:
+            made = await self._client.create(JOBS.path(namespace), render.job(request), field_manager=self._manager)
+        except ResourceConflict:
+            made = await self._client.get(JOBS.path(namespace, request.job))
+            if not is_owned(made, request.uid):
+                raise ResourceConflict(
+                    f"a Job {namespace}/{request.job} is there that does not belong to FlowRun {request.run.name!r}: "
+                    "delete or rename it"
+                ) from None
+        self._cache.jobs.put(made)
+
+    async def stop(self, run: Key, job: str, *, grace: float) -> None:
+        """Delete the pod with ``grace``, then the Job: what is seen of the pod while it goes tells how it ended."""
+        for pod in list(self._cache.attempt_pods.of(run.namespace, job)):
+            metadata = pod["metadata"]
+            await self._delete(PODS.path(run.namespace, metadata["name"]), grace=grace, uid=metadata["uid"])
+        await self._delete(JOBS.path(run.namespace, job))
+
+    async def remove(self, run: Key, job: str) -> None:
+        await self._delete(JOBS.path(run.namespace, job))
+
+    async def observe_attempts(self, run: Key, uid: str, jobs: Sequence[tuple[int, str]]) -> list[AttemptObservation]:
+        return [self._observe(run.namespace, uid, number, name) for number, name in jobs]
+
+    def _observe(self, namespace: str, uid: str, number: int, name: str) -> AttemptObservation:
+        job = self._cache.jobs.get(namespace, name)
+        if job is not None and not is_owned(job, uid):
+            job = None
+        pod, gone = self._pod_of(namespace, name, job)
+        refusal = self._cache.refusals.get((namespace, name), "")
+        return observe.attempt(number, name, job, pod, gone=gone, refusal=refusal)
+
+    def _pod_of(self, namespace: str, job: str, manifest: Manifest | None) -> tuple[Manifest | None, bool]:
+        """The Job's pod, or the last that was seen of it; whether it is gone."""
+        uid = within(manifest or self._cache.jobs.gone.get((namespace, job)), "metadata").get("uid")
+        for pod in self._cache.attempt_pods.of(namespace, job):
+            if uid is None or is_owned(pod, uid):
+                return pod, False
+        for pod in self._cache.attempt_pods.gone_of(namespace, job):
+            if uid is None or is_owned(pod, uid):
+                return pod, True
+        return None, False
+
+    # ------------------------------------------------------------------ workers
+
+    async def ensure_workers(self, request: WorkersRequest) -> None:
+        """Apply the apps/v1 Deployment; it takes the member of lowest deletion cost away first.
+
+        Raises:
+            InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
+            ResourceConflict: a Deployment of apps/v1 of that name belongs to somebody else.
+        """
+        wanted = render.app_deployment(request)
+        namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
+        uid = request.worker["metadata"]["uid"]
+        path = APP_DEPLOYMENTS.path(namespace, name)
+        present = self._cache.app_deployments.get(namespace, name) or await self._get(path)
+        if present is not None and not is_owned(present, uid):
+            raise ResourceConflict(
+                f"an apps/v1 Deployment {namespace}/{name} is there that does not belong to TaskWorker "
+                f"{request.worker['metadata']['name']!r}: delete or rename it"
+            )
+        if present is not None and _is_as_wanted(present, wanted):
+            return
+        self._cache.app_deployments.put(await self._client.apply(path, wanted, field_manager=self._manager))
+
+    async def set_deletion_cost(self, worker: Key, member: str, cost: int) -> None:
+        body = {"metadata": {"annotations": {observe.DELETION_COST: str(cost)}}}
+        path = PODS.path(worker.namespace, member)
+        self._cache.put_pod(await self._client.patch(path, body, field_manager=self._manager))
+
+    async def observe_workers(self, worker: Key, uid: str) -> WorkerObservation:
+        name = render.worker_deployment_name(worker.name)
+        deployment = self._cache.app_deployments.get(worker.namespace, name)
+        if deployment is not None and not is_owned(deployment, uid):
+            deployment = None
+        return WorkerObservation(
+            wanted=int(within(deployment, "spec").get("replicas") or 0),
+            members=tuple(map(observe.member, self._cache.worker_pods.of(worker.namespace, worker.name))),
+            selector=render.worker_selector(worker.name),
+            template_hash=within(deployment, "metadata", "annotations").get(render.TEMPLATE_HASH, ""),
+        )
+
+    async def close(self) -> None:
+        """Nothing is held here."""
+
+    async def _get(self, path: str) -> Manifest | None:
+        try:
+            return await self._client.get(path)
+        except NotFound:
+            return None
+
+    async def _delete(self, path: str, *, grace: float | None = None, uid: str = "") -> None:
+        try:
+            await self._client.delete(path, grace=grace, uid=uid)
+        except (NotFound, ResourceConflict):
+            return  # gone already, or another object has the name by now
+
+
+def _is_as_wanted(present: Manifest, wanted: Manifest) -> bool:
+    """Whether an apply would change nothing: the template by its digest, and the number of replicas."""
+    return (
+        within(present, "metadata", "annotations").get(render.TEMPLATE_HASH)
+        == wanted["metadata"]["annotations"][render.TEMPLATE_HASH]
+        and within(present, "spec").get("replicas") == wanted["spec"]["replicas"]
+    )

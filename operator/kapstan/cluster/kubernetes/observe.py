@@ -1,0 +1,159 @@
+"""Reads pods and Jobs: what they tell about an attempt's process, and about the members of a TaskWorker.
+
+Pure functions over the slim manifests of `cache`; `launcher` calls them. The container's ``terminated`` state is read
+before the pod's phase, which follows a second later, and before the Job, which follows two seconds later. Reasons are
+Kubernetes' own words; what they mean for a run is decided by `reconcile`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kapstan.cluster.kubernetes.cache import items, within
+from kapstan.cluster.kubernetes.render import FLOW_CONTAINER
+from kapstan.ports import AttemptObservation, WorkerMember
+
+Json = dict[str, Any]
+
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
+# Waiting for these is the ordinary way of a pod.
+_ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+def attempt(
+    number: int, name: str, job: Json | None, pod: Json | None, *, gone: bool, refusal: str = ""
+) -> AttemptObservation:
+    """One attempt.
+
+    Args:
+        pod: its pod, or the last that was seen of it.
+        gone: the pod was deleted.
+        refusal: why the Job controller could not create the pod.
+    """
+    if job is None and pod is None:
+        return AttemptObservation(number, name, exists=False, ended=True)
+    seen = _pod_fields(pod, gone) if pod is not None else _no_pod(job, refusal)
+    deleted = job is None or "deletionTimestamp" in job["metadata"]
+    created = (job or pod or {})["metadata"].get("creationTimestamp")
+    if not seen.get("ended") and job is not None and (failure := _job_end(job)) is not None and (pod is None or gone):
+        seen |= {
+            "ended": True,
+            "reason": seen.get("reason") or failure[0],
+            "message": seen.get("message") or failure[1],
+        }
+    seen["stopping"] = bool(seen.get("stopping")) or deleted
+    # A pod that outlives its Job (somebody deleted that) still runs the attempt.
+    exists = job is not None or not (gone or seen.get("ended"))
+    return AttemptObservation(number, name, exists=exists, created_at=created, **seen)
+
+
+def member(pod: Json) -> WorkerMember:
+    """One pod of a TaskWorker."""
+    metadata, status = pod["metadata"], within(pod, "status")
+    cost = within(pod, "metadata", "annotations").get(DELETION_COST, "0")
+    reason, message = _why_not_running(status)
+    return WorkerMember(
+        name=metadata["name"],
+        session_prefix=metadata["uid"],
+        ready=_condition(status, "Ready").get("status") == "True",
+        ending="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
+        deletion_cost=int(cost),
+        message=": ".join(part for part in (reason, message) if part),
+    )
+
+
+def _pod_fields(pod: Json, gone: bool) -> Json:
+    metadata, status = pod["metadata"], within(pod, "status")
+    seen: Json = {"pod": metadata["name"], "node": within(pod, "spec").get("nodeName")}
+    state = _container_state(status)
+    terminated, running = state.get("terminated"), state.get("running")
+    if terminated is not None:
+        reason, message = _end_of_pod(status)
+        seen |= {
+            "running": False,
+            "ended": True,
+            "exit_code": terminated.get("exitCode"),
+            "reason": _reason_of_end(reason, terminated.get("reason") or ""),
+            "message": message or terminated.get("message") or "",
+            "started_at": terminated.get("startedAt"),
+            "finished_at": terminated.get("finishedAt"),
+        }
+    elif gone or status.get("phase") in ("Succeeded", "Failed"):
+        reason, message = _end_of_pod(status)
+        seen |= {"ended": True, "reason": reason or "PodDeleted", "message": message}
+        seen |= {"started_at": within(state, "running").get("startedAt")}
+    elif running is not None:
+        seen |= {"running": True, "started_at": running.get("startedAt")}
+        reason, message = _disruption(status)
+        seen |= {"reason": reason, "message": message}
+    else:
+        reason, message = _why_not_running(status)
+        seen |= {"reason": reason, "message": message}
+    seen["stopping"] = "deletionTimestamp" in metadata
+    return seen
+
+
+def _no_pod(job: Json | None, refusal: str) -> Json:
+    if not refusal or job is None:
+        return {}
+    return {"reason": "QuotaExceeded" if "exceeded quota" in refusal else "FailedCreate", "message": refusal}
+
+
+def _job_end(job: Json) -> tuple[str, str] | None:
+    """(reason, message) of a Job that has failed or completed."""
+    for type_ in ("Failed", "FailureTarget", "Complete", "SuccessCriteriaMet"):
+        condition = _condition(within(job, "status"), type_)
+        if condition.get("status") == "True":
+            return condition.get("reason") or type_, condition.get("message") or ""
+    return None
+
+
+def _reason_of_end(of_pod: str, of_container: str) -> str:
+    """Evicted says more than Error; OOMKilled says more than Evicted."""
+    return of_container if of_container == "OOMKilled" or not of_pod else of_pod
+
+
+def _end_of_pod(status: Json) -> tuple[str, str]:
+    """(reason, message) of the pod as a whole: Evicted, Preempting, NodeLost, DeadlineExceeded, Shutdown ..."""
+    if status.get("reason"):
+        return status["reason"], status.get("message") or ""
+    return _disruption(status)
+
+
+def _disruption(status: Json) -> tuple[str, str]:
+    """(reason, message) of a pod that was told to go, such as PreemptionByScheduler or DeletionByTaintManager."""
+    condition = _condition(status, "DisruptionTarget")
+    if condition.get("status") == "True":
+        return condition.get("reason") or "", condition.get("message") or ""
+    return "", ""
+
+
+def _why_not_running(status: Json) -> tuple[str, str]:
+    """(reason, message) of a pod that does not run yet, empty where nothing is wrong."""
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return scheduled.get("reason") or "", scheduled.get("message") or ""
+    for container in items(status, "initContainerStatuses") + items(status, "containerStatuses"):
+        waiting = within(container, "state", "waiting")
+        if waiting.get("reason", "") not in _ORDINARY:
+            return waiting["reason"], waiting.get("message") or _last_end(container)
+    return _disruption(status)
+
+
+def _last_end(container: Json) -> str:
+    terminated = within(container, "lastState", "terminated")
+    return f"last exit {terminated['exitCode']}: {terminated.get('reason', '')}" if terminated else ""
+
+
+def _container_state(status: Json) -> Json:
+    """State of the flow's container."""
+    for container in items(status, "containerStatuses"):
+        if container.get("name") == FLOW_CONTAINER:
+            return within(container, "state")
+    return {}
+
+
+def _condition(status: Json, type_: str) -> Json:
+    found = (condition for condition in items(status, "conditions") if condition.get("type") == type_)
+    return next(found, dict[str, Any]())

@@ -1,0 +1,198 @@
+"""Pure manifests of what executes: a flow run's attempt as a Job, a TaskWorker as a Deployment of apps/v1.
+
+`launcher` sends what is made here. The same request gives the same manifest; nothing is looked up. Every pod fits
+Pod Security `restricted`, has no token of the API server and none of its service variables, whatever a pod template
+says; the rest of a pod is the template's to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, cast
+
+from kapstan import ids
+from kapstan.cluster.kubernetes.cache import FLOW_RUN_LABEL, MANAGED, MANAGED_LABEL, TASK_WORKER_LABEL
+from kapstan.cluster.kubernetes.merge import merged
+from kapstan.errors import InvalidResource
+from kapstan.ports import JobRequest, Manifest, WorkersRequest
+from kapstan.resources import Deployment, TaskWorker, WorkPool
+from kapstan.resources.base import API_VERSION
+
+WORKLOAD_SECRET = "kapstan-workload"  # noqa: S105  (the name of a Secret)
+FLOW_CONTAINER, WORKER_CONTAINER = "flow", "worker"
+
+ATTEMPT_LABEL = "kapstan.dev/attempt"
+DEPLOYMENT_LABEL = "kapstan.dev/deployment"
+POOL_LABEL = "kapstan.dev/work-pool"
+TEMPLATE_HASH = "kapstan.dev/template-hash"
+
+HOME = "/home/kapstan"
+FLOW_GRACE_SECONDS = 30
+DRAIN_MARGIN_SECONDS = 15
+"""What a worker needs beyond its drain timeout to give back what it did not finish."""
+
+_CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+_POD_SECURITY: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def job(request: JobRequest) -> Manifest:
+    """The Job of one attempt.
+
+    Raises:
+        InvalidResource: the Deployment names no image, which a pool of type kubernetes needs.
+    """
+    deployment, pool = Deployment.from_dict(request.deployment), WorkPool.from_dict(request.pool)
+    flow = deployment.spec.flow
+    if flow.image is None:
+        problem = f"image is missing: WorkPool {pool.metadata.name!r} starts pods; name the image with the flow's code"
+        raise InvalidResource([("spec.flow.image", problem)], kind="Deployment", name=deployment.metadata.name)
+    labels = {
+        MANAGED_LABEL: MANAGED,
+        FLOW_RUN_LABEL: request.run.name,
+        ATTEMPT_LABEL: str(request.attempt),
+        DEPLOYMENT_LABEL: deployment.metadata.name,
+        POOL_LABEL: pool.metadata.name,
+    }
+    container = {
+        "name": FLOW_CONTAINER,
+        "image": flow.image,
+        "command": ["kapstan", "run", flow.entrypoint],
+        "args": [f"--run-id={ids.to_uuid(request.run_id)}", f"--attempt={request.attempt}"],
+        "env": [
+            {"name": "KAPSTAN_NAMESPACE", "value": request.run.namespace},
+            {"name": "KAPSTAN_DEPLOYMENT", "value": deployment.metadata.name},
+            {"name": "KAPSTAN_PARAMETERS", "value": json.dumps(request.parameters, separators=(",", ":"))},
+            *_common_env(),
+        ],
+    }
+    spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
+    if pool.spec.service_account_name:
+        spec["serviceAccountName"] = pool.spec.service_account_name
+    if pool.spec.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret.name} for secret in pool.spec.image_pull_secrets]
+    template = _pod_template(labels, spec, pool.spec.pod_template, restart="Never")
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": request.job,
+            "namespace": request.run.namespace,
+            "labels": labels,
+            "ownerReferences": [_owner("FlowRun", request.run.name, request.uid)],
+        },
+        "spec": {
+            "backoffLimit": 0,  # a further attempt is the operator's decision, after it has read the run's journal
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "ttlSecondsAfterFinished": pool.spec.ttl_seconds_after_finished,
+            "template": template,
+        },
+    }
+
+
+def app_deployment(request: WorkersRequest) -> Manifest:
+    """The Deployment of apps/v1 that keeps a TaskWorker's pods.
+
+    Raises:
+        InvalidResource: the TaskWorker names no image.
+    """
+    worker = TaskWorker.from_dict(request.worker)
+    name, namespace = worker.metadata.name, worker.metadata.namespace
+    if worker.spec.image is None:
+        problem = "image is missing: on a cluster a TaskWorker runs in pods; name the image with the tasks' code"
+        raise InvalidResource([("spec.image", problem)], kind="TaskWorker", name=name)
+    drain = worker.spec.drain.timeout_seconds
+    labels = {MANAGED_LABEL: MANAGED, TASK_WORKER_LABEL: name}
+    container = {
+        "name": WORKER_CONTAINER,
+        "image": worker.spec.image,
+        "command": ["kapstan", "task", "serve", *worker.spec.tasks],
+        "args": [f"--limit={worker.spec.concurrency}", f"--drain={drain}"],
+        "env": [
+            {"name": "KAPSTAN_NAMESPACE", "value": namespace},
+            {"name": "KAPSTAN_WORKER_NAME", "value": name},
+            {"name": "KAPSTAN_SESSION", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+            *_common_env(),
+        ],
+    }
+    spec: Manifest = {"terminationGracePeriodSeconds": drain + DRAIN_MARGIN_SECONDS, "containers": [container]}
+    template = _pod_template(labels, spec, worker.spec.pod_template, restart="Always")
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": worker_deployment_name(name),
+            "namespace": namespace,
+            "labels": labels,
+            "annotations": {TEMPLATE_HASH: _digest(template)},
+            "ownerReferences": [_owner("TaskWorker", name, worker.metadata.uid or "")],
+        },
+        "spec": {
+            "replicas": request.replicas,
+            "selector": {"matchLabels": {TASK_WORKER_LABEL: name}},
+            "revisionHistoryLimit": 3,
+            "template": template,
+        },
+    }
+
+
+def worker_deployment_name(worker: str) -> str:
+    """Not the bare name: a Deployment of apps/v1 called so may well be the user's own."""
+    return f"{worker}-workers"
+
+
+def worker_selector(worker: str) -> str:
+    """The label selector of a TaskWorker's pods, as ``.status.selector`` carries it."""
+    return f"{TASK_WORKER_LABEL}={worker}"
+
+
+def _common_env() -> list[Manifest]:
+    return [
+        {"name": "HOME", "value": HOME},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+
+
+def _pod_template(labels: Manifest, spec: Manifest, override: Manifest, *, restart: str) -> Manifest:
+    """The template with ``override`` laid over it and, over that, what no template may change."""
+    (container,) = spec["containers"]
+    container |= {
+        "envFrom": [{"secretRef": {"name": WORKLOAD_SECRET}}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],  # noqa: S108
+    }
+    base: Manifest = {
+        "metadata": {"labels": labels},
+        "spec": spec
+        | {
+            "securityContext": _POD_SECURITY,
+            "volumes": [{"name": "tmp", "emptyDir": dict[str, str]()}, {"name": "home", "emptyDir": dict[str, str]()}],
+        },
+    }
+    template = cast("Manifest", merged(base, override))
+    pod = template["spec"]
+    for part in ("containers", "initContainers"):
+        if part in pod:
+            pod[part] = [_secured(item) for item in pod[part]]
+    template["metadata"]["labels"] |= labels
+    pod |= {"restartPolicy": restart, "enableServiceLinks": False, "automountServiceAccountToken": False}
+    return template
+
+
+def _secured(container: Manifest) -> Manifest:
+    security = cast("Manifest", merged(_CONTAINER_SECURITY, container.get("securityContext") or {}))
+    return container | {"securityContext": security}
+
+
+def _owner(kind: str, name: str, uid: str) -> Manifest:
+    return {"apiVersion": API_VERSION, "kind": kind, "name": name, "uid": uid, "controller": True}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
