@@ -25,19 +25,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.cluster import tools
+from tests.cluster.errors import ClusterUnavailable
+from tests.cluster.progress import Progress
+
 START_SECONDS = 60.0
+PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 
 
-def binaries() -> Path:
-    """Where the test cluster's binaries are kept."""
-    cache = os.environ.get("KAPSTAN_TEST_CACHE")
-    return (Path(cache) if cache else Path.home() / ".cache" / "kapstan" / "cluster") / "bin"
+def build(progress: Progress) -> None:
+    """Make sure that the programs are there; minutes, once, where they have to be built.
 
-
-def missing() -> list[str]:
-    """What is needed and not there."""
-    names = [name for name in ("etcd", "kube-apiserver", "kubectl") if not os.access(binaries() / name, os.X_OK)]
-    return names + [name for name in ("openssl", "setpriv") if shutil.which(name) is None]
+    Raises:
+        ClusterUnavailable: something is missing that cannot be built here.
+    """
+    absent = [name for name in ("openssl", "setpriv") if shutil.which(name) is None]
+    if absent:
+        raise ClusterUnavailable(f"{' and '.join(absent)} not on PATH")
+    tools.ensure(PROGRAMS, progress)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Answer:
 
 
 class ApiServer:
-    """A running API server; its group of requests is what the tests need."""
+    """A running API server, and the two ways to talk to it."""
 
     def __init__(self, port: int, token: str, authority: Path, home: Path) -> None:
         self.url = f"https://127.0.0.1:{port}"
@@ -95,7 +100,7 @@ class ApiServer:
         """Run kubectl against this server and no other."""
         return subprocess.run(
             [
-                str(binaries() / "kubectl"),
+                str(tools.path("kubectl")),
                 f"--server={self.url}",
                 f"--certificate-authority={self._authority}",
                 f"--token={self._token}",
@@ -165,7 +170,7 @@ def _apiserver_arguments(home: Path, port: int, etcd_port: int) -> list[str]:
 
 def _start(home: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start one binary so that it ends with this process, however this process ends."""
-    command = ["setpriv", "--pdeathsig", "KILL", str(binaries() / name), *arguments]
+    command = ["setpriv", "--pdeathsig", "KILL", str(tools.path(name)), *arguments]
     with (home / f"{name}.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=home)
 

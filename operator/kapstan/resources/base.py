@@ -113,7 +113,8 @@ class Rule:
 
     def as_validation(self) -> dict[str, str]:
         """The entry of ``x-kubernetes-validations``."""
-        validation = {"rule": self.cel or "true", "fieldPath": f".{self.field}", "reason": self.reason}
+        assert self.cel is not None
+        validation = {"rule": self.cel, "fieldPath": f".{self.field}", "reason": self.reason}
         if self.arguments:
             values = ", ".join(f"self.{argument}" for argument in self.arguments)
             quoted = self.message.replace("\\", "\\\\").replace("'", "\\'")
@@ -282,9 +283,26 @@ class Column:
 AGE = Column("Age", ".metadata.creationTimestamp", "Time since the creation.", "date")
 
 
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+LABEL = f"^{_LABEL}$"
+"""Lower case letters, digits and dashes: what fits into a name and a label."""
+
+
 def name_rules(limit: int) -> tuple[Rule, ...]:
-    """A name must fit into the names and labels of what is made from the resource."""
+    """A name must fit into the names and labels of what is made from the resource.
+
+    The first is the API server's own rule, in its words.
+    """
     return (
+        Rule(
+            "metadata.name",
+            'Invalid value: "%s": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '
+            "'-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for "
+            f"validation is '{_SUBDOMAIN}')",
+            lambda new, _: re.fullmatch(_SUBDOMAIN, new.metadata.name) is not None,
+            arguments=("metadata.name",),
+        ),
         Rule(
             "metadata.name",
             f"name %s is too long: use at most {limit} characters, so that names made from it fit into 63",

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from kapstan.resources.base import (
     AGE,
+    LABEL,
     NAME_LIMIT,
     Column,
     JsonObject,
@@ -82,8 +83,8 @@ class Schedule(Model, frozen=True):
     )
 
     name: str = Field(
-        min_length=1,
         max_length=63,
+        pattern=LABEL,
         description="Name of the schedule, unique in the Deployment; part of its runs' names.",
     )
     cron: str | None = Field(
@@ -149,7 +150,7 @@ class DeploymentSpec(Model, frozen=True):
     flow: Flow = Field(description="What is run.")
     work_pool_ref: Reference = Field(description="The WorkPool whose infrastructure runs it.")
     queue: str = Field(
-        default="default", min_length=1, max_length=63, description="Queue of the WorkPool that its runs wait in."
+        default="default", max_length=63, pattern=LABEL, description="Queue of the WorkPool that its runs wait in."
     )
     parameters: Parameters = Field(default_factory=JsonObject, description="Parameters of every run, by name.")
     parameter_schema: JsonObject = Field(

@@ -99,6 +99,22 @@ SCHEMA = (
         "Too long: may not be more than 64 bytes",
     ),
     refused(
+        "schedule-name-with-a-space",
+        "Deployment",
+        ("spec.schedules.0.name", "Every night"),
+        "spec.schedules[0].name",
+        "Invalid value: \"Every night\": spec.schedules[0].name in body should match '^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'",
+    ),
+    refused(
+        "capital-name",
+        "WorkPool",
+        ("metadata.name", "Bad_Pool"),
+        "metadata.name",
+        'Invalid value: "Bad_Pool": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '
+        "'-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for "
+        "validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+    ),
+    refused(
         "no-tasks",
         "TaskWorker",
         ("spec.tasks", []),

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from tests.contract.bad_samples.good import GOOD
-from tests.contract.bad_samples.row import ABSENT, changed, refused_update
+from tests.contract.bad_samples.good import GOOD, Manifest
+from tests.contract.bad_samples.row import ABSENT, BadSample, changed, refused_update
 
 ANOTHER_RUN = "create another FlowRun"
 
+
+def by_reference(key: str) -> Manifest:
+    """A FlowRun whose parameters stand in the object store."""
+    manifest = changed("FlowRun", "spec.parametersRef", {"key": key})
+    del manifest["spec"]["parameters"]
+    return manifest
+
+
 UPDATES = (
+    BadSample(
+        "other-parametersRef",
+        by_reference("runs/b/parameters"),
+        "spec.parametersRef",
+        f"parametersRef is immutable: {ANOTHER_RUN}",
+        old=by_reference("runs/a/parameters"),
+        ours=True,
+    ),
     refused_update(
         "other-deployment",
         ("spec.deploymentRef.name", "another"),
