@@ -285,6 +285,11 @@ class Lane(Protocol):
         read included); the ids that went back. Safe to call from a second thread: it uses a connection of its own."""
         ...
 
+    def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
+        """Finish ``outcomes`` and claim nothing; those that were ``LOST``. Safe to call from a second thread, over the
+        connection of ``give_back``: what is done must not wait behind a long run."""
+        ...
+
     def retry(self, run_id: RunId, token: Token, delay: float) -> bool:
         """Free the claim and let the run start again after ``delay`` seconds as its next attempt; False: ``LOST``."""
         ...
@@ -318,6 +323,10 @@ class Session(Protocol):
     def lane_died(self, lane: int, executing: RunId | None) -> None:
         """A child is gone: the run it was executing is charged with a crash (the third quarantines it), its others go
         back unharmed."""
+        ...
+
+    def give_back(self, lane: int, executing: Sequence[RunId]) -> list[RunId]:
+        """As ``Lane.give_back``, for a child that cannot do it itself because its task holds the interpreter."""
         ...
 
     def drain(self) -> None:
