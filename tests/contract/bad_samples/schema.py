@@ -200,6 +200,13 @@ SCHEMA = (
         'Invalid value: "null": spec.tasks[1] in body must be of type string: "null"',
     ),
     refused(
+        "time-as-number",
+        "FlowRun",
+        ("spec.scheduledTime", 17),
+        "spec.scheduledTime",
+        'Invalid value: "integer": spec.scheduledTime in body must be of type string: "integer"',
+    ),
+    refused(
         "not-a-time",
         "FlowRun",
         ("spec.scheduledTime", "tomorrow"),
