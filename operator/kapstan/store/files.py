@@ -1,0 +1,66 @@
+"""What the local adapters ask of the file system: short locks, durable folders, errors that say what to do.
+
+Locks are ``flock`` on files of their own, held for microseconds and never across user code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from kapstan.errors import StoreRefused, StoreUnavailable
+
+
+@contextlib.contextmanager
+def refusing(path: Path) -> Generator[None]:
+    """Turn what the file system refuses into StoreRefused, with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreRefused(
+            f"the local store cannot use {error.filename or path}: {error.strerror or error}. "
+            "KAPSTAN_HOME must be a folder of yours on a local disk with room"
+        ) from error
+
+
+def take_lock(descriptor: int, path: Path, deadline: float) -> None:
+    """flock ``descriptor`` exclusively; freed when it is closed, or with ``LOCK_UN``.
+
+    Raises:
+        StoreUnavailable: another process has held it for ``deadline`` seconds, as one that was stopped may.
+    """
+    end = time.monotonic() + deadline
+    pause = 0.0005
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise StoreUnavailable(f"another process has held {path} for {deadline:g} s; is one stopped?") from None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+
+
+@contextlib.contextmanager
+def held(path: Path, deadline: float) -> Generator[int]:
+    """Hold the lock file ``path``, made where there is none."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        take_lock(descriptor, path, deadline)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

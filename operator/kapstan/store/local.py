@@ -1,0 +1,146 @@
+"""``ports.Store`` in a directory: the default on a laptop, for every process of one machine. Made by ``backend``.
+
+An object is a file; it appears whole (written aside, then linked or renamed into place) and is changed under a short
+lock, where a version is the SHA-256 of the bytes. For one machine only: neither link nor flock is to be trusted on a
+network file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from kapstan.ids import new_nonce
+from kapstan.ports import Stored
+from kapstan.settings import Settings
+from kapstan.store.files import held, refusing, sync_folder
+from kapstan.store.keys import check_key
+from kapstan.store.local_log import LocalLog
+from kapstan.store.probe import probe
+
+# Objects are told from folders by this ending, which no quoted key holds: "a" and "a/b" may both be keys.
+_OBJECT = "+"
+
+
+class LocalStore:
+    """Objects below ``root``; see ``ports.Store`` for the methods.
+
+    Args:
+        fsync: whether a write returns only when it survives a power cut.
+        deadline: seconds to wait for a lock that another process holds.
+    """
+
+    def __init__(self, root: Path, *, fsync: bool = False, deadline: float = 60.0) -> None:
+        self._root = root
+        self._objects = root / "objects"
+        self._aside = root / "aside"
+        self._locks = root / "locks"
+        self._fsync = fsync
+        self._deadline = deadline
+        with refusing(root):
+            for folder in (self._objects, self._aside, self._locks):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> LocalStore:
+        """The store of these settings, below their home."""
+        root = settings.home_path / "store" / quote(settings.namespace, safe="")
+        return cls(root, fsync=settings.fsync, deadline=settings.store_deadline_seconds)
+
+    def get(self, key: str) -> Stored | None:
+        path = self._path(key)
+        with refusing(path):
+            try:
+                body = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        return Stored(body, _version(body))
+
+    def put(self, key: str, body: bytes) -> None:
+        path = self._path(key)
+        with refusing(path), self._lock(key), self._written(body) as aside:
+            self._place(os.replace, aside, path)
+
+    def create(self, key: str, body: bytes) -> bool:
+        path = self._path(key)
+        with refusing(path), self._written(body) as aside:
+            try:
+                self._place(os.link, aside, path)  # atomic, and never replaces what is there
+            except FileExistsError:
+                return path.read_bytes() == body
+        return True
+
+    def replace(self, key: str, body: bytes, version: str) -> str | None:
+        path = self._path(key)
+        with refusing(path), self._lock(key), self._written(body) as aside:
+            there = self.get(key)
+            if there is None or there.version != version:
+                return there.version if there is not None and there.body == body else None
+            self._place(os.replace, aside, path)
+        return _version(body)
+
+    def keys(self, prefix: str, after: str = "") -> Iterator[str]:
+        folder, _, _ = prefix.rpartition("/")
+        found: list[str] = []
+        top = self._objects.joinpath(*(quote(part, safe="") for part in folder.split("/") if part))
+        for directory, _, names in os.walk(top):
+            above = "".join(f"{unquote(part)}/" for part in Path(directory).relative_to(self._objects).parts)
+            found += [above + unquote(name[: -len(_OBJECT)]) for name in names]
+        yield from sorted(key for key in found if key.startswith(prefix) and key > after)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            with refusing(path), self._lock(key):
+                path.unlink(missing_ok=True)
+
+    def probe(self) -> None:
+        probe(self)
+
+    def log(self, name: str) -> LocalLog:
+        *folders, last = (quote(part, safe="") for part in check_key(name).split("/"))
+        path = self._root.joinpath("logs", *folders, f"{last}.log")
+        return LocalLog(path, fsync=self._fsync, deadline=self._deadline)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, key: str) -> Path:
+        *folders, last = (quote(part, safe="") for part in check_key(key).split("/"))
+        return self._objects.joinpath(*folders, last + _OBJECT)
+
+    @contextlib.contextmanager
+    def _written(self, body: bytes) -> Generator[Path]:
+        """A file of our own with ``body`` in it; gone afterwards, unless it was renamed into place."""
+        aside = self._aside / new_nonce()
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body)
+                if self._fsync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield aside
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _place(self, move: Callable[[Path, Path], None], aside: Path, path: Path) -> None:
+        try:
+            move(aside, path)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            move(aside, path)
+        if self._fsync:
+            sync_folder(path.parent)
+
+    def _lock(self, key: str) -> contextlib.AbstractContextManager[int]:
+        name = hashlib.sha256(key.encode()).hexdigest()[:2]  # 256 locks, shared by all keys
+        return held(self._locks / name, self._deadline)
+
+
+def _version(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -1,0 +1,118 @@
+"""``ports.RunLog`` in one file: the journal of a flow run on a laptop. Made by ``LocalStore.log``.
+
+Records are frames, appended with one ``write`` under a short lock. The end of the file plays the part of the segment's
+number: a writer whose end is not the file's end has been overtaken. The file is appended to and cut, never renamed or
+replaced: a late writer would keep the old one, with a lock and a size that look right.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from kapstan.errors import Fenced, StoreUnsafe
+from kapstan.store.files import refusing, sync_folder, take_lock
+from kapstan.store.framing import frame, frames, is_damaged, scan
+
+
+class LocalLog:
+    """One log; see ``ports.RunLog``.
+
+    Args:
+        fsync: whether an append returns only when it survives a power cut; without, it survives the process' death.
+        deadline: seconds to wait for the lock.
+    """
+
+    def __init__(self, path: Path, *, fsync: bool, deadline: float) -> None:
+        self._path = path
+        self._fsync = fsync
+        self._deadline = deadline
+        self._descriptor = -1
+        self._end = 0
+        self._fenced = False
+
+    def read(self) -> list[bytes]:
+        with refusing(self._path):
+            try:
+                data = self._path.read_bytes()
+            except FileNotFoundError:
+                return []
+        return self._good(data)[0]
+
+    def open(self, opening: bytes) -> list[bytes]:
+        with refusing(self._path):
+            if self._descriptor < 0:
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, flags, 0o600)
+            with self._locked():
+                size = os.fstat(self._descriptor).st_size
+                records, good = self._good(_read(self._descriptor, size))
+                if good < size:
+                    os.ftruncate(self._descriptor, good)  # a torn tail would hide the next record
+                self._end, self._fenced = good, False
+                self._write(frame(opening))
+            if self._fsync:
+                sync_folder(self._path.parent)
+        return records
+
+    def append(self, records: Sequence[bytes]) -> None:
+        if self._descriptor < 0:
+            raise ValueError(f"the journal {self._path} is not open for writing")
+        with refusing(self._path), self._locked():
+            now = os.fstat(self._descriptor)
+            self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
+            if self._fenced:
+                raise Fenced(f"another attempt has taken over the journal {self._path}")
+            self._write(frames(records))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, data: bytes) -> None:
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):  # a full disk: the next write says so
+                written += os.write(self._descriptor, data[written:])
+            if self._fsync:
+                os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, self._end)
+            raise
+        self._end += len(data)
+
+    def _good(self, data: bytes) -> tuple[list[bytes], int]:
+        """The records, and where the good part ends.
+
+        Raises:
+            StoreUnsafe: good records follow a bad one, which no crash of a writer leaves behind.
+        """
+        records, end = scan(data)
+        if end < len(data) and is_damaged(data, end):
+            raise StoreUnsafe(
+                f"the journal {self._path} is damaged at byte {end}, and records follow. Nothing was changed; do not "
+                "resume this run"
+            )
+        return records, end
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        take_lock(self._descriptor, self._path, self._deadline)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    parts: list[bytes] = []
+    position = 0
+    while position < size and (part := os.pread(descriptor, size - position, position)):
+        parts.append(part)
+        position += len(part)
+    return b"".join(parts)

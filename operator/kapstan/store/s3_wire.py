@@ -1,0 +1,198 @@
+"""One signed request to an S3 store, and what its answer means. Called by ``s3`` only; knows no keys of Kapstan.
+
+The ``minio`` package would send ``put_object(metadata={"If-None-Match": "*"})`` as ``x-amz-meta-if-none-match`` and
+overwrite silently, and its pool resends by itself, which turns a lost reply into a 412 on one's own object. Therefore
+every request goes through ``Wire.send``: minio's signer over *all* headers that matter, the condition included, on
+urllib3 with its retries off. What is worth repeating is decided here, repeated in ``Wire.until_known``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
+
+import urllib3
+from minio.credentials.credentials import Credentials
+from minio.signer import sign_v4_s3
+from minio.time import to_amz_date
+from urllib3.exceptions import HTTPError, SSLError
+
+from kapstan.errors import ConfigurationError, StoreRefused, StoreUnavailable
+
+T = TypeVar("T")
+
+# Whether the request took effect is not known after these: 409 is a race on AWS, 499 is MinIO shutting down.
+_UNKNOWN = frozenset({408, 409, 429, 499})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
+_REPLY_SECONDS, _CONNECT_SECONDS, _BYTES_PER_SECOND = 5.0, 3.0, 1024 * 1024
+
+_FIXES = {
+    "SignatureDoesNotMatch": "the signature was refused: the secret key is wrong (KAPSTAN_S3_SECRET_KEY), or a proxy in "
+    "between may change headers",
+    "UnsignedHeaders": "the signature was refused: a proxy in between may change headers",
+    "AccessDenied": "the key of KAPSTAN_S3_ACCESS_KEY lacks the right, or a proxy in between may change headers",
+    "InvalidAccessKeyId": "the store does not know the key of KAPSTAN_S3_ACCESS_KEY",
+    "NoSuchBucket": "create the bucket, or name another one in KAPSTAN_S3_BUCKET",
+    "InvalidBucketName": "bucket names have 3 to 63 lower-case letters, digits and dashes; see KAPSTAN_S3_BUCKET",
+    "RequestTimeTooSkewed": "the clocks of this machine and of the store differ by more than 15 minutes",
+    "AuthorizationHeaderMalformed": "check KAPSTAN_S3_REGION",
+}
+
+
+class Reply(NamedTuple):
+    """An answer that settles the request. ``code`` is S3's word for an error, "" for a success."""
+
+    status: int
+    body: bytes
+    etag: str
+    """Exactly as received, quotes included."""
+    code: str
+
+
+class Unknown(Exception):
+    """The request may or may not have taken effect; sending the same bytes again is right. Stays in this folder."""
+
+
+class Wire:
+    """A connection pool to one endpoint, and the credentials that sign. Safe for several threads.
+
+    Args:
+        deadline: seconds for which ``until_known`` repeats.
+
+    Raises:
+        ConfigurationError: the endpoint is no http(s) URL, or a credential is missing.
+    """
+
+    def __init__(
+        self, endpoint: str, *, access_key: str, secret_key: str, region: str, ca_file: str = "", deadline: float = 60.0
+    ) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ConfigurationError(f"KAPSTAN_S3_ENDPOINT={endpoint!r}: give http://host:port or https://host:port")
+        if not access_key or not secret_key:
+            raise ConfigurationError("KAPSTAN_S3_ENDPOINT needs KAPSTAN_S3_ACCESS_KEY and KAPSTAN_S3_SECRET_KEY")
+        self.endpoint = f"{parts.scheme}://{parts.netloc}"
+        self._credentials = Credentials(access_key, secret_key)
+        self._region = region
+        self._deadline = deadline
+        self._closing = threading.Event()
+        self.pool = urllib3.PoolManager(
+            num_pools=2, maxsize=32, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=ca_file or None
+        )
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        accept: tuple[str, ...] = (),
+    ) -> Reply:
+        """One request, sent once. ``path`` begins with ``/bucket``; ``headers`` are in lower case and are signed.
+
+        Returns 2xx, 412, 404 of a missing object and the error codes in ``accept``; the rest raises.
+
+        Raises:
+            Unknown: no answer, or one that says nothing.
+            StoreRefused: see ``_refusal``.
+        """
+        url = urlsplit(
+            self.endpoint
+            + quote(path, safe="/~")
+            + ("?" + "&".join(f"{k}={quote(v, safe='~')}" for k, v in sorted(query.items())) if query else "")
+        )
+        now = datetime.now(UTC)
+        content = hashlib.sha256(body).hexdigest()
+        signed = sign_v4_s3(
+            method=method,
+            url=url,
+            region=self._region,
+            headers={
+                "host": url.netloc,
+                "x-amz-date": to_amz_date(now),
+                "x-amz-content-sha256": content,
+                **(headers or {}),
+            },
+            credentials=self._credentials,
+            content_sha256=content,
+            date=now,
+        )
+        extra = len(body) / _BYTES_PER_SECOND  # a socket's timeout holds for the whole of the body, not for each piece
+        timeout = urllib3.Timeout(connect=_CONNECT_SECONDS + extra, read=_REPLY_SECONDS + extra)
+        try:
+            answer = self.pool.urlopen(
+                method, url.geturl(), body=body, headers=signed, redirect=False, retries=False, timeout=timeout
+            )
+        except SSLError as error:
+            raise self._bad_certificate(error) from error
+        except HTTPError as error:
+            raise Unknown(f"{type(error).__name__}: {error}") from error
+        return self._judge(f"{method} {path}", answer, accept)
+
+    def _judge(self, what: str, answer: urllib3.BaseHTTPResponse, accept: tuple[str, ...]) -> Reply:
+        status, body, etag = answer.status, answer.data, answer.headers.get("etag", "")
+        if 200 <= status < 300:
+            return Reply(status, body, etag, "")
+        code, message = error_of(body)
+        if status == 412 or code == "NoSuchKey" or code in accept:
+            return Reply(status, body, etag, code)
+        if status in _UNKNOWN or status >= 500:
+            raise Unknown(f"{status} {code or 'without a reason'}")
+        # MinIO's word for a signed header that is missing is AccessDenied, too; only its message tells.
+        fix = _FIXES.get("UnsignedHeaders" if "not signed" in message else code)
+        raise StoreRefused(
+            f"{self.endpoint} refused {what}: {status} {code or 'without a code'}"
+            f"{f' ({message})' if message else ''}{f'. {fix}' if fix else ''}"
+        )
+
+    def _bad_certificate(self, error: SSLError) -> Exception:
+        reason = error.args[0] if error.args else error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return StoreRefused(
+                f"the certificate of {self.endpoint} is not trusted ({reason.verify_message}): name the PEM file of "
+                "its authority in KAPSTAN_S3_CA_FILE"
+            )
+        if "WRONG_VERSION_NUMBER" in str(reason):
+            return StoreRefused(f"{self.endpoint} does not speak TLS: is it http:// in KAPSTAN_S3_ENDPOINT?")
+        return Unknown(f"TLS: {reason}")
+
+    def until_known(self, what: str, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` returns, called again with growing pauses for as long as it raises ``Unknown``.
+
+        Raises:
+            StoreUnavailable: the deadline passed, or ``close`` was called.
+        """
+        end = time.monotonic() + self._deadline
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return attempt()
+            except Unknown as unknown:
+                if time.monotonic() + pause > end or self._closing.wait(pause):
+                    raise StoreUnavailable(
+                        f"{self.endpoint} gave no answer to {what} for {self._deadline:g} s "
+                        f"(KAPSTAN_STORE_DEADLINE_SECONDS); last: {unknown}"
+                    ) from unknown
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """End pauses and idle connections."""
+        self._closing.set()
+        self.pool.clear()
+
+
+def error_of(body: bytes) -> tuple[str, str]:
+    """(code, message) of an S3 error document, "" where it has none."""
+    text = body[:4096].decode("utf-8", "replace")
+    found = [re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message")]
+    code, message = (match[1] if match else "" for match in found)
+    return code, message

@@ -1,0 +1,209 @@
+"""``ports.RunLog`` as numbered objects in a store: the journal of a flow run on S3. Works over any ``ports.Store``.
+
+``<name>/j/<number>`` is a segment: immutable, made by a conditional create, so that two writers can never both have one
+number. ``<name>/c/<number>`` is a checkpoint: the 256 segments before ``number`` in one object, a pure function of what
+can no longer change, so that anybody may write it and nobody needs to.
+
+A new writer *opens*: it creates its opening at the next number, and where it is beaten by a busy older writer, 8
+numbers ahead, and then takes every free number below, upwards. The older writer stops at its first lost number. **A
+writer appends only when it owns its opening and every number below is taken and read.** Segments of a run that can
+still live are never deleted: a deleted number would be free again, and a late writer would believe that it had won.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from kapstan.errors import BackendError, Fenced, StoreUnsafe
+from kapstan.ids import new_nonce
+from kapstan.ports import Store
+from kapstan.store.framing import frames, scan
+
+FORMAT = 1
+READABLE = (FORMAT,)  # this format and the one before it
+CHUNK = 256
+FENCE_AHEAD = 8
+_READERS = 8  # more connections bring nothing
+
+Kind = Literal["open", "fill", "data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One object of the sequence. ``fill`` carries nothing: it takes a number away from an older writer."""
+
+    number: int
+    token: str
+    kind: Kind
+    records: tuple[bytes, ...]
+
+    def encode(self) -> bytes:
+        head = {"v": FORMAT, "n": self.number, "token": self.token, "kind": self.kind}
+        return frames((json.dumps(head, separators=(",", ":")).encode(), *self.records))
+
+    @classmethod
+    def decode(cls, name: str, body: bytes) -> Segment:
+        bodies, end = scan(body)
+        if end != len(body) or not bodies:
+            raise _damaged(name, "a segment's checksum does not hold")
+        head = json.loads(bodies[0])
+        if head["v"] not in READABLE:
+            raise _damaged(name, f"format {head['v']} was written by a newer release; this one reads {READABLE}")
+        return cls(head["n"], head["token"], head["kind"], tuple(bodies[1:]))
+
+
+class SegmentLog:
+    """One log; see ``ports.RunLog``. Used by one thread at a time."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._token = ""
+        self._next = 0
+        self._fenced = False
+        self._doubtful: bytes | None = None  # sent for number _next, and no answer came
+        self._chunk: list[bytes] = []  # the segments since the last full chunk
+        self._checkpointing: list[threading.Thread] = []
+
+    def read(self) -> list[bytes]:
+        segments, _ = self._load()
+        return self._records(segments)
+
+    def open(self, opening: bytes) -> list[bytes]:
+        segments, checkpointed = self._load()
+        self._token, self._fenced, self._doubtful = new_nonce(), False, None
+        number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
+        while not self._create(number, mine := self._segment(number, "open", (opening,))):
+            number, distance = number + distance, 2 * distance
+        for below in range(number):
+            if below not in segments:
+                segments[below] = self._take(below)
+        records = self._records(segments)
+        bodies = [*(segments[n] for n in range(checkpointed, number)), mine]
+        full = len(bodies) // CHUNK * CHUNK
+        self._checkpoint(checkpointed, bodies[:full])
+        self._chunk, self._next = bodies[full:], number + 1
+        return records
+
+    def append(self, records: Sequence[bytes]) -> None:
+        if self._doubtful is not None:  # it may have landed, so the same bytes go first
+            self._write(self._doubtful)
+        self._write(self._segment(self._next, "data", records))
+
+    def close(self) -> None:
+        for thread in self._checkpointing:
+            thread.join(timeout=5)  # a checkpoint that is not written costs the next opener a few reads, no more
+
+    # ------------------------------------------------------------------ writing
+
+    def _segment(self, number: int, kind: Kind, records: Sequence[bytes]) -> bytes:
+        return Segment(number, self._token, kind, tuple(records)).encode()
+
+    def _write(self, body: bytes) -> None:
+        if not self._token:
+            raise ValueError(f"the journal {self._name} is not open for writing")
+        self._doubtful = body
+        self._fenced = self._fenced or not self._create(self._next, body)
+        if self._fenced:
+            raise Fenced(f"another attempt has taken over the journal {self._name}")
+        self._doubtful = None
+        self._next += 1
+        self._chunk.append(body)
+        if len(self._chunk) == CHUNK:
+            self._checkpoint(self._next - CHUNK, self._chunk)
+            self._chunk = []
+
+    def _create(self, number: int, body: bytes) -> bool:
+        return self._store.create(self._segment_key(number), body)
+
+    def _take(self, number: int) -> bytes:
+        """Fill a number below one's own opening, or read what an older writer won."""
+        fill = self._segment(number, "fill", ())
+        if self._create(number, fill):
+            return fill
+        stored = self._store.get(self._segment_key(number))
+        if stored is None:
+            raise _damaged(self._name, f"segment {number} was there and is gone")
+        return stored.body
+
+    def _checkpoint(self, first: int, bodies: list[bytes]) -> None:
+        """Write the full chunks in ``bodies``, whose first segment has number ``first``, on a thread of their own."""
+        if not bodies:
+            return
+
+        def write() -> None:
+            try:
+                for start in range(0, len(bodies), CHUNK):
+                    key = self._checkpoint_key(first + start + CHUNK)
+                    self._store.create(key, frames(bodies[start : start + CHUNK]))
+            except BackendError:
+                return  # the next opener finds it missing and writes it
+
+        thread = threading.Thread(target=write, name="kapstan-checkpoint", daemon=True)
+        self._checkpointing = [other for other in self._checkpointing if other.is_alive()] + [thread]
+        thread.start()
+
+    # ------------------------------------------------------------------ reading
+
+    def _load(self) -> tuple[dict[int, bytes], int]:
+        """The segments that are there, by number, and how many of them checkpoints cover.
+
+        A number that the LIST does not show, below one that it shows, is asked for: a dead opener leaves holes, and a
+        LIST passes a place before an object appears there.
+        """
+        chunks: list[str] = []
+        for key in self._store.keys(f"{self._name}/c/"):
+            if key != self._checkpoint_key((len(chunks) + 1) * CHUNK):
+                break  # one is missing: those after it are of no use until the next opener has written it
+            chunks.append(key)
+        segments: dict[int, bytes] = {}
+        for chunk in self._read(chunks):
+            bodies, end = scan(chunk or b"")
+            if chunk is None or end != len(chunk) or len(bodies) != CHUNK:
+                raise _damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
+            segments.update(enumerate(bodies, len(segments)))
+        checkpointed = len(segments)
+        last = self._segment_key(checkpointed - 1) if checkpointed else ""
+        shown = list(self._store.keys(f"{self._name}/j/", after=last))
+        numbers = range(checkpointed, int(shown[-1].rpartition("/")[2]) + 1 if shown else checkpointed)
+        bodies = self._read([self._segment_key(number) for number in numbers])
+        segments.update({number: body for number, body in zip(numbers, bodies, strict=True) if body is not None})
+        return segments, checkpointed
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        if len(keys) < 2:
+            stored = [self._store.get(key) for key in keys]
+        else:
+            with ThreadPoolExecutor(min(_READERS, len(keys)), thread_name_prefix="kapstan-read") as pool:
+                stored = list(pool.map(self._store.get, keys))
+        return [found.body if found else None for found in stored]
+
+    def _records(self, segments: dict[int, bytes]) -> list[bytes]:
+        """The records in order, after a check that no writer wrote behind its fence."""
+        writer = ""
+        records: list[bytes] = []
+        for number in sorted(segments):
+            segment = Segment.decode(self._name, segments[number])
+            if segment.number != number:
+                raise _damaged(self._name, f"segment {segment.number} stands in the place of {number}")
+            if segment.kind == "open":
+                writer = segment.token
+            elif segment.kind == "data" and segment.token != writer:
+                raise _damaged(self._name, f"segment {number} was written by an attempt that had been fenced")
+            records += segment.records
+        return records
+
+    def _segment_key(self, number: int) -> str:
+        return f"{self._name}/j/{number:010d}"
+
+    def _checkpoint_key(self, number: int) -> str:
+        return f"{self._name}/c/{number:010d}"
+
+
+def _damaged(name: str, what: str) -> StoreUnsafe:
+    return StoreUnsafe(f"the journal {name} is not consistent: {what}. Nothing was changed; do not resume this run")
