@@ -1,0 +1,51 @@
+"""``serve(*tasks)``: this process becomes a worker for what ``.delay()`` submits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kapstan import settings
+from kapstan.errors import ConfigurationError
+from kapstan.worker import entrypoints, service
+
+if TYPE_CHECKING:
+    from kapstan.tasks import Task
+
+__all__ = ["serve"]
+
+
+def serve(
+    *tasks: Task[..., Any],
+    limit: int | None = None,
+    name: str = "",
+    drain_seconds: float = service.DRAIN_SECONDS,
+) -> None:
+    """Serve ``tasks``: execute their background runs until SIGTERM or Ctrl-C, then finish what runs and return.
+
+    Forks ``limit`` processes, each executing one run at a time, and keeps their lease; so call it before the program
+    starts threads or opens connections that a fork must not share.
+
+    Args:
+        limit: runs at a time; 10 unless ``KAPSTAN_WORKER_LIMIT`` says otherwise.
+        name: the worker's name in lists; the program's name if empty.
+        drain_seconds: how long runs may go on after the first signal; then they go back to the queue. A second signal
+            breaks them off at once.
+
+    Raises:
+        ConfigurationError: nothing to serve, something that is no task, a limit below 1, not the main thread.
+        DuplicateTask: two tasks of one identity.
+        QueueUnavailable: the queue does not answer at the start.
+    """
+    if not tasks:
+        raise ConfigurationError("serve() was called without a task: pass functions decorated with @task")
+    specs = [entrypoints.spec_of(task) for task in tasks]
+    for task, spec in zip(tasks, specs, strict=True):
+        if spec is None:
+            raise ConfigurationError(f"serve() takes tasks; {task!r} is none: decorate it with @task")
+    by_identity = entrypoints.by_identity(spec for spec in specs if spec is not None)
+    service.run(
+        lambda: by_identity,
+        lanes=settings.current().worker_limit if limit is None else limit,
+        worker=name,
+        drain_seconds=drain_seconds,
+    )

@@ -1,0 +1,74 @@
+"""The life of one executor child: load the tasks, report, wait for the go, execute, leave.
+
+Runs in the forked process. Here alone user code is imported (``kapstan task serve``), and here the signals of the
+supervisor become an interrupted run or a woken lane.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kapstan import backend
+from kapstan.engine.background import BackgroundEngine
+from kapstan.errors import HandBack, KapstanError
+from kapstan.ports import Lane
+from kapstan.specs import TaskSpec
+from kapstan.states import ExitCode
+from kapstan.worker.board import Board, Order, Slot
+from kapstan.worker.children import LOOK, Parent
+from kapstan.worker.executor import Executor
+from kapstan.worker.guard import Guard
+
+Load = Callable[[], Mapping[str, TaskSpec]]
+"""The tasks to serve, by identity. Called once, in the child."""
+
+
+def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, queue: str, board: Board) -> int:
+    """Serve until ordered to leave; the exit code."""
+    try:
+        specs = load()
+    except Exception as error:  # noqa: BLE001  (importing user code raises anything)
+        told = str(error) if isinstance(error, KapstanError) else traceback.format_exc()
+        parent.report(problem=told)
+        return ExitCode.USAGE
+    tasks = sorted(specs)
+    parent.report(tasks=tasks)
+    parent.await_go()
+
+    ours = backend.current()
+
+    engine = BackgroundEngine(specs, ours)
+    line = ours.queue.open_lane(session, lane, tasks, queue=queue)
+    guard = Guard(slot, line, parent.channel)
+
+    def batch_begins() -> None:
+        guard.batch_begins()
+        if not board.watched:
+            parent.look()
+
+    executor = Executor(line, engine, slot, batch_begins)
+    _obey(slot, engine, line)
+    guard.watch(executor)
+    executor.run()
+    engine.close()
+    line.close()
+    return ExitCode.DONE
+
+
+def _obey(slot: Slot, engine: BackgroundEngine, line: Lane) -> None:
+    """From now on the supervisor's LOOK interrupts the run that it names, or wakes the lane."""
+    assert threading.current_thread() is threading.main_thread()
+
+    def look(_signal: int, _frame: Any) -> None:
+        line.wake()
+        if slot.order == Order.STOP and engine.executing is not None:
+            raise HandBack
+        cancel = slot.cancel
+        if cancel:
+            engine.interrupt(cancel)
+
+    signal.signal(LOOK, look)

@@ -1,0 +1,206 @@
+"""Forks executor children, orders them about and notices their end. Called by the supervisor only.
+
+Children are forked by the supervisor itself, at any time, which is safe because the supervisor has no thread but its
+main one and a child never touches the connections it inherits: ``backend`` forgets them in every forked child, and the
+client library closes them without a word to the server. The first children are forked before any connection exists.
+
+Each child has one end of a socket pair. It reports on it what it serves (or why it cannot), waits there for the go, and
+takes its end of file for the end of the supervisor. On Linux the kernel kills it then, too, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kapstan.states import ExitCode
+from kapstan.worker.board import Slot
+
+logger = logging.getLogger("kapstan.worker")
+
+LOOK = signal.SIGUSR1
+"""Either side tells the other to look at the board and the socket."""
+_HELD_BACK = {LOOK, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+_PR_SET_PDEATHSIG = 1
+_OOM_SCORE = "500"  # the kernel's killer should take a child, not the supervisor
+
+
+@dataclass(slots=True)
+class Child:
+    """One forked executor.
+
+    Attributes:
+        tasks: identities it serves, once it has reported.
+        problem: why it cannot serve, if it reported that or died before.
+        kill_at: monotonic time at which it is killed unless it has gone.
+        cancelled: the run that it was told to break off.
+        pardoned: it was killed for the supervisor's reasons; the run it was executing is not charged with that.
+    """
+
+    lane: int
+    pid: int
+    channel: socket.socket
+    slot: Slot
+    tasks: tuple[str, ...] | None = None
+    problem: str = ""
+    kill_at: float | None = None
+    cancelled: str = ""
+    pardoned: bool = False
+    _received: bytes = field(default=b"", repr=False)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has not reported yet."""
+        return self.tasks is None and not self.problem
+
+    def look(self) -> None:
+        """Make it look at the board."""
+        os.kill(self.pid, LOOK)  # it is ours and not yet waited for, so the pid is its own
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def go(self) -> None:
+        """The session stands; it may claim."""
+        with contextlib.suppress(OSError):  # it has died; the SIGCHLD is on its way
+            self.channel.send(b"go\n")
+
+    def hear(self) -> None:
+        """Read what it has reported so far, without waiting."""
+        while self.silent:
+            try:
+                part = self.channel.recv(65536)
+            except OSError:
+                return
+            if not part:
+                self.problem = "its process died before it could serve"
+                return
+            self._received += part
+            if self._received.endswith(b"\n"):
+                report = json.loads(self._received)
+                self.problem = report.get("problem", "")
+                self.tasks = tuple(report["tasks"]) if "tasks" in report else None
+
+
+class Parent:
+    """The supervisor, as the child sees it."""
+
+    def __init__(self, channel: socket.socket, pid: int) -> None:
+        self.channel = channel
+        self._pid = pid
+
+    def report(self, **report: Any) -> None:
+        """Say ``tasks=[identities]`` or ``problem="why not"``."""
+        self.channel.sendall(json.dumps(report).encode() + b"\n")
+        self.look()
+
+    def await_go(self) -> None:
+        """Block until the session stands; exits when the supervisor is gone."""
+        if not self.channel.recv(64):
+            os._exit(ExitCode.FAILED)
+        self.channel.setblocking(False)
+
+    def look(self) -> None:
+        """Make the supervisor look at the board and the socket."""
+        if self.lives:
+            os.kill(self._pid, LOOK)
+
+    @property
+    def lives(self) -> bool:
+        return os.getppid() == self._pid
+
+
+Main = Callable[[int, Slot, Parent], int]
+"""What a child does: (lane, its slot, its supervisor) -> exit code."""
+
+
+def fork(lane: int, slot: Slot, main: Main, siblings: Sequence[Child]) -> Child:
+    """A new child that runs ``main`` and exits with what that returns."""
+    slot.clear()
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = Parent(theirs, os.getpid())
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_child(parent, [ours, *(sibling.channel for sibling in siblings)])
+            _run(main, lane, slot, parent)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+    theirs.close()
+    ours.setblocking(False)
+    return Child(lane, pid, ours, slot)
+
+
+def bury(children: Sequence[Child]) -> list[tuple[Child, int]]:
+    """Those of ``children`` that have ended, with their exit codes (negative: the signal)."""
+    dead: list[tuple[Child, int]] = []
+    for child in children:
+        pid, status = os.waitpid(child.pid, os.WNOHANG)
+        if pid:
+            child.hear()
+            child.channel.close()
+            dead.append((child, os.waitstatus_to_exitcode(status)))
+    return dead
+
+
+def _become_child(parent: Parent, supervisors_ends: Sequence[socket.socket]) -> None:
+    """Die with the supervisor, and keep nothing open that would hide its end from the siblings."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Ctrl-C and a group's SIGTERM are the supervisor's to answer. Not SIG_IGN: what the user's code starts would
+    # inherit that.
+    for name in (signal.SIGINT, signal.SIGTERM, LOOK):
+        signal.signal(name, _leave_it_to_the_supervisor)
+    for end in supervisors_ends:
+        end.close()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(_OOM_SCORE)
+    if not parent.lives:  # it died before the kernel was asked to tell
+        os._exit(ExitCode.FAILED)
+
+
+def _run(main: Main, lane: int, slot: Slot, parent: Parent) -> None:
+    """Never returns: a child must not run on into the supervisor's code, nor its exit handlers."""
+    code = int(ExitCode.FAILED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+    try:
+        code = main(lane, slot, parent)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else code
+        logger.error("A task ended its process: SystemExit(%r)", error.code)
+    except BaseException:
+        logger.exception("Executor %d of process %d ends", lane, os.getpid())
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+def _leave_it_to_the_supervisor(_signal: int, _frame: Any) -> None:
+    """A handler instead of SIG_IGN, see above."""
+
+
+def wait_for_report(children: Sequence[Child], bell: int, timeout: float) -> None:
+    """Block until one of ``children`` reports or dies, ``bell`` can be read, or ``timeout`` seconds have passed."""
+    silent = [child for child in children if child.silent]
+    select.select([bell, *(child.channel for child in silent)], [], [], timeout)
+    for child in silent:
+        child.hear()

@@ -1,0 +1,180 @@
+"""The straight line of a background run: claim, run, commit. The main thread of an executor child.
+
+One script of the queue finishes what is done and claims what is next. While short runs come in full batches, the next
+claim is under way during the batch (two steps in flight); a long run hands its outcome in before anything else is
+claimed. ``guard`` watches from a second thread, the supervisor from outside; both *recall*: they give back what this
+lane has not begun, and the executor drops it when it next looks.
+
+Knows no process and no signal of its own: ``child`` wires those.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from kapstan.engine.background import BackgroundEngine, RetryLater
+from kapstan.errors import BackendError, HandBack, QueueUnavailable
+from kapstan.ids import RunId
+from kapstan.ports import Claim, Lane, Outcome, Stepped
+from kapstan.worker.board import MAX_BATCH, Order, Slot
+from kapstan.worker.pace import Pace
+
+logger = logging.getLogger("kapstan.worker")
+
+
+class Executor:
+    """Executes runs of one lane, one at a time, until it is ordered to leave.
+
+    Args:
+        lane: this child's line to the queue; used by this thread only.
+        engine: turns a claim into an outcome.
+        slot: this child's place on the board.
+        on_batch: called when more than one run was claimed, before the first of them begins.
+    """
+
+    def __init__(self, lane: Lane, engine: BackgroundEngine, slot: Slot, on_batch: Callable[[], None]) -> None:
+        self._lane = lane
+        self._engine = engine
+        self._slot = slot
+        self._on_batch = on_batch
+        self._pace = Pace()
+        self._sent: list[Outcome] | None = None  # of the step that is under way; None: none is
+        self._asked = 1
+        self.outcomes: deque[Outcome] = deque()
+        """Finished and not handed in. This thread appends; whoever holds ``lock`` hands in and removes."""
+        self.lock = threading.Lock()
+        """Held by whoever hands in outcomes or gives back."""
+
+    def run(self) -> None:
+        """Claim and execute until the supervisor orders to leave; then everything that is held is finished or back."""
+        while self._slot.order == Order.SERVE:
+            try:
+                if self._slot.recalled:
+                    self._settle()
+                self._execute(self._claim())
+            except QueueUnavailable as error:
+                logger.warning("The queue is away; this lane keeps its outcomes and tries again: %s", error)
+                self._slot.recalled = True  # a reply was lost: what it brought is held, but unknown here
+        self._leave()
+
+    @property
+    def step_under_way(self) -> bool:
+        """Whether runs may have been claimed that this process has not heard of yet."""
+        return self._sent is not None
+
+    # ------------------------------------------------------------------ claim
+
+    def _claim(self) -> list[Claim]:
+        """The next batch; blocks until there is one, or until the lane is woken ([] then)."""
+        claims = self._read().claims if self._sent is not None else []
+        if not claims:
+            claims = self._step(self._pace.want).claims
+        if not claims:
+            self._asked = 1
+            return self._lane.wait(None)
+        if self._pace.brisk and len(claims) >= self._asked and claims[0].effect == "p":
+            self._send(self._pace.want)
+        elif self.outcomes:
+            self._step(0)
+        return claims
+
+    def _step(self, want: int) -> Stepped:
+        """Hand in the outcomes and claim ``want`` runs."""
+        with self.lock:
+            self._asked = want
+            outcomes = list(self.outcomes)
+            stepped = self._lane.step(outcomes, want)
+            self.outcomes.clear()
+        report_lost(stepped.lost)
+        return stepped
+
+    def _send(self, want: int) -> None:
+        """As ``_step``, without waiting for the answer."""
+        with self.lock:
+            self._asked = want
+            outcomes = list(self.outcomes)
+            self._lane.send_step(outcomes, want)
+            self._sent = outcomes
+            self.outcomes.clear()
+
+    def _read(self) -> Stepped:
+        """The answer to ``_send``; if it is lost, the outcomes are kept (a repeated commit is recognised)."""
+        sent, self._sent = self._sent or [], None
+        try:
+            stepped = self._lane.read_step()
+        except QueueUnavailable:
+            self.outcomes.extendleft(reversed(sent))
+            raise
+        report_lost(stepped.lost)
+        return stepped
+
+    # ------------------------------------------------------------------ run
+
+    def _execute(self, claims: Sequence[Claim]) -> None:
+        """Run ``claims`` in order, until done or recalled."""
+        if not claims:
+            return
+        unacknowledged = [*(self._sent or ()), *self.outcomes][-MAX_BATCH:]
+        slot, run, outcomes, clock = self._slot, self._engine.run, self.outcomes, time.monotonic
+        slot.load([*unacknowledged, *claims], len(unacknowledged), under_way=self.step_under_way)
+        if len(claims) > 1 or self.step_under_way:
+            self._on_batch()
+        longest, begun = 0.0, clock()
+        position, at = len(unacknowledged), begun
+        try:
+            for claim in claims:
+                slot.begin(position, claim.effect, at)
+                if slot.recalled:
+                    break
+                outcome = run(claim)
+                if type(outcome) is Outcome:
+                    outcomes.append(outcome)
+                else:
+                    self._retry(outcome)
+                position += 1
+                before, at = at, clock()
+                if at - before > longest:
+                    longest = at - before
+        except (BackendError, HandBack) as error:
+            logger.warning("Run %s goes back to the queue: %s", claims[position - len(unacknowledged)].run_id, error)
+            slot.recalled = True
+        slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
+        done = position - len(unacknowledged)
+        if done:
+            self._pace.observe(at - begun, done, longest)
+
+    def _retry(self, later: object) -> None:
+        assert isinstance(later, RetryLater)
+        if not self._lane.retry(later.run_id, later.token, later.delay):
+            report_lost([later.run_id])
+
+    # ------------------------------------------------------------------ recalled
+
+    def _settle(self) -> None:
+        """Hand in what is finished, give back the rest: what was recalled, and what a lost reply had brought."""
+        if self._sent is not None:
+            self._read()  # its claims are held unbegun, as the others
+        if self.outcomes:
+            self._step(0)
+        with self.lock:
+            self._lane.give_back([])
+            if self._slot.order == Order.SERVE:
+                self._slot.recalled = False
+
+    def _leave(self) -> None:
+        """Settle, however long the queue is away: the supervisor decides when that is too long."""
+        while True:
+            try:
+                return self._settle()
+            except QueueUnavailable as error:
+                logger.warning("The queue is away; %d outcomes wait to be handed in: %s", len(self.outcomes), error)
+
+
+def report_lost(lost: Sequence[RunId]) -> None:
+    """Say that outcomes were dropped because the runs are no longer ours."""
+    for run_id in lost:
+        logger.warning("LOST: run %s is no longer this worker's; its outcome is dropped", run_id)

@@ -1,0 +1,77 @@
+"""Starts a worker in this process: names its session, gathers settings, becomes the supervisor.
+
+Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the process serves until it is told to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kapstan import settings
+from kapstan.backend import Backend
+from kapstan.errors import ConfigurationError
+from kapstan.ids import new_nonce
+from kapstan.worker.child import Load
+from kapstan.worker.supervisor import Service, Supervisor
+
+DRAIN_SECONDS = 30.0
+
+
+def run(
+    load: Load,
+    *,
+    lanes: int,
+    worker: str = "",
+    queue: str = "default",
+    drain_seconds: float = DRAIN_SECONDS,
+    ready_file: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Serve the tasks that ``load`` brings (in each child) with ``lanes`` runs at a time; the exit code.
+
+    The session is called ``KAPSTAN_SESSION`` (a pod's UID), else host and process, and a nonce of this start: whoever
+    sees the pod or process end can end the session by the first part.
+
+    Raises:
+        ConfigurationError: not the main thread, a platform without fork, or numbers that make no sense.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("serve() must be called in the main thread: it waits for signals")
+    if not hasattr(os, "fork"):
+        raise ConfigurationError(f"{sys.platform} has no fork(): serve tasks on Linux or macOS")
+    if lanes < 1:
+        raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 or more")
+    if drain_seconds < 0:
+        raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
+    ours = settings.current()
+    name = os.environ.get("KAPSTAN_SESSION") or f"{socket.gethostname()}:{os.getpid()}"
+
+    def ready(tasks: Sequence[str]) -> None:
+        at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
+        say(f"Serving {len(tasks)} task{'s' if len(tasks) > 1 else ''}, {at_a_time}: {', '.join(tasks)}")
+        if ready_file is not None:
+            ready_file.write_text(f"{os.getpid()}\n")
+
+    service = Service(
+        load=load,
+        worker=worker or os.environ.get("KAPSTAN_WORKER_NAME") or Path(sys.argv[0]).stem or "worker",
+        session=f"{name}:{new_nonce()}",
+        lanes=lanes,
+        queue=queue,
+        drain_seconds=drain_seconds,
+        on_ready=ready,
+    )
+    # The supervisor must not stand still for long: it gives up a call within a beat and comes back to it.
+    patient = Backend(replace(ours, redis_retry_seconds=min(ours.redis_retry_seconds, ours.beat_seconds)))
+    try:
+        return Supervisor(service, ours, lambda: patient.queue).run()
+    finally:
+        patient.close()
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
