@@ -24,8 +24,9 @@ _WANTED = {
     "dict_type": "object",
     "model_type": "object",
     "model_attributes_type": "object",
-    "datetime_type": "string",
 }
+_UNFORMATTED = {"integer": "int64", "number": "float64"}
+"""What the API server calls a value that should have been a formatted string."""
 _BOUND = {
     "greater_than_equal": ("ge", "greater than or equal to"),
     "greater_than": ("gt", "greater than"),
@@ -77,6 +78,9 @@ def _message(detail: ErrorDetails, path: str, model: type[BaseModel], location: 
         return f"Too many: {context['actual_length']}: must have at most {context['max_length']} items"
     if kind == "date_time":
         return f"Invalid value: {_shown(value)}: {path} in body must be of type date-time: {_shown(value)}"
+    if kind == "datetime_type":
+        got = _UNFORMATTED.get(_type_name(value), "")
+        return f'Invalid value: "{got}": {path} in body must be of type date-time: "{got}"'
     wanted = _WANTED.get(kind)
     if wanted is None:
         return f"Invalid value: {_shown(value)}: {detail['msg']}"

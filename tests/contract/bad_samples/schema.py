@@ -199,12 +199,15 @@ SCHEMA = (
         "spec.tasks[1]",
         'Invalid value: "null": spec.tasks[1] in body must be of type string: "null"',
     ),
-    refused(
-        "time-as-number",
-        "FlowRun",
-        ("spec.scheduledTime", 17),
-        "spec.scheduledTime",
-        'Invalid value: "integer": spec.scheduledTime in body must be of type string: "integer"',
+    *(
+        refused(
+            f"time-as-{value}",
+            "FlowRun",
+            ("spec.scheduledTime", value),
+            "spec.scheduledTime",
+            f'Invalid value: "{name}": spec.scheduledTime in body must be of type date-time: "{name}"',
+        )
+        for name, value in (("int64", 17), ("float64", 1.5), ("", True))
     ),
     refused(
         "not-a-time",
