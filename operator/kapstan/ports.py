@@ -315,14 +315,14 @@ class Session(Protocol):
 
     def wait(self, timeout: float) -> bool:
         """Block until something concerns this supervisor (a cancel, a drain, an earlier due time): True; or until
-        ``timeout``."""
+        ``wake`` is called or ``timeout`` seconds passed: False."""
         ...
 
     def wake(self) -> None: ...
 
-    def lane_died(self, lane: int, executing: RunId | None) -> None:
-        """A child is gone: the run it was executing is charged with a crash (the third quarantines it), its others go
-        back unharmed."""
+    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"") -> bool:
+        """A child is gone: the run it was executing is charged with a crash, its others go back unharmed. True: it
+        crashed ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome."""
         ...
 
     def give_back(self, lane: int, executing: Sequence[RunId]) -> list[RunId]:

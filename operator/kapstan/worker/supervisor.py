@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
+from kapstan.backend import Backend
+from kapstan.engine import values
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, Token
-from kapstan.ports import Queue, Session
-from kapstan.settings import Settings
+from kapstan.ports import Session
 from kapstan.states import ExitCode
 from kapstan.worker import child as child_module
 from kapstan.worker import children
@@ -70,13 +71,13 @@ class Supervisor:
     """One worker process' parent. ``run`` is its life; use it from the main thread.
 
     Args:
-        open_queue: opens this process' connection; called after the first children were forked.
+        backend: its queue is opened after the first children were forked.
     """
 
-    def __init__(self, service: Service, settings: Settings, open_queue: Callable[[], Queue]) -> None:
+    def __init__(self, service: Service, backend: Backend) -> None:
         self._service = service
-        self._settings = settings
-        self._open_queue = open_queue
+        self._backend = backend
+        self._settings = backend.settings
         self._board = Board(service.lanes)
         self._children: dict[int, Child] = {}
         self._session: Session | None = None
@@ -144,7 +145,7 @@ class Supervisor:
                 raise ConfigurationError(f"the tasks cannot be served: {child.problem}")
         self._tasks = first[0].tasks or ()
         service = self._service
-        self._session = self._open_queue().open_session(
+        self._session = self._backend.queue.open_session(
             service.worker, self._tasks, service.lanes, queue=service.queue, session=service.session
         )
         self._acknowledged(time.monotonic())
@@ -284,14 +285,24 @@ class Supervisor:
 
     def _tell_deaths(self) -> None:
         """Tell the queue of deaths, in order; what it could not hear is told again at the next pass."""
-        assert self._session is not None
         while self._untold:
+            lane, executing = self._untold[0]
             try:
-                self._session.lane_died(*self._untold[0])
+                self._lane_died(lane, executing)
             except QueueUnavailable as error:
                 logger.warning("The queue is away and does not know of a crash yet: %s", error)
                 return
             del self._untold[0]
+
+    def _lane_died(self, lane: int, executing: RunId | None) -> None:
+        assert self._session is not None
+        envelope = b""
+        if executing is not None:
+            limit = self._settings.max_crashes
+            reason = f"its process died {limit} times while executing it; it is quarantined"
+            envelope = values.seal_reason(self._backend, reason, executing)
+        if self._session.lane_died(lane, executing, envelope):
+            logger.error("Run %s is quarantined: it ended its process %d times", executing, self._settings.max_crashes)
 
     def _refork(self) -> None:
         for child in self._children.values():
