@@ -5,6 +5,7 @@ Works with version 1, version 2 and both at once. Called by the node only.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -12,30 +13,33 @@ from pathlib import Path
 from tests.cluster.errors import ClusterUnavailable
 from tests.cluster.state import ProcessIdentity
 
-NAME = "kapstan-test-node"
+
+def name(state: Path) -> str:
+    """The same for every run on one state directory, and no other's."""
+    return f"kapstan-test-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}"
 
 
-def roots() -> list[Path]:
+def roots(state: Path) -> list[Path]:
     """Our directory in each hierarchy that is mounted, whether it exists or not."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    return [Path(fields[1]) / NAME for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
+    return [Path(fields[1]) / name(state) for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
 
 
-def create() -> None:
+def create(state: Path) -> None:
     """The kubelet wants its root to exist. A new cpuset of version 1 has no processors until it is given some."""
-    for root in roots():
+    for root in roots(state):
         root.mkdir(exist_ok=True)
-        for name in ("cpuset.cpus", "cpuset.mems"):
-            above = root.parent / name
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            above = root.parent / setting
             if above.exists():
-                (root / name).write_text(above.read_text())
+                (root / setting).write_text(above.read_text())
 
 
-def remove(timeout: float = 15) -> None:
+def remove(state: Path, timeout: float = 15) -> None:
     """Remove our directories, and end what still runs in them. Raises ClusterUnavailable where that takes too long."""
     deadline = time.monotonic() + timeout
     while True:
-        left = [root for root in roots() if root.exists() and not _remove_tree(root)]
+        left = [root for root in roots(state) if root.exists() and not _remove_tree(root)]
         if not left:
             return
         if time.monotonic() > deadline:

@@ -105,7 +105,7 @@ def _kubelet(root: Path) -> str:
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{cgroups.NAME}",
+            "cgroupRoot": f"/{cgroups.name(root)}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "containerRuntimeEndpoint": f"unix://{socket(root)}",
@@ -130,7 +130,7 @@ def _dns(root: Path) -> str:
   bind {NODE_ADDRESS}
   errors
   kubernetes cluster.local in-addr.arpa {{
-    kubeconfig {root}/kubeconfig
+    kubeconfig "{root}/kubeconfig"
   }}
   cache 5
 }}

@@ -53,7 +53,7 @@ def ensure(progress: Progress) -> list[Path]:
         with progress.step(title), tempfile.TemporaryDirectory(dir=directory(), prefix=".build-") as name:
             _debian(Path(name) / "rootfs.tar")
             _build_and_save(BASE_IMAGE, _BASE, Path(name), base)
-    elif not _stored(BASE_IMAGE):  # the layers were removed, the archive was not
+    elif _number(BASE_IMAGE) is None:  # the layers were removed, the archive was not
         with progress.step(f"unpack image {BASE_IMAGE}"):
             _buildah("pull", "-q", f"docker-archive:{base}")
     return [pause, base]
@@ -66,8 +66,14 @@ def build(dockerfile: Path, target: str | None, tag: str, context: Path, build_a
     """
     stage = ["--target", target] if target else []
     arguments = [word for key, value in build_args.items() for word in ("--build-arg", f"{key}={value}")]
+    before = _number(tag)
     _buildah("bud", "--layers", "--pull-never", "-t", tag, "-f", dockerfile, *stage, *arguments, context, timeout=1800)
-    return _buildah("inspect", "--type", "image", "--format", "{{.FromImageID}}", tag).strip()
+    number = _number(tag)
+    assert number is not None
+    if before not in (None, number):
+        with contextlib.suppress(CommandFailed):  # the image that bore the tag, unless another one is built upon it
+            _buildah("rmi", str(before))
+    return number
 
 
 def save(tag: str, archive: Path) -> None:
@@ -97,8 +103,12 @@ def _debian(rootfs: Path) -> None:
         raise ClusterUnavailable(f"the base image cannot be made from Debian's packages: {failure}") from failure
 
 
-def _stored(tag: str) -> bool:
-    return tag in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
+def _number(tag: str) -> str | None:
+    """The id of the image that bears *tag*, None where none does."""
+    images = (
+        line.split() for line in _buildah("images", "--no-trunc", "--format", "{{.Name}}:{{.Tag}} {{.ID}}").splitlines()
+    )
+    return next((number.removeprefix("sha256:") for name, number in images if name == tag), None)
 
 
 def _buildah(*words: str | Path, timeout: float = 120) -> str:

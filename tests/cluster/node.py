@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ class NodeCluster(Cluster):
 class _Init:
     """The run that brings the node up holds its first process by two pipes; when this run dies, the node ends."""
 
-    def __init__(self, state: State, record: Record) -> None:
+    def __init__(self, state: State) -> None:
         self._root = state.root
         keep = [state.root, tools.cache(), Path(sys.executable).resolve().parent.parent]
         inner = [sys.executable, "-I", "-S", Path(__file__).with_name("init.py"), *keep]
@@ -107,12 +106,12 @@ class _Init:
         self._process.wait()  # setsid is done; what it started stays
         self.pid = int(self._line())
         outside = ProcessIdentity.of(self.pid)
-        state.write(replace(record, processes=(outside,)))
+        state.update(processes=(outside,))
         self._send("go")
         self._line()
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         inside = tuple(ProcessIdentity.of(int(child)) for child in children)
-        state.write(replace(record, processes=(outside, *inside)))
+        state.update(processes=(outside, *inside))
 
     def __enter__(self) -> _Init:
         return self
@@ -203,17 +202,15 @@ def bring_up(state: State, kept: bool, install: bool, progress: Progress) -> Nod
         try:
             with progress.step("certificates and configuration"):
                 _write_files(state.root)
-            cgroups.create()
-            with _Init(state, record) as node:
+            cgroups.create(state.root)
+            with _Init(state) as node:
                 with progress.step("network link"):
-                    _connect(node)
+                    _connect(node, state)
                 _start_daemons(cluster, node, archives, progress)
                 node.leave()
         except (ClusterUnavailable, CommandFailed) as failure:
             raise ClusterUnavailable(f"the node did not come up: {failure}") from failure
-        whole = state.record()
-        assert whole is not None
-        state.write(replace(whole, ready=True))
+        state.update(ready=True)
         undo.pop_all()
     return cluster
 
@@ -230,22 +227,37 @@ def _end(state: State) -> None:
         return
     for process in reversed(record.processes):
         process.kill()
-    cgroups.remove()
-    deadline = time.monotonic() + 15
-    while Path(f"/sys/class/net/{configuration.LINK}").exists():  # the kernel removes it with the node's namespace
-        if time.monotonic() > deadline:
-            raise ClusterUnavailable(f"network link {configuration.LINK} is still there 15 s after its node ended")
-        time.sleep(0.02)
+    cgroups.remove(state.root)
+    if not _comes_true(lambda: _link() != record.link, 15):
+        raise ClusterUnavailable(f"network link {configuration.LINK} is still there 15 s after its node ended")
     for name, value in record.sysctls.items():
         if (_KERNEL / name).read_text() != value:
             (_KERNEL / name).write_text(value)
 
 
+def _link() -> int | None:
+    """The number of the link that bears our name now, None where there is none."""
+    try:
+        return int(Path(f"/sys/class/net/{configuration.LINK}/ifindex").read_text())
+    except OSError:
+        return None
+
+
+def _comes_true(what: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
 def _check_addresses(state: State) -> None:
-    if Path(f"/sys/class/net/{configuration.LINK}").exists():
+    # The kernel removes a link with its node's namespace, a moment after the node's last process.
+    if not _comes_true(lambda: _link() is None, 3):
         raise ClusterUnavailable(
             f"network link {configuration.LINK} is there, but {state.root} knows no node: another cluster's state is "
-            "elsewhere (KAPSTAN_TEST_STATE), or was removed by hand; end its process `kapstan-test-node`"
+            "elsewhere (KAPSTAN_TEST_STATE), or was removed by hand; end its `unshare ... tests/cluster/init.py`"
         )
     if len(str(configuration.socket(state.root))) > 100:
         raise ClusterUnavailable(f"{state.root}: too long for a unix socket; set KAPSTAN_TEST_STATE to a shorter path")
@@ -267,10 +279,11 @@ def _write_files(root: Path) -> None:
         (root / name).write_text(content)
 
 
-def _connect(node: _Init) -> None:
+def _connect(node: _Init, state: State) -> None:
     """A pair of linked interfaces, one end in the node. Pods and Services are routed there; nothing gets out."""
     link, prefix = configuration.LINK, configuration.LINK_PREFIX
     run(["ip", "link", "add", link, "type", "veth", "peer", "name", "uplink", "netns", str(node.pid)])
+    state.update(link=_link())
     run(["ip", "address", "add", f"{configuration.HOST_ADDRESS}/{prefix}", "dev", link])
     run(["ip", "link", "set", link, "up"])
     for subnet in (configuration.POD_SUBNET, configuration.SERVICE_SUBNET):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.errors import ClusterUnavailable
 
@@ -71,6 +72,7 @@ class Record:
     ready: bool = False
     boot: str = field(default_factory=lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     processes: tuple[ProcessIdentity, ...] = ()
+    link: int = 0  # number of the network link, as the kernel gives them out
     # Kernel settings that the kubelet changes, as they were.
     sysctls: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -121,9 +123,13 @@ class State:
 
     def keep(self) -> None:
         """From now on the cluster stays when the tests end."""
+        self.update(kept=True)
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the record that is there."""
         record = self.record()
-        if record is not None and not record.kept:
-            self.write(replace(record, kept=True))
+        assert record is not None
+        self.write(replace(record, **changes))
 
     @contextmanager
     def locked(self, note: Callable[[str], None]) -> Generator[None]:
