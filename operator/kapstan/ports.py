@@ -157,8 +157,7 @@ class Submitted(NamedTuple):
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A run that this lane may execute, and the token with which it may finish it."""
 
     run_id: RunId
@@ -171,8 +170,7 @@ class Claim:
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a claimed run ended. ``envelope`` is the signed result (or reference, or exception)."""
 
     run_id: RunId

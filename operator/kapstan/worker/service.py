@@ -6,6 +6,7 @@ Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -50,7 +51,7 @@ def run(
     if drain_seconds < 0:
         raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
     ours = settings.current()
-    name = os.environ.get("KAPSTAN_SESSION") or f"{socket.gethostname()}:{os.getpid()}"
+    name = os.environ.get("KAPSTAN_SESSION") or f"{_host()}-{os.getpid()}"
 
     def ready(tasks: Sequence[str]) -> None:
         at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
@@ -61,7 +62,7 @@ def run(
     service = Service(
         load=load,
         worker=worker or os.environ.get("KAPSTAN_WORKER_NAME") or Path(sys.argv[0]).stem or "worker",
-        session=f"{name}:{new_nonce()}",
+        session=f"{name}-{new_nonce()}",
         lanes=lanes,
         queue=queue,
         drain_seconds=drain_seconds,
@@ -75,3 +76,7 @@ def run(
         patient.close()
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:60] or "host"
