@@ -10,7 +10,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kapstan import settings as settings_module
 from kapstan.codec import Codec
@@ -19,7 +20,7 @@ from kapstan.settings import Settings
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from kapstan.ports import FlowRuns, Queue, Store
+    from kapstan.ports import EraRegister, FlowRuns, Queue, Store
 
 T = TypeVar("T")
 _ASYNC_THREADS = 8
@@ -85,7 +86,9 @@ class Backend:
             threads.shutdown(wait=False)
         parts.pop("codec", None)
         for part in parts.values():
-            part.close()
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
 
     def _part(self, name: str, make: Callable[[], T]) -> T:
         part = self._parts.get(name)
@@ -97,29 +100,60 @@ class Backend:
         return part
 
     def _open_queue(self) -> Queue:
-        from kapstan.queue import open_queue
+        from kapstan.queue.redis import RedisQueue
 
-        return open_queue(self.settings, lambda: self.store)
+        settings = self.settings
+        if not settings.redis_url:
+            from kapstan.queue import server
+
+            settings = replace(settings, redis_url=server.ensure(settings.home_path))
+        return RedisQueue(settings, _Era(self))
 
     def _open_store(self) -> Store:
-        from kapstan.store import open_store
+        if not self.settings.s3_endpoint:
+            from kapstan.store.local import LocalStore
 
-        return open_store(self.settings)
+            return LocalStore.from_settings(self.settings)
+        from kapstan.store.s3 import S3Store
+
+        store = S3Store.from_settings(self.settings)
+        store.probe()
+        return store
 
     def _open_flow_runs(self) -> FlowRuns:
         if self.settings.redis_url:
-            from kapstan.queue import open_flow_runs
+            from kapstan.queue.flow_runs import RedisFlowRuns
+            from kapstan.queue.redis import RedisQueue
 
-            return open_flow_runs(self.settings)
-        from kapstan.store import open_flow_run_files
+            return RedisFlowRuns(cast("RedisQueue", self.queue))
+        from kapstan.store.local_runs import LocalFlowRuns
 
-        return open_flow_run_files(self.settings)
+        return LocalFlowRuns.from_settings(self.settings)
 
     def forget_inherited(self) -> None:
         """Called in a forked child: the connections belong to the parent, so they are kept unused and untouched."""
         _inherited.append(self._parts)
         self._parts = {}
         self._lock = threading.RLock()
+
+
+class _Era:
+    """The era register of a backend, opened when a session first asks: clients of the queue never need the store."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def current(self) -> int:
+        return self._register.current()
+
+    def raise_above(self, era: int) -> int:
+        return self._register.raise_above(era)
+
+    @property
+    def _register(self) -> EraRegister:
+        from kapstan.store.era import StoredEra
+
+        return StoredEra(self._backend.store, self._backend.codec)
 
 
 def _make_threads() -> ThreadPoolExecutor:

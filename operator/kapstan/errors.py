@@ -33,7 +33,7 @@ KapstanError
 └── MissingContextError         called outside a run
 
 Control flow, BaseException so that no ``except Exception`` of a user's swallows it:
-Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun.
+Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun, JournalLost (nothing can be recorded any more).
 """
 
 from __future__ import annotations
@@ -184,3 +184,7 @@ class HandBack(BaseException):
 
 class CancelRun(BaseException):
     """This run was cancelled."""
+
+
+class JournalLost(BaseException):
+    """The store does not take this run's records any more; what would follow could be lost, so the attempt ends."""

@@ -65,7 +65,12 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class FlowSpec:
-    """A flow: its function, its identity and its policies; fields as in ``TaskSpec``."""
+    """A flow: its function, its identity and its policies; fields as in ``TaskSpec``.
+
+    Attributes:
+        coerce: turns parameters into what the annotations name, or raises ParameterTypeError; None: taken as given.
+        submit_limit: threads of ``.submit()``; None: the setting.
+    """
 
     identity: str
     name: str
@@ -78,7 +83,9 @@ class FlowSpec:
     retry_delay: RetryDelay = 0.0
     timeout: float | None = None
     log_prints: bool | None = None
-    validate_parameters: bool = True
+    coerce: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    persist_result: bool | None = None
+    submit_limit: int | None = None
     run_name: str | Callable[[Mapping[str, Any]], str] | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +102,19 @@ def bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs:
     Raises:
         ParameterError: they do not fit.
     """
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise ParameterError(f"{name}{signature}: {error}") from None
+    bound = bound_arguments(signature, name, args, kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def bound_arguments(
+    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """As ``bind``, in the form that gives ``args`` and ``kwargs`` back, without the defaults."""
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ParameterError(f"{name}{signature}: {error}") from None
 
 
 def nth_delay(delay: RetryDelay, retry: int) -> float:

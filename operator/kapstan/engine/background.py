@@ -82,8 +82,7 @@ class BackgroundEngine:
         try:
             arguments = self._codec.decode(claim.envelope, "arguments", claim.run_id)
             if type(arguments) is Reference:
-                body = values.fetch(self._backend, arguments)
-                arguments = self._codec.decode(body, "arguments", claim.run_id)
+                arguments = values.open_value(self._backend, claim.envelope, "arguments", claim.run_id)
             args, kwargs = arguments[0], arguments[1]
         except BackendError:
             raise

@@ -12,14 +12,15 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.codec import Purpose, Reference, digest
-from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, SerializationError, SignatureError
+from kapstan.errors import CrashedRun, KapstanError, RunFailed, SerializationError
 from kapstan.ids import RunId, new_id
+from kapstan.journal import load_value
 
 _TRACEBACK_CHARACTERS = 16_000
 
 
 def seal_value(backend: Backend, value: Any, purpose: Purpose, run_id: RunId, *, what: str) -> bytes:
-    """The envelope of ``value`` for ``run_id``; above ``inline_bytes`` an envelope that refers to the store.
+    """The envelope of ``value`` for a background run; above ``inline_bytes`` an envelope that refers to the store.
 
     Raises:
         SerializationError: no allowed serializer carries it; the message names ``what``.
@@ -30,14 +31,14 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, run_id: RunId, *,
     return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, run_id)
 
 
-def to_store(backend: Backend, envelope: bytes, purpose: Purpose, run_id: RunId) -> bytes:
+def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> bytes:
     """Write ``envelope`` under a name of its own and return the envelope that refers to it."""
-    key = f"values/{run_id}/{new_id()}"
-    backend.store.put(key, envelope)
-    return backend.codec.refer(Reference(key, digest(envelope), len(envelope)), purpose, run_id)
+    name = f"values/{key}/{new_id()}"
+    backend.store.put(name, envelope)
+    return backend.codec.refer(Reference(name, digest(envelope), len(envelope)), purpose, key)
 
 
-def open_value(backend: Backend, envelope: bytes, purpose: Purpose, run_id: RunId) -> Any:
+def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> Any:
     """The value of ``envelope``, fetched from the store if it refers there.
 
     Raises:
@@ -45,24 +46,14 @@ def open_value(backend: Backend, envelope: bytes, purpose: Purpose, run_id: RunI
         MissingResult: the object is gone.
         StoreUnavailable: the store is away.
     """
-    value = backend.codec.decode(envelope, purpose, run_id)
+    value = backend.codec.decode(envelope, purpose, key)
     if type(value) is Reference:
-        return backend.codec.decode(fetch(backend, value), purpose, run_id)
+        return load_value(backend.store, backend.codec, envelope, purpose, key)
     return value
 
 
-def fetch(backend: Backend, reference: Reference) -> bytes:
-    """The bytes that ``reference`` names, checked."""
-    stored = backend.store.get(reference.key)
-    if stored is None:
-        raise MissingResult(f"the object {reference.key!r} is not in the store any more")
-    if digest(stored.body) != reference.digest:
-        raise SignatureError(f"the object {reference.key!r} is not the one that was stored: its digest differs")
-    return stored.body
-
-
-def seal_failure(backend: Backend, error: BaseException, run_id: RunId, *, purpose: Purpose = "result") -> bytes:
-    """The envelope of a failure; never raises for what the exception holds."""
+def seal_failure(backend: Backend, error: BaseException, key: str) -> bytes:
+    """The envelope of a failure, signed for ``key``; never raises for what the exception holds."""
     codec = backend.codec
     body: dict[str, Any] = {
         "type": type(error).__qualname__,
@@ -71,13 +62,13 @@ def seal_failure(backend: Backend, error: BaseException, run_id: RunId, *, purpo
     }
     if backend.settings.allow_pickle:
         try:
-            pickled = codec.encode(error, purpose, run_id, what="the exception")
-            if isinstance(codec.decode(pickled, purpose, run_id), BaseException):
+            pickled = codec.encode(error, "result", key, what="the exception")
+            if isinstance(codec.decode(pickled, "result", key), BaseException):
                 body["exception"] = base64.b64encode(pickled).decode()
         except (SerializationError, RecursionError):
             pass  # its text still tells what happened
-    envelope = codec.encode(body, purpose, run_id)
-    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, run_id)
+    envelope = codec.encode(body, "result", key)
+    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, "result", key)
 
 
 def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
@@ -85,9 +76,7 @@ def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
     return backend.codec.encode({"type": "", "message": reason, "traceback": ""}, "result", run_id)
 
 
-def open_failure(
-    backend: Backend, envelope: bytes, run_id: RunId, *, state: str = "failed", purpose: Purpose = "result"
-) -> BaseException:
+def open_failure(backend: Backend, envelope: bytes, key: str, *, state: str = "failed") -> BaseException:
     """The exception of a failed run: the user's own where it can be rebuilt here, else ours with its type and message.
 
     The traceback of the process that raised it is attached as a note.
@@ -95,10 +84,10 @@ def open_failure(
     if not envelope:
         return CrashedRun("the run crashed") if state == "crashed" else RunFailed("the run failed")
     try:
-        body = open_value(backend, envelope, purpose, run_id)
+        body = open_value(backend, envelope, "result", key)
     except KapstanError as error:
         return error
-    error = _rebuild(backend, body, run_id, purpose)
+    error = _rebuild(backend, body, key)
     if error is None:
         text = f"{body['type']}: {body['message']}" if body["type"] else body["message"]
         error = CrashedRun(text) if state == "crashed" else RunFailed(text)
@@ -112,11 +101,11 @@ def failure_message(body: dict[str, Any]) -> str:
     return f"{body['type']}: {body['message']}" if body["type"] else str(body["message"])
 
 
-def _rebuild(backend: Backend, body: dict[str, Any], run_id: RunId, purpose: Purpose) -> BaseException | None:
+def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException | None:
     if "exception" not in body:
         return None
     try:
-        error = backend.codec.decode(base64.b64decode(body["exception"]), purpose, run_id)
+        error = backend.codec.decode(base64.b64decode(body["exception"]), "result", key)
     except SerializationError:
         return None  # its class is not importable here
     return error if isinstance(error, BaseException) else None

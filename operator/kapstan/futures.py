@@ -1,0 +1,290 @@
+"""Futures: runs submitted in a flow of this process, and background runs by id from any process.
+
+``Future(task_run_id=...)`` is all that a web handler needs to ask for a run that another process submitted. Waiting on
+background runs goes through ``Queue.wait``: one connection serves every waiting thread, nothing polls.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+from uuid import UUID
+
+from kapstan import backend as backends
+from kapstan import ids, states
+from kapstan.engine import values
+from kapstan.engine.pending import Pending, Resolvable
+from kapstan.ids import RunId
+from kapstan.ports import RunRecord
+from kapstan.states import State
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Future(Resolvable, Generic[R]):
+    """A run and the result that it will have. Two futures are equal if they stand for the same run.
+
+    Args:
+        task_run_id: UUID or text of a background run, as ``future.task_run_id`` gave it.
+    """
+
+    __slots__ = ("_pending", "_run_id")
+
+    def __init__(self, task_run_id: UUID | str, *, pending: Pending | None = None) -> None:
+        self._run_id: RunId = ids.parse(task_run_id)
+        self._pending = pending
+
+    @property
+    def task_run_id(self) -> UUID:
+        return ids.to_uuid(self._run_id)
+
+    @property
+    def state(self) -> State:
+        """Where the run stands now; ``Pending`` for a background run that the queue does not know (any more)."""
+        if self._pending is not None:
+            return self._pending.state
+        return _state_of(backends.current().queue.record(self._run_id))
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness."""
+        if self._pending is not None:
+            self._pending.wait(timeout)
+        else:
+            backends.current().queue.wait([self._run_id], timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """What the run returned.
+
+        Raises:
+            TimeoutError: it has not ended within ``timeout`` seconds.
+            Exception: the run's own exception (returned instead with ``raise_on_failure=False``).
+        """
+        self.wait(timeout)
+        state = self.state
+        if not state.is_final() and not self._not_ready(state):
+            raise TimeoutError(f"run {self.task_run_id} has not ended within {timeout} seconds; it is {state.name}")
+        return cast("R", state.result(raise_on_failure=raise_on_failure))
+
+    async def wait_async(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  (the field's name)
+        """As ``wait``, without blocking the event loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+        try:
+            await asyncio.wait_for(ended.wait(), timeout)
+        except TimeoutError:
+            return
+
+    async def result_async(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  (the field's name)
+        raise_on_failure: bool = True,
+    ) -> R:
+        """As ``result``, without blocking the event loop."""
+        await self.wait_async(timeout)
+        if self._pending is not None:
+            return self.result(0, raise_on_failure)
+        return await backends.current().call(self.result, 0, raise_on_failure)
+
+    @property
+    def is_background(self) -> bool:
+        """Whether the run is in the queue (``.delay()``, ``.submit()`` outside a flow), not in a flow of this process."""
+        return self._pending is None
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """Call ``fn(future)`` once when the run has ended, at once if it has; on another thread otherwise."""
+        self.on_done(lambda: fn(self))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Future) and cast("Future[Any]", other)._run_id == self._run_id
+
+    def __hash__(self) -> int:
+        return hash(self._run_id)
+
+    def __repr__(self) -> str:
+        return f"Future(task_run_id={str(self.task_run_id)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._pending is not None:
+            raise TypeError("a future of .submit() lives in this process only; send the result, or use .delay()")
+        return (Future, (str(self.task_run_id),))
+
+    # ------------------------------------------------------------------ what the engine asks (see Resolvable)
+
+    @property
+    def memo_reference(self) -> str:
+        return self._run_id
+
+    def final_state(self) -> State:
+        self.wait()
+        return self.state
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        if self._pending is not None:
+            self._pending.on_done(callback)
+        else:
+            _watcher.add(self._run_id, callback)
+
+    def _not_ready(self, state: State) -> bool:
+        return self._pending is not None and self._pending.done and not state.is_final()
+
+
+class FutureList(list[Future[R]]):
+    """Futures in the order of the inputs, as ``map`` gives them."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until all have ended, at most ``timeout`` seconds."""
+        wait(self, timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[R]:
+        """All results, in order; the first failure is raised as soon as it happens.
+
+        Raises:
+            TimeoutError: not all have ended within ``timeout`` seconds.
+        """
+        for future in as_completed(self, timeout):
+            if raise_on_failure:
+                future.result(0)
+        return [future.result(0, raise_on_failure) for future in self]
+
+
+class DoneAndNotDone(NamedTuple, Generic[T]):
+    """What ``wait`` returns."""
+
+    done: set[Future[T]]
+    not_done: set[Future[T]]
+
+
+def wait(futures: Iterable[Future[T]], timeout: float | None = None) -> DoneAndNotDone[T]:
+    """Block until all ``futures`` have ended, or ``timeout`` seconds have passed: ``(done, not_done)``.
+
+    Raises:
+        ValueError: a negative timeout.
+    """
+    left = set(futures)
+    done: set[Future[T]] = set()
+    for future in _ending(left, _deadline(timeout)):
+        done.add(future)
+    return DoneAndNotDone(done, left - done)
+
+
+def as_completed(futures: Sequence[Future[T]], timeout: float | None = None) -> Generator[Future[T]]:
+    """The futures as their runs end; each once.
+
+    Raises:
+        TimeoutError: some have not ended within ``timeout`` seconds; the message says how many.
+        ValueError: a negative timeout.
+    """
+    wanted = set(futures)
+    done = 0
+    for future in _ending(wanted, _deadline(timeout)):
+        done += 1
+        yield future
+    if done < len(wanted):
+        raise TimeoutError(f"{len(wanted) - done} of {len(wanted)} runs have not ended within {timeout} seconds")
+
+
+def _deadline(timeout: float | None) -> float | None:
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout={timeout}: give None or seconds from 0 on")
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _ending(futures: set[Future[T]], deadline: float | None) -> Generator[Future[T]]:
+    """The futures as they end, until the deadline (of ``time.monotonic``)."""
+    if all(future.is_background for future in futures):
+        yield from _ending_in_queue({future.memo_reference: future for future in futures}, deadline)
+        return
+    changed = threading.Condition()
+    ended: list[Future[T]] = []
+
+    def note(future: Future[T]) -> None:
+        with changed:
+            ended.append(future)
+            changed.notify()
+
+    for future in futures:
+        future.add_done_callback(note)
+    for _ in range(len(futures)):
+        with changed:
+            if not changed.wait_for(lambda: ended, _left(deadline)):
+                return
+            future = ended.pop(0)
+        yield future
+
+
+def _ending_in_queue(left: dict[RunId, Future[T]], deadline: float | None) -> Generator[Future[T]]:
+    while left:
+        ended = backends.current().queue.wait(list(left), _left(deadline))
+        if not ended:
+            return
+        for run_id in ended:
+            yield left.pop(run_id)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+# ---------------------------------------------------------------------------------------------- background runs
+
+
+def _state_of(record: RunRecord | None) -> State:
+    if record is None:
+        return states.Pending(message="the queue does not know this run: not submitted yet, or its record has expired")
+    if record.state == "ready":
+        return states.Scheduled()
+    if record.state == "delayed":
+        return states.Scheduled() if record.attempt <= 1 else states.AwaitingRetry()
+    if record.state == "running":
+        return states.Running()
+    if record.state == "parked":
+        return states.Paused(name="Parked", message="its effect may or may not have happened; a person must decide")
+    if record.state == "completed":
+        return _completed(record)
+    if record.state == "cancelled":
+        return states.Cancelled()
+    error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
+    make = states.Failed if record.state == "failed" else states.Crashed
+    return make(message=f"{type(error).__name__}: {error}", data=error)
+
+
+def _completed(record: RunRecord) -> State:
+    if not record.envelope:
+        return states.Completed()
+    backend = backends.current()
+    return State(
+        states.StateType.COMPLETED,
+        loader=lambda: values.open_value(backend, record.envelope, "result", record.run_id),
+    )
+
+
+class _Watcher:
+    """Calls back when background runs end: a thread for each batch of runs that were added together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._added: dict[RunId, list[Callable[[], object]]] = {}
+
+    def add(self, run_id: RunId, callback: Callable[[], object]) -> None:
+        with self._lock:
+            start = not self._added
+            self._added.setdefault(run_id, []).append(callback)
+        if start:
+            threading.Thread(target=self._watch, name="kapstan-futures", daemon=True).start()
+
+    def _watch(self) -> None:
+        with self._lock:
+            batch, self._added = self._added, {}
+        while batch:
+            for run_id in backends.current().queue.wait(list(batch), None):
+                for callback in batch.pop(run_id):
+                    callback()
+
+
+_watcher = _Watcher()
