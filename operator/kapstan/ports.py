@@ -105,17 +105,20 @@ class RunLog(Protocol):
         no log."""
         ...
 
-    def open(self, opening: bytes) -> list[bytes]:
+    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         """Become the writer: everything written before is returned (in order, without this ``opening``), and whoever
         wrote until now is fenced at its next append. ``opening`` must hold a token that is new for each process start.
 
-        Raises:
-            Fenced: another opener came later while this one was opening.
+        ``admit`` is shown what was written so far before anything is changed, and may refuse by raising. A busy writer
+        may have added to it by the time that the log is open.
         """
         ...
 
     def append(self, records: Sequence[bytes]) -> None:
         """Add ``records`` together; returns when they are durable.
+
+        After StoreUnavailable, or an exception that a signal raised in between, they may be in the log or not; the next
+        append settles that before it adds.
 
         Raises:
             Fenced: another opener has taken over; nothing of ``records`` is in the log.
@@ -278,9 +281,12 @@ class Lane(Protocol):
         ...
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
-        """Return every run that this lane holds, but for ``executing``, unharmed to the queue (what was claimed and
-        not yet
-        read included); the ids that went back. Safe to call from a second thread: it uses a connection of its own."""
+        """Return every run that this lane holds, but for ``executing``, unharmed to the queue.
+
+        Answers the ids of those that the caller has been given: it must not start them any more. What was claimed and
+        not yet read goes back, too; the lane itself drops it. Safe to call from a second thread: it uses a connection
+        of its own.
+        """
         ...
 
     def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:

@@ -1,0 +1,78 @@
+"""Every key that the queue writes, in one table: name, type, how long it stays, who takes it away.
+
+The scripts build these names from the prefix alone; ``tests/contract/queue`` compares the table with what a run leaves
+behind. Channels stand here too, since they share the prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from kapstan.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """One row: ``name`` with ``<placeholders>``, Redis ``type``, and why it does not stay for ever.
+
+    ``life``: ``ttl`` (always has one), ``ending`` (has one once the run ended), ``empties`` (goes with its last
+    element), ``session`` (ends with its session) or ``permanent`` (one per namespace).
+    """
+
+    name: str
+    type: Literal["string", "list", "hash", "set", "zset"]
+    life: Literal["ttl", "ending", "empties", "session", "permanent"]
+    owner: str
+    holds: str
+
+
+KEYS = (
+    KeySpec("m", "hash", "permanent", "set_era", "era and the run_id of the server start that it belongs to"),
+    KeySpec("n", "hash", "permanent", "every script", "per route: how many runs are delayed (d:) and running (r:)"),
+    KeySpec("t:<run_id>", "string", "ending", "submit", "the record of a run; a TTL from its end on"),
+    KeySpec("q:<route>", "list", "empties", "step", "ids of ready runs, next first"),
+    KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
+    KeySpec("s", "zset", "empties", "renew", "sessions by the end of their lease (ms)"),
+    KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
+    KeySpec("idle:<route>", "set", "session", "step", "parked lanes, checked when they are drawn"),
+    KeySpec("v:<run_id>", "set", "ttl", "watch", "clients other than the submitter that wait for a run"),
+    KeySpec("f:<run_id>", "string", "ttl", "flow_save", "summary of a flow run (JSON)"),
+    KeySpec("fl:<run_id>", "string", "ttl", "flow_lease", "highest attempt of a flow run, its lease and holder"),
+    KeySpec("fi", "zset", "permanent", "flow_save", "ids of recent flow runs, bounded"),
+)
+
+CHANNELS = (
+    ("c:<client>", "ends of runs, for their submitter or watcher: rid, 6 digits of length, record"),
+    ("l:<session>:<lane>", "a claim handed to a parked lane: 'c', rid, token, record"),
+    ("S:<session>", "what concerns a supervisor: a cancel, a drain, the end of its session"),
+    ("b", "to every lane: the era was raised or a session opened anew, step again"),
+    ("due", "to every supervisor: a run is due earlier than all others"),
+    ("runs", "id of a flow run whose summary was saved"),
+)
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def prefix_of(namespace: str) -> str:
+    """What every key of ``namespace`` begins with: its hash tag, so that one Redis Cluster slot holds them all.
+
+    Raises:
+        ConfigurationError: a namespace that could not be a Kubernetes name.
+    """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigurationError(
+            f"namespace={namespace!r} (KAPSTAN_NAMESPACE): give 1 to 63 letters, digits, '.', '_' or '-', "
+            "beginning and ending with a letter or digit"
+        )
+    return f"{{{namespace}}}:"
+
+
+def spec_of(key: str) -> KeySpec | None:
+    """The row of a key (without its prefix), None if the table does not know it."""
+    head, colon, _ = key.partition(":")
+    for spec in KEYS:
+        if spec.name.partition(":")[:2] == (head, colon):
+            return spec
+    return None

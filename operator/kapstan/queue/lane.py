@@ -1,0 +1,306 @@
+"""A lane: one executor's own line to the queue, ``ports.Lane`` on Redis.
+
+Made by ``RedisQueue.open_lane`` in the executor child. A parked lane blocks on the subscription of its connection; a
+submit anywhere hands it a claim through that. After every reconnect the lane announces what it still knows to hold, so
+that claims whose reply was lost go back, and sends its unanswered steps again; their commits are recognised.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import hiredis
+
+from kapstan.errors import QueueUnavailable
+from kapstan.ids import RunId, Token
+from kapstan.ports import Claim, Outcome, Stepped
+from kapstan.queue import scripts
+from kapstan.queue.record import LETTERS, check_format, claim_of
+from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack
+
+MOST = 256  # runs that one step claims or finishes
+_ERA_PATIENCE = 5.0  # seconds after which a lane asks again whether the era was raised
+
+
+class _Step(NamedTuple):
+    packed: bytes
+    finished: dict[RunId, str]
+    """The tokens of its outcomes: still held as long as the answer is open."""
+
+
+class RedisLane:
+    """See ``ports.Lane``."""
+
+    def __init__(self, dialer: Dialer, prefix: str, session: str, lane: int, routes: Sequence[str]) -> None:
+        self._dialer = dialer
+        self._prefix = prefix
+        self._session = session
+        self._lane = lane
+        self._routes: deque[str] = deque(routes)
+        self._ttl = dialer.settings.result_ttl_seconds
+        self._patience = dialer.settings.redis_retry_seconds
+        self._channel = f"{prefix}l:{session}:{lane}".encode()
+        self._broadcast = f"{prefix}b".encode()
+        self._wake = Wake()
+        self._steps: deque[_Step] = deque()
+        self._held: dict[RunId, str] = {}
+        self._pushed: list[Claim] = []
+        self._went_back: set[tuple[RunId, str]] = set()
+        self._parked = False
+        self._lock = threading.Lock()  # _held and _went_back: give_back comes from a second thread
+        self._side: Wire | None = None
+        self._side_lock = threading.Lock()
+        self._wire: Wire | None = None
+        dialer.patiently(self._connect, self._patience)
+
+    # ------------------------------------------------------------------ steps
+
+    def step(self, outcomes: Sequence[Outcome], want: int) -> Stepped:
+        self.send_step(outcomes, want)
+        return self.read_step()
+
+    def send_step(self, outcomes: Sequence[Outcome], want: int) -> None:
+        finished: dict[RunId, str] = {}
+        rest: list[str | bytes] = []
+        with self._lock:
+            held = self._held
+            for outcome in outcomes:
+                run_id = outcome.run_id
+                era, epoch = outcome.token
+                token_text = f"{era:06d}{epoch:08d}"
+                text = held.pop(run_id, None)
+                if text is not None and text != token_text:
+                    held[run_id] = text  # an outcome of an older claim; the newer one stays ours
+                finished[run_id] = token_text
+                rest += (run_id, token_text, LETTERS[outcome.state], outcome.envelope)
+            idle = not held and not self._pushed and not self._steps
+        if len(finished) > MOST:
+            raise ValueError(f"{len(finished)} outcomes in one step; the most is {MOST}")
+        routes = self._routes
+        packed = scripts.step.pack(
+            self._prefix, self._session, self._lane, min(want, MOST), int(idle and want > 0), self._ttl, len(routes),
+            *routes, *rest,
+        )  # fmt: skip
+        routes.rotate(-1)
+        self._steps.append(_Step(packed, finished))
+        if self._wire is not None:
+            try:
+                self._wire.send(packed)
+            except ConnectionLost:
+                self._disconnect()
+
+    def read_step(self) -> Stepped:
+        while True:
+            if self._wire is None:
+                self._recover(self._patience)
+            try:
+                assert self._wire is not None
+                reply: list[Any] = self._wire.read()
+            except ConnectionLost:
+                self._disconnect()
+                continue
+            if self._wire.pushes:
+                self._read_pushes(self._wire)
+            check_format(reply)
+            if reply[1] == b"ERA":
+                self._await_era()
+                continue
+            self._steps.popleft()
+            self._parked = reply[1] == b"PARKED"
+            claims = self._pushed
+            self._pushed = []
+            flat = reply[3]
+            for at in range(0, len(flat), 3):
+                self._accept(flat[at], flat[at + 1], flat[at + 2], claims)
+            return Stepped([run_id.decode() for run_id in reply[2]], claims)
+
+    def wait(self, timeout: float | None) -> list[Claim]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        asked = self._parked
+        while True:
+            if self._pushed:
+                claims, self._pushed, self._parked = self._pushed, [], False
+                return claims
+            if self._wire is None:
+                try:
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    self._recover(left)
+                except QueueUnavailable:
+                    return []
+                asked = False
+            if not asked:
+                asked = True
+                if claims := self.step([], 1).claims:
+                    return claims
+                continue
+            try:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                assert self._wire is not None
+                push = self._wire.receive(left, self._wake)
+            except ConnectionLost:
+                self._disconnect()
+                continue
+            if push is None:
+                return []
+            if self._read_push(push):
+                asked = self._parked = False
+
+    def wake(self) -> None:
+        self._wake.ring()
+
+    # ------------------------------------------------------------------ claims
+
+    def _accept(self, run_id: bytes, token: bytes, record: bytes, claims: list[Claim]) -> None:
+        """Add a claim that was read, unless ``give_back`` has returned it before it was read."""
+        rid, text = run_id.decode(), token.decode()
+        with self._lock:
+            if self._went_back and (rid, text) in self._went_back:
+                self._went_back.discard((rid, text))
+                return
+            self._held[rid] = text
+        claims.append(claim_of(rid, text, record))
+
+    def _read_pushes(self, wire: Wire) -> None:
+        while wire.pushes:
+            self._read_push(wire.pushes.popleft())
+
+    def _read_push(self, push: list[Any]) -> bool:
+        """Take in a message; True if it asks every lane to step again."""
+        if push[0] != b"message":
+            return False
+        if push[1] == self._broadcast:
+            return True
+        payload: bytes = push[2]
+        self._accept(payload[1:23], payload[23:37], payload[37:], self._pushed)
+        return False
+
+    def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
+        reply = self._aside(
+            scripts.give_back.pack(self._prefix, self._session, self._lane, self._ttl, *executing),
+        )
+        back: list[RunId] = []
+        with self._lock:
+            for at in range(0, len(reply[1]), 2):
+                rid, token = reply[1][at].decode(), reply[1][at + 1].decode()
+                if self._held.get(rid) == token:
+                    del self._held[rid]
+                    back.append(rid)
+                else:
+                    self._went_back.add((rid, token))
+        return back
+
+    def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
+        rest: list[str | bytes] = []
+        for run_id, token, state, envelope in outcomes:
+            rest += (run_id, str(token), LETTERS[state], envelope)
+        packed = scripts.step.pack(self._prefix, self._session, self._lane, 0, 0, self._ttl, 0, *rest)
+        while (reply := self._aside(packed))[1] == b"ERA":
+            time.sleep(0.05)  # a supervisor is raising the era
+        with self._lock:
+            for outcome in outcomes:
+                self._held.pop(outcome.run_id, None)
+        return [run_id.decode() for run_id in reply[2]]
+
+    def retry(self, run_id: RunId, token: Token, delay: float) -> bool:
+        arguments = (self._prefix, self._session, run_id, str(token), max(0, round(delay * 1000)), self._ttl)
+        while True:
+            reply = self._aside(scripts.retry.pack(*arguments, 0), scripts.retry.pack(*arguments, 1))
+            if reply[1] != b"ERA":
+                break
+            time.sleep(0.05)  # a supervisor is raising the era
+        with self._lock:
+            if self._held.get(run_id) == str(token):
+                del self._held[run_id]
+        return reply[1] == b"OK"
+
+    def _aside(self, packed: bytes, repeated: bytes | None = None) -> Any:
+        """Call on the second connection, so that steps in flight on the first do not matter."""
+        calls = [packed]
+
+        def attempt() -> Any:
+            try:
+                if self._side is None:
+                    self._side = self._dialer.dial()
+                return self._side.call(calls[0])
+            except ConnectionLost:
+                if self._side is not None:
+                    self._side.close()
+                    self._side = None
+                    calls[0] = repeated or packed
+                raise
+
+        with self._side_lock:
+            reply = self._dialer.patiently(attempt, self._patience)
+        check_format(reply)
+        return reply
+
+    # ------------------------------------------------------------------ connection
+
+    def _connect(self) -> None:
+        wire = self._dialer.dial()
+        try:
+            with self._lock:
+                known = dict(self._held)
+            for step in self._steps:
+                known.update(step.finished)
+            flat = [text for claim in known.items() for text in claim]
+            wire.send(
+                pack("SUBSCRIBE", self._channel, self._broadcast)
+                + scripts.announce.pack(self._prefix, self._session, self._lane, self._ttl, *flat)
+            )
+            check_format(wire.read())
+            wire.pushes.clear()  # confirmations
+            for step in self._steps:
+                wire.send(step.packed)
+        except BaseException:
+            wire.close()
+            raise
+        self._wire = wire
+        self._parked = False
+
+    def _recover(self, seconds: float | None) -> None:
+        def given_up() -> bool:
+            if self._wake.clear():
+                self._wake.ring()  # for the wait that comes
+                return not self._steps
+            return False
+
+        try:
+            self._dialer.patiently(self._connect, seconds, given_up)
+        except QueueUnavailable:
+            self._steps.clear()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._wire is not None:
+            self._read_pushes(self._wire)
+            self._wire.close()
+            self._wire = None
+        self._parked = False
+
+    def _await_era(self) -> None:
+        """Block until the era was raised, then begin a new connection, which sends the open steps again in order."""
+        until = time.monotonic() + _ERA_PATIENCE
+        while (left := until - time.monotonic()) > 0 and self._wire is not None:
+            try:
+                item = self._wire.receive(left, _NO_WAKE)
+            except ConnectionLost:
+                break
+            if type(item) is hiredis.PushNotification and self._read_push(item):
+                break
+        self._disconnect()
+
+    def close(self) -> None:
+        self._disconnect()
+        with self._side_lock:
+            if self._side is not None:
+                self._side.close()
+                self._side = None
+        self._wake.close()
+
+
+_NO_WAKE = Wake()

@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- cancel: end a ready or delayed run at once; tell the supervisor of a running one.
+-- KEYS: prefix
+-- ARGV: run_id ttl
+-- Reply: format, the state before ('' if there is no such run)
+-- A cancelled run stays in its ready list until a claim comes by and skips it.
+local rid = ARGV[1]
+local record = call('GET', P .. 't:' .. rid)
+if not record then return {'1', ''} end
+local state = state_of(record)
+if state == 'q' or state == 'd' then
+  if state == 'd' then
+    call('ZREM', P .. 'd', rid)
+    count('d:', route_of(record), -1)
+  end
+  finish(rid, record, 'k', token_of(record), '', ARGV[2])
+elseif state == 'r' then
+  call('SETRANGE', P .. 't:' .. rid, 0, sub(flagged(record, CANCEL), 1, 29))
+  for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
+    local w = P .. 'w:' .. session
+    if call('HEXISTS', w, rid) == 1 then
+      local asked = call('HGET', w, '~') or ''
+      if not find(asked, rid, 1, true) then call('HSET', w, '~', asked .. rid) end
+      call('PUBLISH', P .. 'S:' .. session, 'c' .. rid)
+      break
+    end
+  end
+end
+settle()
+return {'1', state}

@@ -1,0 +1,19 @@
+#!lua flags=allow-oom
+-- drain: sessions claim no more and their lanes are unparked; their supervisors are told.
+-- KEYS: prefix
+-- ARGV: name exact
+--   exact: as in expire
+-- Reply: format, names of the sessions
+local names = {}
+for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
+  if session == ARGV[1] or (ARGV[2] == '0' and sub(session, 1, #ARGV[1]) == ARGV[1]) then
+    local w = P .. 'w:' .. session
+    call('HSET', w, '!', '1')
+    for _, field in ipairs(call('HKEYS', w)) do
+      if sub(field, 1, 1) == '#' then call('HDEL', w, field) end
+    end
+    call('PUBLISH', P .. 'S:' .. session, 'd')
+    names[#names + 1] = session
+  end
+end
+return {'1', names}

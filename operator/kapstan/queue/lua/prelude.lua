@@ -1,0 +1,269 @@
+-- Stands in front of every script: the record's layout, the clock, the era, and the steps that scripts share.
+--
+-- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
+--   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-24 since (hex seconds of the present state), 25 crashes,
+--   26-28 attempt, 29 flags (1 watched, 2 cancel asked, 4 alone), 30 effect class, 31-38 client, then
+--   fingerprint NUL route NUL envelope.
+-- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
+-- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' parked lane,
+-- and for every claim rid -> token .. lane.
+local P = KEYS[1]
+local call, sub, find, format = redis.call, string.sub, string.find, string.format
+local TERMINAL = {c = true, f = true, x = true, k = true}
+local WATCHED, CANCEL, ALONE = 1, 2, 4
+local RID = 22
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local since = format('%08x', time[1])
+
+local function state_of(record) return sub(record, 2, 2) end
+local function token_of(record) return sub(record, 3, 16) end
+local function has(record, flag) return bit.band(sub(record, 29, 29), flag) ~= 0 end
+local function flagged(record, flag) return sub(record, 1, 28) .. bit.bor(sub(record, 29, 29), flag) .. sub(record, 30) end
+
+-- The route of a record, and the position of the NUL behind it.
+local function route_of(record)
+  local from = find(record, '\0', 39, true) + 1
+  local to = find(record, '\0', from, true)
+  return sub(record, from, to - 1), to
+end
+
+-- The era in which this server may mint tokens; false from its start until set_era names this very start.
+local known_era
+local function era()
+  if known_era == nil then
+    local stored = call('HMGET', P .. 'm', 'era', 'run_id')
+    known_era = stored[1] and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
+  end
+  return known_era
+end
+
+-- How many runs of a route run or are delayed (hash n): collected here, written once by settle().
+local moved = {}
+local function count(kind, route, by)
+  local field = kind .. route
+  moved[field] = (moved[field] or 0) + by
+end
+
+-- What clients are told about ended runs, one message per client and call: rid, six digits of length, record
+-- (length 0: too long to ride along, read it).
+local news = {}
+local function note(client, rid, record)
+  local parts = news[client]
+  if not parts then
+    parts = {}
+    news[client] = parts
+  end
+  parts[#parts + 1] = #record <= 2048 and rid .. format('%06d', #record) .. record or rid .. '000000'
+end
+
+local function settle()
+  for field, by in pairs(moved) do
+    if by ~= 0 then call('HINCRBY', P .. 'n', field, by) end
+  end
+  for client, parts in pairs(news) do
+    call('PUBLISH', P .. 'c:' .. client, table.concat(parts))
+  end
+end
+
+-- Write the end of a run and note it for its submitter and for whoever watches it.
+local function finish(rid, record, state, token, envelope, ttl)
+  local _, to = route_of(record)
+  local ended = '1' .. state .. token .. since .. sub(record, 25, 28) .. '0' .. sub(record, 30, to) .. envelope
+  call('SET', P .. 't:' .. rid, ended, 'EX', ttl)
+  note(sub(record, 31, 38), rid, ended)
+  if has(record, WATCHED) then
+    for _, client in ipairs(call('SMEMBERS', P .. 'v:' .. rid)) do note(client, rid, ended) end
+    call('DEL', P .. 'v:' .. rid)
+  end
+end
+
+-- Take up to `want` ready runs off a route's list as {rid, record} pairs; whatever was cancelled meanwhile is skipped.
+-- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: claim no more now.
+local function take(route, want, empty)
+  local list, taken, bound = P .. 'q:' .. route, {}, 0
+  while #taken < want and bound < 100 do
+    bound = bound + 1
+    local rids = call('LPOP', list, #taken == 0 and 1 or want - #taken)
+    if not rids then return taken, false end
+    local keys = {}
+    for i, rid in ipairs(rids) do keys[i] = P .. 't:' .. rid end
+    local records = call('MGET', unpack(keys))
+    for i, rid in ipairs(rids) do
+      local record = records[i]
+      if record and state_of(record) == 'q' then
+        if sub(record, 30, 30) ~= 'p' or has(record, ALONE) then
+          if empty and #taken == 0 then
+            taken[1] = {rid, record}
+            i = i + 1
+          end
+          for j = #rids, i, -1 do call('LPUSH', list, rids[j]) end
+          return taken, true
+        end
+        taken[#taken + 1] = {rid, record}
+      end
+    end
+  end
+  return taken, #taken >= want
+end
+
+-- Give the runs in `taken` to a lane: mints their tokens. Appends rid, token, record to `claims`.
+local function hold(session, lane, route, taken, claims)
+  if #taken == 0 then return end
+  local fields = {}
+  for _, run in ipairs(taken) do
+    local rid, record = run[1], run[2]
+    local token = era() .. format('%08d', sub(record, 9, 16) + 1)
+    call('SETRANGE', P .. 't:' .. rid, 1, 'r' .. token .. since)
+    fields[#fields + 1] = rid
+    fields[#fields + 1] = token .. lane
+    claims[#claims + 1] = rid
+    claims[#claims + 1] = token
+    claims[#claims + 1] = record
+  end
+  call('HSET', P .. 'w:' .. session, unpack(fields))
+  count('r:', route, #taken)
+end
+
+-- The next parked lane of a live session that serves `route`: session, lane. Stale entries are dropped on the way.
+local function idle_lane(route)
+  for _ = 1, 1000 do
+    local member = call('SPOP', P .. 'idle:' .. route)
+    if not member then return nil end
+    local session, lane = string.match(member, '^(.*)|(%d+)$')
+    local marks = call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
+    local lease = call('ZSCORE', P .. 's', session)
+    if marks[1] and not marks[2] and marks[3] and lease and tonumber(lease) > now then return session, lane end
+  end
+  return nil
+end
+
+-- Hand the ready runs of a route to parked lanes, each with its claim in the message. A lane that does not listen
+-- (0 receivers) is unparked, and its run stays first in the list with the epoch that was spent.
+local function offer(route)
+  local list = P .. 'q:' .. route
+  for _ = 1, 100 do
+    if call('EXISTS', P .. 'idle:' .. route) == 0 or call('LLEN', list) == 0 or not era() then return end
+    local session, lane = idle_lane(route)
+    if not session then return end
+    local taken, claims = take(route, 1, true), {}
+    if #taken == 0 then
+      call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
+      return
+    end
+    call('HDEL', P .. 'w:' .. session, '#' .. lane)
+    hold(session, lane, route, taken, claims)
+    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, 'c' .. claims[1] .. claims[2] .. claims[3]) == 0 then
+      call('SETRANGE', P .. 't:' .. claims[1], 1, 'q')
+      call('HDEL', P .. 'w:' .. session, claims[1])
+      call('LPUSH', list, claims[1])
+      count('r:', route, -1)
+    end
+  end
+end
+
+local function offer_all(routes)
+  for route in pairs(routes) do offer(route) end
+end
+
+-- Move at most 100 due runs to their ready lists and offer them.
+local function promote()
+  local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', now, 'LIMIT', 0, 100)
+  if #due == 0 then return end
+  local routes = {}
+  for _, rid in ipairs(due) do
+    local record = call('GET', P .. 't:' .. rid)
+    if record and state_of(record) == 'd' then
+      local route = route_of(record)
+      call('SETRANGE', P .. 't:' .. rid, 1, 'q' .. token_of(record) .. since)
+      call('RPUSH', P .. 'q:' .. route, rid)
+      count('d:', route, -1)
+      routes[route] = true
+    end
+    call('ZREM', P .. 'd', rid)
+  end
+  offer_all(routes)
+end
+
+-- Let a run wait until `due` (ms); supervisors are told when nothing was due earlier.
+local function delay_until(rid, route, due)
+  call('ZADD', P .. 'd', due, rid)
+  count('d:', route, 1)
+  if call('ZRANGE', P .. 'd', 0, 0)[1] == rid then call('PUBLISH', P .. 'due', due) end
+end
+
+-- The claims of a session, of one lane (or of all: lane nil), as {rid, token, lane} in the order of submission.
+local function claims_of(session, lane)
+  local found = {}
+  local fields = call('HGETALL', P .. 'w:' .. session)
+  for i = 1, #fields, 2 do
+    local holder = sub(fields[i + 1], 15)
+    if #fields[i] == RID and (not lane or holder == lane) then
+      found[#found + 1] = {fields[i], sub(fields[i + 1], 1, 14), holder}
+    end
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] end)
+  return found
+end
+
+-- Take claims away from a session. Each run goes back to the front of its list, its token kept so that the next claim
+-- mints a greater one; one that was to be cancelled ends instead. `mark(claim, record)` may change the record first.
+-- The caller offers the routes it is answered.
+local function release(session, claims, ttl, mark)
+  local routes = {}
+  for i = #claims, 1, -1 do
+    local rid, token = claims[i][1], claims[i][2]
+    local record = call('GET', P .. 't:' .. rid)
+    call('HDEL', P .. 'w:' .. session, rid)
+    if record and state_of(record) == 'r' and token_of(record) == token then
+      local route = route_of(record)
+      count('r:', route, -1)
+      if mark then record = mark(claims[i], record) end
+      if record and has(record, CANCEL) then
+        finish(rid, record, 'k', token, '', ttl)
+      elseif record then
+        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 25, 29))
+        call('LPUSH', P .. 'q:' .. route, rid)
+        routes[route] = true
+      end
+    end
+  end
+  return routes
+end
+
+local function charged(record)
+  return sub(record, 1, 24) .. math.min(sub(record, 25, 25) + 1, 9) .. sub(record, 26)
+end
+
+-- End a session: its runs go back. If its process died (`crashed`), a lane that held one run was executing it, and that
+-- run is charged; of several nobody can tell which one it was, so each is claimed alone from now on. False: more than
+-- 1,000 claims were held, the rest is for the next call.
+local function end_session(session, ttl, crashed)
+  local w = P .. 'w:' .. session
+  local info = call('HGET', w, '@')
+  local claims, per_lane = claims_of(session), {}
+  for _, claim in ipairs(claims) do per_lane[claim[3]] = (per_lane[claim[3]] or 0) + 1 end
+  local more = #claims > 1000
+  while #claims > 1000 do table.remove(claims) end
+  local routes = release(session, claims, ttl, function(claim, record)
+    if not crashed then return record end
+    return per_lane[claim[3]] == 1 and charged(record) or flagged(record, ALONE)
+  end)
+  if info then
+    local served = cjson.decode(info)
+    for _, route in ipairs(served.routes) do
+      for lane = 0, served.lanes - 1 do call('SREM', P .. 'idle:' .. route, session .. '|' .. lane) end
+    end
+  end
+  if more then
+    call('HDEL', w, '@')
+    call('ZADD', P .. 's', 0, session)
+  else
+    call('DEL', w)
+    call('ZREM', P .. 's', session)
+  end
+  call('PUBLISH', P .. 'S:' .. session, 'e')
+  offer_all(routes)
+  return not more
+end

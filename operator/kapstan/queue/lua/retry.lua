@@ -1,0 +1,32 @@
+#!lua flags=allow-oom
+-- retry: free a claim and let the run start again after a delay, as its next attempt.
+-- KEYS: prefix
+-- ARGV: session run_id token delay_ms ttl repeated
+--   repeated: 1 if an earlier call with these arguments may have been carried out
+-- Reply: format, OK | LOST | ERA
+local session, rid, token, delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+if not era() then return {'1', 'ERA'} end
+local w = P .. 'w:' .. session
+local claim = call('HGET', w, rid)
+local record = call('GET', P .. 't:' .. rid)
+if not record or not claim or sub(claim, 1, 14) ~= token then
+  local mine = record and ARGV[6] == '1' and token_of(record) == token and find('qdk', state_of(record), 1, true)
+  return {'1', mine and 'OK' or 'LOST'}
+end
+local route = route_of(record)
+call('HDEL', w, rid)
+count('r:', route, -1)
+if has(record, CANCEL) then
+  finish(rid, record, 'k', token, '', ARGV[5])
+else
+  local attempt = format('%03d', math.min(sub(record, 26, 28) + 1, 999))
+  call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 25, 25) .. attempt)
+  if delay > 0 then
+    delay_until(rid, route, now + delay)
+  else
+    call('RPUSH', P .. 'q:' .. route, rid)
+    offer(route)
+  end
+end
+settle()
+return {'1', 'OK'}

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- set_era: let this start of the server mint tokens of a new era, and wake the lanes that wait for it.
+-- KEYS: prefix
+-- ARGV: era
+--   era: 6 digits, from the register outside Redis
+-- Reply: format, OK | OLD, the era in force
+-- Only a larger era is accepted: tokens never repeat, whatever state the server came back with.
+local stored = call('HGET', P .. 'm', 'era') or '000000'
+if ARGV[1] <= stored then return {'1', era() and 'OK' or 'OLD', stored} end
+local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
+call('HSET', P .. 'm', 'era', ARGV[1], 'run_id', run_id)
+call('PUBLISH', P .. 'b', 'era')
+return {'1', 'OK', ARGV[1]}

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- watch: which of these runs have ended; this client will be told when the others do.
+-- KEYS: prefix
+-- ARGV: client ttl run_ids...
+-- Reply: format, rid and record of each that has ended
+-- A run's submitter is told anyway; any other client is written down with the run.
+local answer, keys = {}, {}
+for i = 3, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
+local records = call('MGET', unpack(keys))
+for i, record in ipairs(records) do
+  local rid = ARGV[i + 2]
+  if record and TERMINAL[state_of(record)] then
+    answer[#answer + 1] = rid
+    answer[#answer + 1] = record
+  elseif record and sub(record, 31, 38) ~= ARGV[1] then
+    call('SADD', P .. 'v:' .. rid, ARGV[1])
+    call('EXPIRE', P .. 'v:' .. rid, ARGV[2])
+    if not has(record, WATCHED) then
+      call('SETRANGE', P .. 't:' .. rid, 28, bit.bor(sub(record, 29, 29), WATCHED))
+    end
+  end
+end
+return {'1', answer}

@@ -1,0 +1,126 @@
+"""The record of a run and its route, as bytes; the Lua twin stands at the head of ``lua/prelude.lua``.
+
+Called by the adapter's other modules; knows nothing of connections or envelopes' content.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from kapstan.errors import ConfigurationError, QueueUnavailable
+from kapstan.ids import RunId, Token
+from kapstan.ports import Claim, RunRecord, RunState, Submission
+
+FORMAT = b"1"
+_STATES: dict[int, RunState] = {
+    ord("q"): "ready",
+    ord("d"): "delayed",
+    ord("r"): "running",
+    ord("p"): "parked",
+    ord("c"): "completed",
+    ord("f"): "failed",
+    ord("x"): "crashed",
+    ord("k"): "cancelled",
+}
+LETTERS = {state: chr(letter) for letter, state in _STATES.items()}
+TERMINAL = b"cfxk"
+_HEAD = 38  # where the fingerprint begins
+_QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_FINGERPRINT = re.compile(r"[\x21-\x7e]{8,16}")
+
+
+class Route(NamedTuple):
+    """Which ready list a run stands in: the task, and the queue if it is not ``default``."""
+
+    queue: str
+    task: str
+
+    def __str__(self) -> str:
+        return self.task if self.queue == "default" else f"{self.queue}|{self.task}"
+
+    @classmethod
+    def parse(cls, text: str) -> Route:
+        queue, bar, task = text.partition("|")
+        return cls(queue, task) if bar else cls("default", text)
+
+
+def route_of(task: str, queue: str) -> str:
+    """The route of a task in a queue.
+
+    Raises:
+        ConfigurationError: a name that routes and records could not tell apart.
+    """
+    if not task or "\0" in task or "|" in task or len(task.encode()) > 200:
+        raise ConfigurationError(f"task={task!r}: give 1 to 200 bytes, without '|'")
+    if not _QUEUE.fullmatch(queue):
+        raise ConfigurationError(f"queue={queue!r}: give 1 to 63 letters, digits, '.', '_' or '-'")
+    return str(Route(queue, task))
+
+
+def state_of(letter: int) -> RunState:
+    return _STATES[letter]
+
+
+def tail_of(submission: Submission, client: bytes) -> bytes:
+    """The part of the record that the submitter writes: crashes, attempt, flags, class, client, fingerprint, route,
+    envelope.
+
+    Raises:
+        ConfigurationError: a field that does not fit.
+    """
+    if not _FINGERPRINT.fullmatch(submission.fingerprint):
+        raise ConfigurationError(f"fingerprint={submission.fingerprint!r}: give 8 to 16 printable characters")
+    if submission.effect not in ("p", "i", "a", "t"):
+        raise ConfigurationError(f"effect={submission.effect!r}: give p, i, a or t")
+    return (
+        f"00010{submission.effect}".encode()
+        + client
+        + submission.fingerprint.encode()
+        + b"\0"
+        + route_of(submission.task, submission.queue).encode()
+        + b"\0"
+        + submission.envelope
+    )
+
+
+def check_format(reply: list[bytes]) -> None:
+    """Every reply of a script begins with its format.
+
+    Raises:
+        QueueUnavailable: the scripts are of a release that this one cannot read.
+    """
+    if reply[0] != FORMAT:
+        raise QueueUnavailable(f"a script answered in format {reply[0]!r}; this release reads {FORMAT!r}")
+
+
+def claim_of(run_id: RunId, token: str, record: bytes) -> Claim:
+    """A claim from the record as it was before it."""
+    _, route, envelope = record[_HEAD:].split(b"\0", 2)
+    task = route.decode()
+    return Claim(
+        run_id,
+        task.partition("|")[2] if "|" in task else task,
+        Token.parse(token),
+        int(record[25:28]),
+        record[24] - 48,
+        chr(record[29]),
+        envelope,
+    )
+
+
+def record_of(run_id: RunId, record: bytes) -> RunRecord:
+    if record[:1] != FORMAT:
+        raise QueueUnavailable(f"run {run_id} has record format {record[:1]!r}; this release reads {FORMAT!r}")
+    _, route, envelope = record[_HEAD:].split(b"\0", 2)
+    queue, task = Route.parse(route.decode())
+    return RunRecord(
+        run_id,
+        task,
+        queue,
+        _STATES[record[1]],
+        Token(int(record[2:8] or b"0"), int(record[8:16] or b"0")),
+        int(record[25:28]),
+        record[24] - 48,
+        envelope,
+    )

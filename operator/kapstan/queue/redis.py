@@ -1,0 +1,291 @@
+"""``RedisQueue``: ``ports.Queue`` on Redis, for the background runs of one namespace.
+
+Made by ``backend``. Clients call it from any thread; supervisors and executors get their ``Session`` and ``Lane`` here.
+It knows records and scripts, never what an envelope holds. Nothing that was opened before a fork is used after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
+from kapstan.ids import RunId, new_nonce
+from kapstan.ports import Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.queue import scripts
+from kapstan.queue.inbox import Inbox
+from kapstan.queue.keys import prefix_of
+from kapstan.queue.lane import RedisLane
+from kapstan.queue.record import check_format, record_of, route_of, state_of, tail_of
+from kapstan.queue.session import RedisSession
+from kapstan.queue.wire import ConnectionLost, Dialer, Wire, check_server, pack
+from kapstan.settings import Settings
+
+T = TypeVar("T")
+_BULK = 250  # runs per call of submit_many; two calls are in flight
+_SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
+
+class RedisQueue:
+    """See ``ports.Queue``.
+
+    Args:
+        register: raised by the sessions of this queue when the server was restarted; clients never use it.
+    """
+
+    def __init__(self, settings: Settings, register: EraRegister) -> None:
+        self.settings = settings
+        self.prefix = prefix_of(settings.namespace)
+        self._register = register
+        self._dialer = Dialer(settings)
+        self._begin()
+        _queues.add(self)
+
+    def _begin(self) -> None:
+        self._client = new_nonce()[-8:].encode()
+        self._idle: deque[Wire] = deque()
+        self._inbox = Inbox(self._dialer, self.prefix, self._client)
+
+    def _after_fork(self) -> None:
+        self._inbox.abandon()
+        self._dialer = Dialer(self.settings)
+        self._begin()
+
+    # ------------------------------------------------------------------ submitting
+
+    def submit(self, submission: Submission) -> Submitted:
+        delay = _milliseconds(submission.delay)
+        _, answer, letter = self.call(
+            scripts.submit.pack(self.prefix, submission.run_id, delay, tail_of(submission, self._client))
+        )
+        if answer == b"CONFLICT":
+            raise _conflict([submission.run_id])
+        return Submitted(state_of(letter[0]), answer == b"DUP")
+
+    def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        calls: list[bytes] = []
+        for at in range(0, len(submissions), _BULK):
+            items: list[scripts.Argument] = []
+            for submission in submissions[at : at + _BULK]:
+                items += (submission.run_id, _milliseconds(submission.delay), tail_of(submission, self._client))
+            calls.append(scripts.submit_many.pack(self.prefix, *items))
+        answers = b"".join([reply[1] for reply in self._call_many(calls)])
+        conflicts = [s.run_id for s, mark in zip(submissions, answers[1::2], strict=True) if mark == ord("!")]
+        if conflicts:
+            raise _conflict(conflicts)
+        new, repeat = ord("0"), ord("1")
+        known = {
+            (letter, mark): Submitted(state_of(letter), mark == repeat)
+            for letter, mark in set(zip(answers[::2], answers[1::2], strict=True))
+            if mark in (new, repeat)
+        }
+        return [known[pair] for pair in zip(answers[::2], answers[1::2], strict=True)]
+
+    # ------------------------------------------------------------------ reading
+
+    def record(self, run_id: RunId) -> RunRecord | None:
+        return self.records([run_id])[0]
+
+    def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
+        found: dict[RunId, bytes | None] = {run_id: self._inbox.seen(run_id) for run_id in run_ids}
+        unseen = [run_id for run_id, record in found.items() if record is None]
+        for at in range(0, len(unseen), 500):
+            chunk = unseen[at : at + 500]
+            values = self.command(pack("MGET", *[f"{self.prefix}t:{run_id}" for run_id in chunk]))
+            found.update(zip(chunk, values, strict=True))
+        return [record_of(run_id, record) if (record := found[run_id]) else None for run_id in run_ids]
+
+    def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
+        return self._inbox.wait(run_ids, timeout)
+
+    def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth:
+        ready = delayed = running = 0
+        oldest = -1
+        routes = [route_of(task, queue) for task in tasks]
+        for at in range(0, len(routes), 500):
+            reply = self.call(scripts.depth.pack(self.prefix, *routes[at : at + 500]))
+            ready, delayed, running = ready + reply[1], delayed + reply[2], running + reply[3]
+            oldest = max(oldest, reply[4])
+        return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None)
+
+    def runs(self, limit: int = 100) -> list[RunRecord]:
+        pattern = f"{self.prefix}t:*"
+        cursor, found = b"0", set[bytes]()
+        for _ in range(100):
+            cursor, keys = self.command(pack("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
+            found.update(keys)
+            if cursor == b"0":
+                break
+        newest = sorted((key[len(self.prefix) + 2 :].decode() for key in found), reverse=True)[:limit]
+        return [record for record in self.records(newest) if record is not None]
+
+    # ------------------------------------------------------------------ acting on runs and sessions
+
+    def cancel(self, run_id: RunId) -> RunState | None:
+        letter = self.call(scripts.cancel.pack(self.prefix, run_id, self.settings.result_ttl_seconds))[1]
+        return state_of(letter[0]) if letter else None
+
+    def open_session(
+        self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
+    ) -> RedisSession:
+        name = session or f"{_host()}-{os.getpid()}-{new_nonce()[-8:]}"
+        if not _SESSION.fullmatch(name):
+            raise ConfigurationError(f"session={name!r}: give 1 to 200 letters, digits, '.', '_' or '-'")
+        if lanes < 1:
+            raise ConfigurationError(f"lanes={lanes}: give at least 1")
+        return RedisSession(
+            self._dialer, self.call, self._register, self.prefix, name,
+            worker=worker, tasks=tasks, queue=queue, routes=[route_of(task, queue) for task in tasks], lanes=lanes,
+        )  # fmt: skip
+
+    def open_lane(self, session: str, lane: int, tasks: Sequence[str], *, queue: str = "default") -> RedisLane:
+        return RedisLane(self._dialer, self.prefix, session, lane, [route_of(task, queue) for task in tasks])
+
+    def expire_session(self, session_prefix: str) -> list[str]:
+        ended: list[str] = []
+        done = False
+        while not done:
+            packed = scripts.expire.pack(self.prefix, session_prefix, 0, 1, self.settings.result_ttl_seconds)
+            _, done, names = self.call(packed)
+            ended += [name.decode() for name in names]
+        return sorted(set(ended))
+
+    def drain_session(self, session_prefix: str) -> list[str]:
+        return [name.decode() for name in self.call(scripts.drain.pack(self.prefix, session_prefix, 0))[1]]
+
+    def sessions(self) -> list[SessionInfo]:
+        flat = self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1, "WITHSCORES"))
+        seconds, micros = self.command(pack("TIME"))
+        now = int(seconds) + int(micros) / 1e6
+        found = [_session_info(name, end - now * 1000, fields) for name, end, fields in self._with_fields(flat)]
+        return [info for info in found if info is not None]
+
+    def _with_fields(self, sessions: list[Any]) -> Iterator[tuple[str, float, dict[bytes, bytes]]]:
+        for name, end in sessions:
+            yield name.decode(), end, self.command(pack("HGETALL", f"{self.prefix}w:{name.decode()}"))
+
+    def ping(self) -> str:
+        about = self.command(pack("INFO", "server"))
+        return check_server(about.decode(), self.command(pack("INFO", "memory")).decode())
+
+    def close(self) -> None:
+        self._inbox.close()
+        while self._idle:
+            self._idle.pop().close()
+
+    # ------------------------------------------------------------------ calling
+
+    def call(self, packed: bytes) -> list[Any]:
+        """The reply of one script; see ``command``."""
+        reply = self.command(packed)
+        check_format(reply)
+        return reply
+
+    def command(self, packed: bytes) -> Any:
+        """The reply to one command; repeated while Redis is away, so ``packed`` must be harmless to repeat.
+
+        Raises:
+            QueueUnavailable: Redis stayed away.
+        """
+        try:
+            with self._wire() as wire:
+                return wire.call(packed)
+        except ConnectionLost:
+            return self._dialer.patiently(lambda: self._call_anew(packed), self.settings.redis_retry_seconds)
+
+    def dial(self) -> Wire:
+        """A connection of one's own; see ``Dialer.dial``."""
+        return self._dialer.dial()
+
+    def try_for(self, seconds: float, attempt: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
+        """``attempt()``, repeated while Redis is away; None after ``seconds`` or when ``given_up()``."""
+        try:
+            return self._dialer.patiently(attempt, seconds, given_up)
+        except QueueUnavailable:
+            return None
+
+    def _call_anew(self, packed: bytes) -> Any:
+        with self._wire() as wire:
+            return wire.call(packed)
+
+    def _call_many(self, calls: Sequence[bytes]) -> list[Any]:
+        """The replies to script calls, two of which are in flight at a time."""
+        return self._dialer.patiently(lambda: self._stream(calls), self.settings.redis_retry_seconds)
+
+    def _stream(self, calls: Sequence[bytes]) -> list[Any]:
+        replies: list[Any] = []
+        with self._wire() as wire:
+            for index, packed in enumerate(calls):
+                wire.send(packed)
+                if index >= 1:
+                    replies.append(wire.read())
+            if calls:
+                replies.append(wire.read())
+        for reply in replies:
+            check_format(reply)
+        return replies
+
+    @contextmanager
+    def _wire(self) -> Generator[Wire]:
+        """A connection that no other thread uses; the ones left over wait for the next call."""
+        try:
+            wire = self._idle.pop()
+        except IndexError:
+            wire = self._dialer.dial()
+        try:
+            yield wire
+        except BaseException:
+            wire.close()
+            if self._idle:  # of the same age: likely gone with it
+                stale, self._idle = self._idle, deque()
+                for other in stale:
+                    other.close()
+            raise
+        self._idle.append(wire)
+
+
+_queues: weakref.WeakSet[RedisQueue] = weakref.WeakSet()
+
+
+def _begin_all_anew() -> None:
+    for queue in list(_queues):
+        queue._after_fork()  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_begin_all_anew)
+
+
+def _milliseconds(delay: float) -> int:
+    if not 0 <= delay < 10 * 366 * 86400:
+        raise ConfigurationError(f"delay={delay!r}: give 0 seconds to ten years")
+    return round(delay * 1000)
+
+
+def _conflict(run_ids: list[RunId]) -> IdempotencyConflict:
+    return IdempotencyConflict(f"run {', '.join(run_ids[:5])} exists with another task or other arguments")
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:60] or "host"
+
+
+def _session_info(name: str, lease_left_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:
+    if b"@" not in fields:
+        return None
+    info = json.loads(fields[b"@"])
+    return SessionInfo(
+        session=name,
+        worker=info["worker"],
+        tasks=tuple(info["tasks"]),
+        lanes=info["lanes"],
+        claimed=sum(1 for field in fields if len(field) == 22),
+        draining=b"!" in fields,
+        lease_left=lease_left_ms / 1000,
+    )

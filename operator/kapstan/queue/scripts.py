@@ -1,0 +1,111 @@
+"""Typed stubs of the Lua scripts: what each takes, in the order of the header comment of its file.
+
+A stub's parameters are compared with the header when this module is imported, so that neither changes without the
+other. A script's text is its first line, ``prelude.lua`` and its own lines; it is called by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, ParamSpec, cast
+
+import hiredis
+
+P = ParamSpec("P")
+Argument = bytes | str | int
+_pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+_FOLDER = Path(__file__).with_name("lua")
+_PRELUDE = (_FOLDER / "prelude.lua").read_text()
+SCRIPTS: dict[str, Script[...]] = {}
+
+
+class Script(Generic[P]):
+    """One state change: its text, its hash, and the packing of its call."""
+
+    def __init__(self, stub: Callable[P, None]) -> None:
+        self.name: str = stub.__name__
+        first, body = (_FOLDER / f"{self.name}.lua").read_text().split("\n", 1)
+        self.text = f"{first}\n{_PRELUDE}{body}"
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        _check_header(self.name, body, stub)
+        SCRIPTS[self.name] = self
+
+    def pack(self, prefix: str, *args: P.args, **_none: P.kwargs) -> bytes:
+        """The call as it goes over the wire."""
+        return _pack_command(("EVALSHA", self.sha, 1, prefix, *args))
+
+
+def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
+    header = re.search(r"^-- KEYS: prefix\n-- ARGV: (.*)$", body, re.MULTILINE)
+    code = stub.__code__
+    rest = code.co_varnames[code.co_argcount :][:1] if code.co_flags & 0x04 else ()
+    wanted = [*code.co_varnames[: code.co_argcount], *(f"{parameter}..." for parameter in rest)]
+    if header is None or header[1].split() != wanted:
+        raise TypeError(f"{name}.lua takes {header[1] if header else 'nothing'}, its stub {' '.join(wanted)}")
+
+
+@Script
+def submit(run_id: str, delay_ms: int, tail: bytes) -> None: ...
+
+
+@Script
+def submit_many(*items: Argument) -> None: ...
+
+
+@Script
+def step(session: str, lane: int, want: int, park: int, ttl: int, routes: int, *rest: Argument) -> None: ...
+
+
+@Script
+def give_back(session: str, lane: int, ttl: int, *executing: str) -> None: ...
+
+
+@Script
+def announce(session: str, lane: int | str, ttl: int, *held: str) -> None: ...
+
+
+@Script
+def renew(session: str, lease_ms: int, info: str, opening: int, ttl: int, *routes: str) -> None: ...
+
+
+@Script
+def retry(session: str, run_id: str, token: str, delay_ms: int, ttl: int, repeated: int) -> None: ...
+
+
+@Script
+def cancel(run_id: str, ttl: int) -> None: ...
+
+
+@Script
+def set_era(era: str) -> None: ...
+
+
+@Script
+def expire(name: str, exact: int, crashed: int, ttl: int) -> None: ...
+
+
+@Script
+def drain(name: str, exact: int) -> None: ...
+
+
+@Script
+def lane_died(session: str, lane: int, executing: str, max_crashes: int, envelope: bytes, ttl: int) -> None: ...
+
+
+@Script
+def watch(client: bytes, ttl: int, *run_ids: str) -> None: ...
+
+
+@Script
+def depth(*routes: str) -> None: ...
+
+
+@Script
+def flow_lease(run_id: str, action: str, attempt: int, holder: str, lease_ms: int, ttl: int) -> None: ...
+
+
+@Script
+def flow_save(run_id: str, summary: str, ttl: int, keep: int) -> None: ...
