@@ -15,7 +15,8 @@ import pytest
 from kapstan import settings
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-_KEEP = ("KAPSTAN_TEST_KUBECONFIG", "KAPSTAN_TEST_CACHE")
+
+pytest_plugins = ["tests.cluster.fixtures"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,7 +56,7 @@ def pytest_runtest_makereport(
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No setting of the user's reaches a test; the home is the test's own folder."""
     for name in os.environ:
-        if name.startswith(("KAPSTAN_", "PREFECT_")) and name not in _KEEP:
+        if name.startswith(("KAPSTAN_", "PREFECT_")) and not name.startswith("KAPSTAN_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KAPSTAN_HOME", str(tmp_path / "home"))
     settings.use(None)

@@ -93,7 +93,7 @@ class Settings:
         for name, text in environ.items():
             if name in known:
                 values[known[name].name] = _convert(name, text, known[name].type)
-            elif name.startswith("KAPSTAN_") and name not in _NOT_SETTINGS and not _is_service_link(name, text):
+            elif name.startswith("KAPSTAN_") and not _is_no_setting(name, text):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else "; `kapstan config view` lists the settings"
                 raise UnknownSetting(f"{name} is no setting of Kapstan{hint}")
@@ -104,7 +104,7 @@ class Settings:
         return cls(**values)
 
 
-# Told to processes of ours by the launcher, or read by the tests; not settings.
+# Told to processes of ours by the launcher; not settings. Names with KAPSTAN_TEST_ belong to the tests.
 _NOT_SETTINGS = frozenset(
     {
         "KAPSTAN_SESSION",
@@ -113,8 +113,6 @@ _NOT_SETTINGS = frozenset(
         "KAPSTAN_FLOW_RUN_NAME",
         "KAPSTAN_PARAMETERS",
         "KAPSTAN_DEPLOYMENT",
-        "KAPSTAN_TEST_KUBECONFIG",
-        "KAPSTAN_TEST_CACHE",
     }
 )
 
@@ -126,6 +124,10 @@ def _is_service_link(name: str, text: str) -> bool:
     return bool(_SERVICE_LINK.search(name)) and (
         name.endswith(("_HOST", "_ADDR", "_PROTO")) or "://" in text or text.isdigit()
     )
+
+
+def _is_no_setting(name: str, text: str) -> bool:
+    return name in _NOT_SETTINGS or name.startswith("KAPSTAN_TEST_") or _is_service_link(name, text)
 
 
 def _convert(name: str, text: str, type_name: Any) -> Any:
