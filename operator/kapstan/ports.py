@@ -670,7 +670,7 @@ class Launcher(Protocol):
         ...
 
     async def remove(self, run: Key, job: str) -> None:
-        """Forget a finished attempt (delete the Job and its pods)."""
+        """Delete what is left of an attempt: the Job and its pods, the process' log. One that still runs ends first."""
         ...
 
     async def observe_attempts(
@@ -679,6 +679,10 @@ class Launcher(Protocol):
 
     async def ensure_workers(self, request: WorkersRequest) -> None:
         """Make the members match: start what is missing, let the cheapest go (lowest deletion cost first)."""
+        ...
+
+    async def remove_workers(self, worker: Key) -> None:
+        """The TaskWorker is gone: its members end. Where its owner references see to that, nothing is done here."""
         ...
 
     async def set_deletion_cost(self, worker: Key, member: str, cost: int) -> None:

@@ -24,6 +24,7 @@ from kapstan.reconcile.plan import (
     DeclareEnd,
     EmitEvent,
     Plan,
+    RemoveAttempt,
     StartAttempt,
     StopAttempt,
 )
@@ -360,6 +361,7 @@ def _after_end(observed: RunObserved, now: datetime) -> Plan:
     if not status.attempts or status.attempts[-1].finished_at is None:
         return Plan()
     last, pool_type = status.attempts[-1], observed.pool.spec.type if observed.pool else ""
+    ended_at = status.attempts[-1].finished_at
     seen = next((seen for seen in observed.attempts if seen.number == last.number), None)
     if seen is None or not seen.exists:
         return Plan()
@@ -368,12 +370,12 @@ def _after_end(observed: RunObserved, now: datetime) -> Plan:
         told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
         actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], told]})))
         keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
-        removal = last.finished_at + keep
+        removal = ended_at + keep
         if now < removal:
             return Plan(tuple(actions), removal)
         gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
         return Plan((*actions, *gone))
-    if now < last.finished_at + LINGER:
-        return Plan(requeue_at=last.finished_at + LINGER)
+    if now < ended_at + LINGER:
+        return Plan(requeue_at=ended_at + LINGER)
     stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, GRACE),)
     return Plan(stop, now + RESYNC)

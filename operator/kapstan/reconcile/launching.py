@@ -21,8 +21,8 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
     namespace = run.metadata.namespace
     if deployment is None:
         return "DeploymentNotFound", (
-            f"spec.deploymentRef.name: no Deployment of kapstan.dev named {run.spec.deployment_ref.name!r} in namespace "
-            f"{namespace!r}: create it, or create another FlowRun with the right name"
+            f"spec.deploymentRef.name: no Deployment of kapstan.dev named {run.spec.deployment_ref.name!r} in "
+            f"namespace {namespace!r}: create it, or create another FlowRun with the right name"
         )
     if pool is None:
         return "WorkPoolNotFound", (

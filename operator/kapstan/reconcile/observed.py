@@ -139,5 +139,5 @@ class WorkersObserved:
     unreachable: str = ""
     draining_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
     """Members that were told to drain, by name."""
-    gone: tuple[str, ...] = ()
-    """Session prefixes of members that were there before and are not any more, or whose process died."""
+    gone: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
+    """Session prefixes of members whose process died: which boot, None where the member is not there any more."""

@@ -136,6 +136,8 @@ class DrainMember:
     worker: Key
     member: str
     session_prefix: str
+    since: datetime
+    """When it was asked first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,8 @@ class ExpireSession:
 
     worker: Key
     session_prefix: str
+    boot: int | None = None
+    """Which boot of a member that is still there; None: the member itself is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,5 +192,8 @@ class Plan:
     actions: tuple[Action, ...] = ()
     requeue_at: datetime | None = None
     needs_journal: bool = False
-    wake: tuple[Key, ...] = ()
-    """Other resources that should be looked at, once the actions are done."""
+
+    @property
+    def uses_place(self) -> bool:
+        """Whether a run that lines up in its pool, or has a place there, still wants it."""
+        return self.needs_journal or any(isinstance(action, AskPlace | StartAttempt) for action in self.actions)

@@ -1,0 +1,235 @@
+"""Deployment: makes FlowRuns at the moments of its schedules, keeps their number in bounds, forgets old ones.
+
+Called by the loop. A run's name follows from Deployment, schedule and moment: made twice, it is made once. Moments are
+let go or made up for by `missedRuns`; a schedule that is suspended lets its moments go one by one, so that resuming it
+starts nothing from the past.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from kapstan.errors import ConfigurationError
+from kapstan.reconcile.naming import LABEL_DEPLOYMENT, LABEL_SCHEDULE, child_name, scheduled_run_name
+from kapstan.reconcile.observed import DeploymentObserved, RunBrief
+from kapstan.reconcile.plan import Action, CancelRun, CreateRun, DeleteRun, EmitEvent, Plan
+from kapstan.reconcile.status import Conditions, changed_status, key_of
+from kapstan.resources import API_VERSION, Condition
+from kapstan.resources.deployment import (
+    NEXT_RUNS,
+    DeploymentStatus,
+    LastRun,
+    RunCounts,
+    Schedule,
+    ScheduleStatus,
+)
+from kapstan.schedules import Cron, Interval
+from kapstan.schedules import Schedule as Moments
+
+ON_TIME = timedelta(seconds=10)
+"""A moment that passed less than this ago was not missed."""
+MOST_ON_TIME = 100
+"""Runs that one look makes of the moments that were not missed, per schedule."""
+
+
+def reconcile(observed: DeploymentObserved, now: datetime) -> Plan:
+    """The next step of a Deployment."""
+    return _Step(observed, now).plan()
+
+
+def moments_of(schedule: Schedule, created: datetime) -> Moments:
+    """The moments of a schedule as it stands in a Deployment that was created then.
+
+    Raises:
+        ConfigurationError: no such expression or time zone; rrule is not read by this release.
+    """
+    if schedule.cron is not None:
+        return Cron(schedule.cron, schedule.timezone)
+    if schedule.interval is not None:
+        return Interval(schedule.interval, schedule.anchor or created, schedule.timezone)
+    raise ConfigurationError(f"rrule={schedule.rrule!r}: this release reads cron and interval; write one of them")
+
+
+@dataclass(slots=True)
+class _Step:
+    observed: DeploymentObserved
+    now: datetime
+    actions: list[Action] = field(default_factory=list[Action])
+    upcoming: list[datetime] = field(default_factory=list[datetime])
+    wake: list[datetime] = field(default_factory=list[datetime])
+    problems: list[str] = field(default_factory=list[str])
+    made: list[tuple[str, datetime]] = field(default_factory=list[tuple[str, datetime]])
+
+    def plan(self) -> Plan:
+        deployment = self.observed.deployment
+        told = {status.name: status.last_schedule_time for status in deployment.status.schedules}
+        schedules = [self._schedule(schedule, told.get(schedule.name)) for schedule in deployment.spec.schedules]
+        self._forget_old_runs()
+        self.actions.extend(changed_status(deployment, self._status(schedules)))
+        return Plan(tuple(self.actions), min(self.wake, default=None))
+
+    @property
+    def active(self) -> list[RunBrief]:
+        return [run for run in self.observed.runs if not run.ended]
+
+    # ------------------------------------------------------------------ schedules
+
+    def _schedule(self, schedule: Schedule, last: datetime | None) -> ScheduleStatus:
+        deployment = self.observed.deployment
+        created = deployment.metadata.creation_timestamp or self.now
+        try:
+            moments = moments_of(schedule, created)
+            after = last or (created if deployment.status.observed_generation is None else self.now)
+            suspended = deployment.spec.suspend or schedule.suspend
+            due = moments.between(after, self.now, at_most=max(MOST_ON_TIME, deployment.spec.missed_runs.max))
+            if not suspended:
+                for moment in self._not_missed(due):
+                    self._make_run(schedule, moment)
+            upcoming = moments.next(NEXT_RUNS, self.now)
+        except ConfigurationError as error:
+            self.problems.append(f"spec.schedules[{schedule.name}]: {error}")
+            return ScheduleStatus(name=schedule.name, last_schedule_time=last)
+        self.wake.extend(upcoming[:1])
+        if not suspended:
+            self.upcoming.extend(upcoming)
+        return ScheduleStatus(name=schedule.name, last_schedule_time=due[-1] if due else after)
+
+    def _not_missed(self, due: list[datetime]) -> list[datetime]:
+        """Of the moments that passed since the last look, those that a run is made for."""
+        spec = self.observed.deployment.spec
+        deadline = spec.starting_deadline_seconds
+        if deadline is not None:
+            due = [moment for moment in due if self.now - moment <= timedelta(seconds=deadline)]
+        on_time = [moment for moment in due if self.now - moment <= ON_TIME]
+        late = [moment for moment in due if self.now - moment > ON_TIME]
+        match spec.missed_runs.policy:
+            case "Skip":
+                made_up = []
+            case "RunLatest":
+                made_up = [] if on_time else late[-1:]
+            case "RunAll":
+                made_up = late[-spec.missed_runs.max :]
+        return [*made_up, *on_time[-MOST_ON_TIME:]]
+
+    def _make_run(self, schedule: Schedule, moment: datetime) -> None:
+        deployment = self.observed.deployment
+        name = scheduled_run_name(deployment.metadata.name, schedule.name, moment)
+        limit, policy = deployment.spec.concurrency.limit, deployment.spec.concurrency.policy
+        if any(run.key.name == name for run in self.observed.runs):
+            return
+        running = [run for run in self.active if not run.cancelled]
+        if policy == "Forbid" and len(running) + len(self.made) >= limit:
+            self._event("Warning", "RunSkipped", f"no run for {moment.isoformat()}: {limit} active, policy is Forbid")
+            return
+        if policy == "Replace":
+            surplus = len(running) + len(self.made) + 1 - limit
+            cancelled = {action.run for action in self.actions if isinstance(action, CancelRun)}
+            oldest = [run for run in running if run.key not in cancelled]
+            for run in oldest[: max(0, surplus - len(cancelled))]:
+                self.actions.append(CancelRun(run.key))
+        self.made.append((name, moment))
+        self.actions.append(CreateRun(self._manifest(name, schedule, moment)))
+
+    def _manifest(self, name: str, schedule: Schedule, moment: datetime) -> dict[str, object]:
+        deployment = self.observed.deployment
+        spec: dict[str, object] = {
+            "deploymentRef": {"name": deployment.metadata.name},
+            "scheduledTime": moment.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        }
+        if schedule.parameters:
+            spec["parameters"] = schedule.parameters
+        owner = {
+            "apiVersion": API_VERSION,
+            "kind": "Deployment",
+            "name": deployment.metadata.name,
+            "uid": deployment.metadata.uid or "",
+            "controller": True,
+        }
+        return {
+            "apiVersion": API_VERSION,
+            "kind": "FlowRun",
+            "metadata": {
+                "name": name,
+                "namespace": deployment.metadata.namespace,
+                "labels": {
+                    LABEL_DEPLOYMENT: deployment.metadata.name,
+                    LABEL_SCHEDULE: child_name(schedule.name),
+                },
+                "ownerReferences": [owner],
+            },
+            "spec": spec,
+        }
+
+    # ------------------------------------------------------------------ history and status
+
+    def _forget_old_runs(self) -> None:
+        limits = self.observed.deployment.spec.history_limits
+        ended = sorted((run for run in self.observed.runs if run.ended), key=lambda run: (run.scheduled, run.created))
+        good = [run for run in ended if run.phase == "Completed"]
+        bad = [run for run in ended if run.phase != "Completed"]
+        for runs, limit in ((good, limits.successful), (bad, limits.failed)):
+            self.actions.extend(DeleteRun(run.key, run.attempts) for run in runs[: max(0, len(runs) - limit)])
+
+    def _status(self, schedules: list[ScheduleStatus]) -> DeploymentStatus:
+        deployment = self.observed.deployment
+        phases = Counter(run.phase for run in self.observed.runs if run.ended)
+        forgotten = {action.run for action in self.actions if isinstance(action, DeleteRun)}
+        for run in self.observed.runs:
+            if run.key in forgotten:
+                phases[run.phase] -= 1
+        return deployment.status.model_copy(
+            update={
+                "observed_generation": deployment.metadata.generation,
+                "conditions": self._conditions(),
+                "next_runs": sorted(self.upcoming)[:NEXT_RUNS],
+                "last_run": self._last_run(),
+                "active": len(self.active) + len(self.made),
+                "counts": RunCounts(
+                    completed=phases["Completed"],
+                    failed=phases["Failed"],
+                    crashed=phases["Crashed"],
+                    cancelled=phases["Cancelled"],
+                ),
+                "schedules": schedules,
+            }
+        )
+
+    def _last_run(self) -> LastRun | None:
+        if self.made:
+            name, moment = max(self.made, key=lambda made: made[1])
+            return LastRun(name=name, phase="Scheduled", scheduled_time=moment)
+        newest = max(self.observed.runs, key=lambda run: (run.scheduled, run.created), default=None)
+        if newest is None:
+            return self.observed.deployment.status.last_run
+        return LastRun.model_validate(
+            {"name": newest.key.name, "phase": newest.phase or None, "scheduled_time": newest.scheduled}
+        )
+
+    def _conditions(self) -> list[Condition]:
+        deployment = self.observed.deployment
+        conditions = Conditions.of(deployment, self.now)
+        name = deployment.spec.work_pool_ref.name
+        if self.problems:
+            message = "; ".join(self.problems)
+            conditions.set("Ready", False, "InvalidSchedule", message)
+            conditions.set("Degraded", True, "InvalidSchedule", message)
+        elif self.observed.pool is None:
+            message = (
+                f"spec.workPoolRef.name: no WorkPool named {name!r} in namespace "
+                f"{deployment.metadata.namespace!r}: create it or correct the name"
+            )
+            conditions.set("Ready", False, "WorkPoolNotFound", message)
+            conditions.set("Degraded", True, "WorkPoolNotFound", message)
+        else:
+            conditions.set("Ready", True, "Suspended" if deployment.spec.suspend else "Serving")
+            conditions.set("Degraded", False, "AsExpected")
+        active = len(self.active) + len(self.made)
+        conditions.set("Progressing", active > 0, "RunsActive" if active else "Idle")
+        return conditions.items
+
+    def _event(self, severity: Literal["Normal", "Warning"], reason: str, message: str) -> None:
+        deployment = self.observed.deployment
+        self.actions.append(EmitEvent(key_of(deployment), deployment.metadata.uid or "", severity, reason, message))

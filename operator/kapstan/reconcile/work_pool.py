@@ -1,0 +1,132 @@
+"""WorkPool: who of those that wait may start, and what is in flight.
+
+Called by the loop whenever a run of the pool asks for a place or gives one back. Runs wait by their queue's priority,
+then by the time they are due; a Deployment whose concurrency lets its runs wait counts here, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from kapstan.reconcile.launching import needs_worker
+from kapstan.reconcile.observed import PoolObserved, RunBrief, Tokens
+from kapstan.reconcile.plan import Action, Grant, Plan, SpendTokens
+from kapstan.reconcile.status import Conditions, changed_status, key_of
+from kapstan.resources import WorkPool
+from kapstan.resources.workpool import WorkPoolStatus
+
+NEEDS_WORKER = "NeedsProcessWorker"
+
+
+def reconcile(observed: PoolObserved, now: datetime) -> Plan:
+    """Grants for those that may start now, and the pool's status."""
+    pool = observed.pool
+    if not observed.served:
+        return Plan(changed_status(pool, _status(observed, now, 0, 0)))
+    in_flight = [run for run in observed.runs if run.in_flight or run.key in observed.granted]
+    waiting = _in_line(observed)
+    tokens = refilled(observed.tokens, pool, now)
+    granted = [] if pool.spec.suspend else _choose(observed, in_flight, waiting, int(tokens.left))
+    actions: list[Action] = [Grant(run.key) for run in granted]
+    if granted:
+        tokens = Tokens(tokens.left - len(granted), now)
+        actions.append(SpendTokens(key_of(pool), tokens.left, now))
+    left = len(waiting) - len(granted)
+    actions.extend(changed_status(pool, _status(observed, now, len(in_flight) + len(granted), left)))
+    # Whoever else waits is looked at again when a place is given back; a token comes by itself.
+    out_of_tokens = left and tokens.left < 1 and not pool.spec.suspend
+    rate = pool.spec.concurrency.launches_per_second
+    requeue = now + timedelta(seconds=(1 - tokens.left) / rate) if out_of_tokens else None
+    return Plan(tuple(actions), requeue)
+
+
+def refilled(tokens: Tokens | None, pool: WorkPool, now: datetime) -> Tokens:
+    """The bucket as it is now: it holds one second's worth of launches, at least one."""
+    rate = pool.spec.concurrency.launches_per_second
+    full = max(1.0, rate)
+    if tokens is None:
+        return Tokens(full, now)
+    return Tokens(min(full, tokens.left + rate * max(0.0, (now - tokens.at).total_seconds())), now)
+
+
+def _in_line(observed: PoolObserved) -> list[RunBrief]:
+    priority = {queue.name: queue.priority for queue in observed.pool.spec.queues}
+    waiting = [
+        run
+        for run in observed.runs
+        if run.key in observed.waiting and run.key not in observed.granted and not run.in_flight and not run.ended
+    ]
+    return sorted(
+        waiting, key=lambda run: (priority.get(_queue(observed, run), 1), run.scheduled, run.created, run.key.name)
+    )
+
+
+def _queue(observed: PoolObserved, run: RunBrief) -> str:
+    deployment = observed.deployments.get(run.deployment)
+    return deployment.spec.queue if deployment else "default"
+
+
+def _choose(observed: PoolObserved, in_flight: list[RunBrief], waiting: list[RunBrief], tokens: int) -> list[RunBrief]:
+    limits = {queue.name: queue.limit for queue in observed.pool.spec.queues if queue.limit is not None}
+    whole = observed.pool.spec.concurrency.max_in_flight
+    by_queue = Counter(_queue(observed, run) for run in in_flight)
+    by_deployment = Counter(run.deployment for run in in_flight)
+    chosen: list[RunBrief] = []
+    for run in waiting:
+        if len(chosen) >= tokens or (whole is not None and len(in_flight) + len(chosen) >= whole):
+            break
+        queue = _queue(observed, run)
+        deployment = observed.deployments.get(run.deployment)
+        alone = deployment.spec.concurrency if deployment else None
+        if queue in limits and by_queue[queue] >= limits[queue]:
+            continue
+        if alone is not None and alone.policy != "Allow" and by_deployment[run.deployment] >= alone.limit:
+            continue
+        by_queue[queue] += 1
+        by_deployment[run.deployment] += 1
+        chosen.append(run)
+    return chosen
+
+
+def _status(observed: PoolObserved, now: datetime, in_flight: int, queued: int) -> WorkPoolStatus:
+    pool = observed.pool
+    conditions = Conditions.of(pool, now)
+    if not observed.served:
+        message = needs_worker(pool.metadata.name)
+        told = pool.status.condition(NEEDS_WORKER)
+        if told is None:
+            conditions.set(NEEDS_WORKER, True, "NotServed", message)
+            conditions.set("Ready", False, NEEDS_WORKER, message)
+        # What a worker has written about a pool that it serves is its own.
+        return pool.status.model_copy(
+            update={"conditions": conditions.items, "observed_generation": pool.metadata.generation}
+        )
+    if pool.spec.type == "process":
+        conditions.set(NEEDS_WORKER, False, "Served")
+    else:
+        conditions.drop(NEEDS_WORKER)
+    if pool.spec.suspend:
+        conditions.set("Ready", False, "Suspended", "spec.suspend is set: no attempt is started")
+    else:
+        conditions.set("Ready", True, "Serving")
+    limit = pool.spec.concurrency.max_in_flight
+    full = limit is not None and in_flight >= limit
+    conditions.set("Progressing", queued > 0, "Full" if full and queued else "Waiting" if queued else "Idle")
+    return pool.status.model_copy(
+        update={
+            "observed_generation": pool.metadata.generation,
+            "conditions": conditions.items,
+            "in_flight": in_flight,
+            "queued": queued,
+        }
+    )
+
+
+def unserved(pool: WorkPool, now: datetime) -> Plan:
+    """What a worker writes when it stops serving the pool."""
+    conditions = Conditions.of(pool, now)
+    message = needs_worker(pool.metadata.name)
+    conditions.set(NEEDS_WORKER, True, "NotServed", message)
+    conditions.set("Ready", False, NEEDS_WORKER, message)
+    return Plan(changed_status(pool, pool.status.model_copy(update={"conditions": conditions.items})))

@@ -1,0 +1,164 @@
+"""Schedules: when runs are due. What users write (`Cron`, `Interval`), and what the Deployment reconciler asks.
+
+Pure values: `upcoming` and `past` take aware datetimes and give them in UTC. Standard library at import; a cron
+expression is read by `cronsim` when it is first used.
+
+Daylight saving: a cron expression is read on the wall clock of its time zone, as Debian's cron does: a fixed time in
+the hour that is skipped runs right after it, one in the hour that comes twice runs once, and wildcard hours simply go
+on. An interval of less than a day counts elapsed seconds; a longer one keeps the wall clock's time of day.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from kapstan.errors import ConfigurationError
+
+_DAY = timedelta(days=1)
+_MOMENT = timedelta(microseconds=1)
+
+
+class Schedule(ABC):
+    """When runs are due; one of `Cron` and `Interval`."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def upcoming(self, after: datetime) -> Iterator[datetime]:
+        """Every moment later than ``after``, in order."""
+
+    @abstractmethod
+    def past(self, until: datetime) -> Iterator[datetime]:
+        """Every moment up to and with ``until``, the latest first."""
+
+    def next(self, count: int, after: datetime) -> list[datetime]:
+        """The next ``count`` moments later than ``after``."""
+        return list(itertools.islice(self.upcoming(after), count))
+
+    def between(self, after: datetime, until: datetime, *, at_most: int) -> list[datetime]:
+        """The latest ``at_most`` moments later than ``after`` and not later than ``until``, in order."""
+        found = itertools.takewhile(lambda moment: moment > after, self.past(until))
+        return list(itertools.islice(found, at_most))[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Cron(Schedule):
+    """Runs by a cron expression.
+
+    Attributes:
+        cron: five fields (minute hour day month weekday), or six with seconds in front.
+        timezone: IANA name, such as Europe/Berlin; UTC where none is given.
+        day_or: whether a day matches the day of month *or* the weekday where both are given, as cron has it.
+        active: False makes no runs.
+        parameters: laid over the Deployment's for the runs of this schedule.
+        slug: name of the schedule, unique in its Deployment.
+
+    Raises:
+        ConfigurationError: no such expression, no such time zone.
+    """
+
+    cron: str
+    timezone: str | None = None
+    day_or: bool = True
+    active: bool = True
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    slug: str = ""
+
+    def __post_init__(self) -> None:
+        _zone(self.timezone)
+        self._moments(datetime.now(UTC), back=False)
+
+    def upcoming(self, after: datetime) -> Iterator[datetime]:
+        return self._moments(after, back=False)
+
+    def past(self, until: datetime) -> Iterator[datetime]:
+        # The first step back loses the fraction of a second: so that `until` itself is among its moments.
+        return self._moments(until + _MOMENT, back=True)
+
+    def _moments(self, start: datetime, *, back: bool) -> Iterator[datetime]:
+        from cronsim import CronSim, CronSimError
+
+        try:
+            found = CronSim(self.cron, start.astimezone(_zone(self.timezone)), reverse=back)
+        except CronSimError as error:
+            raise ConfigurationError(
+                f"cron={self.cron!r}: {error}; write minute hour day month weekday, such as 0 6 * * 1-5"
+            ) from None
+        if not self.day_or:
+            found.day_and = True
+        return (moment.astimezone(UTC) for moment in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval(Schedule):
+    """Runs at equal distances.
+
+    Attributes:
+        interval: distance; a number is seconds.
+        anchor_date: a moment at which a run is due, aware; the others lie before and after it. The creation of the
+            Deployment where none is given.
+        timezone, active, parameters, slug: as of `Cron`; the time zone matters from a day upwards.
+
+    Raises:
+        ConfigurationError: an interval under a second, an anchor without a time zone, no such time zone.
+    """
+
+    interval: timedelta | float
+    anchor_date: datetime | None = None
+    timezone: str | None = None
+    active: bool = True
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    slug: str = ""
+
+    def __post_init__(self) -> None:
+        _zone(self.timezone)
+        if self.length < timedelta(seconds=1):
+            raise ConfigurationError(f"interval={self.interval!r}: give at least one second")
+        if self.anchor_date is not None and self.anchor_date.tzinfo is None:
+            raise ConfigurationError(f"anchor_date={self.anchor_date!r} has no time zone: give it a tzinfo")
+
+    @property
+    def length(self) -> timedelta:
+        return self.interval if isinstance(self.interval, timedelta) else timedelta(seconds=self.interval)
+
+    def upcoming(self, after: datetime) -> Iterator[datetime]:
+        number = self._number(after)
+        return (moment for moment in map(self._moment, itertools.count(number)) if moment > after)
+
+    def past(self, until: datetime) -> Iterator[datetime]:
+        number = self._number(until) + 1
+        return (moment for moment in map(self._moment, itertools.count(number, -1)) if moment <= until)
+
+    @property
+    def _anchor(self) -> datetime:
+        return self.anchor_date or datetime(2020, 1, 1, tzinfo=_zone(self.timezone))
+
+    def _number(self, moment: datetime) -> int:
+        """Number of a moment of this schedule shortly before ``moment``: a day more than any shift of clocks needs."""
+        return (moment - self._anchor) // self.length - (1 if self.length < _DAY else 2)
+
+    def _moment(self, number: int) -> datetime:
+        if self.length < _DAY:
+            return (self._anchor + number * self.length).astimezone(UTC)
+        zone = _zone(self.timezone)
+        wall = self._anchor.astimezone(zone).replace(tzinfo=None) + number * self.length
+        return wall.replace(tzinfo=zone).astimezone(UTC)
+
+
+CronSchedule = Cron
+IntervalSchedule = Interval
+
+
+def _zone(name: str | None) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigurationError(
+            f"timezone={name!r} is no time zone: give an IANA name, such as Europe/Berlin"
+        ) from None
