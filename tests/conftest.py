@@ -1,7 +1,8 @@
 """What every tier shares: a clean environment, and the rule that CI knows no skips.
 
-A service that is missing skips a test on a laptop, with one reason; under CI=true the same skip is a failure. Rows that need
-the machine of the cluster's node are left out, by name, when the cluster is somebody else's (KAPSTAN_TEST_KUBECONFIG).
+A service that is missing skips a test on a laptop, with one reason; under CI=true the same skip is a failure. Rows that
+need the machine of the cluster's node are left out, by name, when the cluster is somebody else's
+(KAPSTAN_TEST_KUBECONFIG).
 """
 
 from __future__ import annotations
