@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class LocalLog:
         self._descriptor = -1
         self._end = 0
         self._fenced = False
+        self._doubtful = b""  # a write that a signal's exception interrupted; at _end, if it was made
 
     def read(self) -> list[bytes]:
         with refusing(self._path):
@@ -42,7 +43,7 @@ class LocalLog:
                 return []
         return self._good(data)[0]
 
-    def open(self, opening: bytes) -> list[bytes]:
+    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         with refusing(self._path):
             if self._descriptor < 0:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,10 +51,12 @@ class LocalLog:
                 self._descriptor = os.open(self._path, flags, 0o600)
             with self._locked():
                 size = os.fstat(self._descriptor).st_size
-                records, good = self._good(_read(self._descriptor, size))
+                records, good = self._good(_read(self._descriptor, 0, size))
+                if admit is not None:
+                    admit(records)
                 if good < size:
                     os.ftruncate(self._descriptor, good)  # a torn tail would hide the next record
-                self._end, self._fenced = good, False
+                self._end, self._fenced, self._doubtful = good, False, b""
                 self._write(frame(opening))
             if self._fsync:
                 sync_folder(self._path.parent)
@@ -63,6 +66,8 @@ class LocalLog:
         if self._descriptor < 0:
             raise ValueError(f"the journal {self._path} is not open for writing")
         with refusing(self._path), self._locked():
+            if self._doubtful:
+                self._settle()
             now = os.fstat(self._descriptor)
             self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
             if self._fenced:
@@ -74,7 +79,18 @@ class LocalLog:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def _settle(self) -> None:
+        """Keep the interrupted write if it was made, cut it off if it was made in part."""
+        size = os.fstat(self._descriptor).st_size
+        tail = _read(self._descriptor, self._end, size)
+        if tail == self._doubtful:
+            self._end = size
+        elif self._doubtful.startswith(tail):
+            os.ftruncate(self._descriptor, self._end)
+        self._doubtful = b""
+
     def _write(self, data: bytes) -> None:
+        self._doubtful = data
         try:
             written = os.write(self._descriptor, data)
             while written < len(data):  # a full disk: the next write says so
@@ -83,8 +99,9 @@ class LocalLog:
                 os.fsync(self._descriptor)
         except OSError:
             os.ftruncate(self._descriptor, self._end)
+            self._doubtful = b""
             raise
-        self._end += len(data)
+        self._end, self._doubtful = self._end + len(data), b""
 
     def _good(self, data: bytes) -> tuple[list[bytes], int]:
         """The records, and where the good part ends.
@@ -109,10 +126,9 @@ class LocalLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
-def _read(descriptor: int, size: int) -> bytes:
+def _read(descriptor: int, position: int, end: int) -> bytes:
     parts: list[bytes] = []
-    position = 0
-    while position < size and (part := os.pread(descriptor, size - position, position)):
+    while position < end and (part := os.pread(descriptor, end - position, position)):
         parts.append(part)
         position += len(part)
     return b"".join(parts)

@@ -104,6 +104,9 @@ class LocalFlowRuns:
                         changed(run_id)
             time.sleep(_POLL_SECONDS)
 
+    def close(self) -> None:
+        """Nothing is held open; leases end with ``release``."""
+
     def _stamps(self) -> Iterator[tuple[RunId, tuple[int, int]]]:
         """What differs after each save: a save puts a new file in the place of the old one."""
         with os.scandir(self._summaries) as entries:

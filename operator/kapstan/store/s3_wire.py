@@ -34,8 +34,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
 _REPLY_SECONDS, _CONNECT_SECONDS, _BYTES_PER_SECOND = 5.0, 3.0, 1024 * 1024
 
 _FIXES = {
-    "SignatureDoesNotMatch": "the signature was refused: the secret key is wrong (KAPSTAN_S3_SECRET_KEY), or a proxy in "
-    "between may change headers",
+    "SignatureDoesNotMatch": "the signature was refused: the secret key is wrong (KAPSTAN_S3_SECRET_KEY), or a proxy "
+    "in between may change headers",
     "UnsignedHeaders": "the signature was refused: a proxy in between may change headers",
     "AccessDenied": "the key of KAPSTAN_S3_ACCESS_KEY lacks the right, or a proxy in between may change headers",
     "InvalidAccessKeyId": "the store does not know the key of KAPSTAN_S3_ACCESS_KEY",

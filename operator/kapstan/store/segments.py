@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -74,8 +74,10 @@ class SegmentLog:
         segments, _ = self._load()
         return self._records(segments)
 
-    def open(self, opening: bytes) -> list[bytes]:
+    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         segments, checkpointed = self._load()
+        if admit is not None:
+            admit(self._records(segments))
         self._token, self._fenced, self._doubtful = new_nonce(), False, None
         number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
         while not self._create(number, mine := self._segment(number, "open", (opening,))):

@@ -1,0 +1,207 @@
+"""What a journal's records are, and what they add up to. No user code is run to read them, nothing is unpickled.
+
+Records are signed JSON with a format version; fields that this release does not know are ignored. The fold takes a
+record that stands twice once (a signal may interrupt a write, which is then made again).
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal, cast
+
+from kapstan.codec import JSON, Codec
+from kapstan.errors import SerializationError
+from kapstan.ids import RunId
+from kapstan.ports import Store
+
+FORMAT = 1
+READABLE = (FORMAT,)  # this format and the one before it
+
+End = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An attempt began. Times are seconds since 1970."""
+
+    attempt: int
+    token: str
+    """New for every process start."""
+    started: float
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutcome:
+    """A task call ended (or anything else that a memo key names)."""
+
+    key: RunId
+    """Memo key, and the id of the task run."""
+    task: str
+    """Task identity."""
+    name: str
+    """Name of the task run."""
+    state: str
+    """Type of the final state, such as ``COMPLETED``."""
+    state_name: str = ""
+    message: str = ""
+    run_count: int = 1
+    at: float = 0.0
+    value: bytes | None = None
+    """Signed envelope of the result or failure, or of a reference to it. None: ended without a value that can be kept,
+    so that a resumed run makes the call again."""
+    effect: str = "p"
+    """Effect class, as ``ports.Submission.effect``."""
+    inputs: str = ""
+    """The inputs in short, for people and for the difference that a parked resume shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The flow submitted a background run."""
+
+    key: RunId
+    """Memo key of the call, and the id of the background run."""
+    task: str
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The flow starts over within its run: outcomes that are not COMPLETED before this record no longer count.
+
+    ``number`` counts the flow's own retries, from 1; ``by_hand`` says that a person asked, which spends none.
+    """
+
+    number: int
+    at: float
+    message: str = ""
+    by_hand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """An attempt ended in an orderly way. An attempt that began and has no such record was lost."""
+
+    attempt: int
+    end: End
+    at: float
+    message: str = ""
+    result: bytes | None = None
+    """Signed envelope of the flow's result or failure, or of a reference to it."""
+    until: float | None = None
+    """Suspended: when to go on; None: at a signal."""
+
+
+Record = Opening | TaskOutcome | Submitted | Retry | AttemptEnd
+
+_KINDS: dict[str, type[Record]] = {
+    "opening": Opening,
+    "outcome": TaskOutcome,
+    "submitted": Submitted,
+    "retry": Retry,
+    "end": AttemptEnd,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_BYTES = frozenset({"value", "result"})
+
+
+def encode(record: Record, codec: Codec, run_id: RunId) -> bytes:
+    body: dict[str, Any] = {"v": FORMAT, "kind": _NAMES[type(record)]}
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        if entry.default is MISSING or value != entry.default:
+            body[entry.name] = binascii.b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return codec.seal(JSON, text.encode("utf-8", "backslashreplace"), "journal", run_id)
+
+
+def decode(envelope: bytes, codec: Codec, run_id: RunId) -> Record:
+    body = cast("dict[str, Any]", codec.decode_json(envelope, "journal", run_id))
+    kind = _KINDS.get(body.get("kind", ""))
+    if body.get("v") not in READABLE or kind is None:
+        raise SerializationError(
+            f"the journal of {run_id} holds a record {body.get('kind')!r} of format {body.get('v')!r}, which a newer "
+            f"release wrote; this one reads {READABLE}"
+        )
+    known = {entry.name for entry in fields(kind)} & body.keys()
+    arguments: dict[str, Any] = {
+        name: binascii.a2b_base64(body[name]) if name in _BYTES else body[name] for name in known
+    }
+    return kind(**arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt; ``end`` is None while it runs and for ever when it was lost."""
+
+    number: int
+    token: str
+    started: float
+    host: str
+    end: AttemptEnd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a journal says.
+
+    Attributes:
+        outcomes: by memo key, in the order in which they were first recorded; those that a retry dropped are not there.
+        retries: how many of the flow's own retries were begun.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    outcomes: Mapping[RunId, TaskOutcome] = field(default_factory=dict[RunId, TaskOutcome])
+    submitted: Mapping[RunId, Submitted] = field(default_factory=dict[RunId, Submitted])
+    retries: int = 0
+
+    @property
+    def last(self) -> Attempt | None:
+        """The latest attempt; None if none has begun."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def end(self) -> AttemptEnd | None:
+        """How the latest attempt ended; None if it has not, was lost, or none has begun."""
+        return self.attempts[-1].end if self.attempts else None
+
+
+def fold(records: Iterable[Record]) -> History:
+    attempts: list[Attempt] = []
+    outcomes: dict[RunId, TaskOutcome] = {}
+    submitted: dict[RunId, Submitted] = {}
+    retries = 0
+    for record in records:
+        match record:
+            case Opening():
+                attempts.append(Attempt(record.attempt, record.token, record.started, record.host))
+            case TaskOutcome():
+                outcomes[record.key] = record
+            case Submitted():
+                submitted[record.key] = record
+            case Retry():
+                outcomes = {key: outcome for key, outcome in outcomes.items() if outcome.state == "COMPLETED"}
+                retries = retries if record.by_hand else max(retries, record.number)
+            case AttemptEnd():
+                attempts[-1] = replace(attempts[-1], end=record)
+    return History(tuple(attempts), outcomes, submitted, retries)
+
+
+def log_name(run_id: RunId) -> str:
+    """Where the journal of ``run_id`` stands; in an object store everything below it belongs to the journal."""
+    return f"flows/{run_id}"
+
+
+def read_journal(store: Store, codec: Codec, run_id: RunId) -> History:
+    """What the journal says now, without taking the run over. An empty history if there is no journal.
+
+    Raises:
+        StoreUnavailable, StoreRefused: the store.
+        StoreUnsafe: the journal is damaged.
+        SignatureError, SerializationError: it was written with another key, or by a newer release.
+    """
+    return fold(decode(envelope, codec, run_id) for envelope in store.log(log_name(run_id)).read())
