@@ -1,0 +1,49 @@
+"""Counts commits where they happen: the message that the queue publishes for every end of a run, and only for that."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import redis
+
+_RID, _LENGTH = 22, 6
+
+
+class Commits:
+    """Every commit of the runs of one client, with its time (monotonic)."""
+
+    def __init__(self, client: redis.Redis, channel: str) -> None:
+        self._subscription = client.pubsub(ignore_subscribe_messages=True)
+        self._subscription.subscribe(channel)
+        self._subscription.get_message(timeout=5)
+        self._changed = threading.Condition()
+        self.times: dict[str, list[float]] = {}
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for message in self._subscription.listen():
+            data, now = message["data"], time.monotonic()
+            if data == b"the end":
+                return
+            with self._changed:
+                while data:
+                    size = int(data[_RID : _RID + _LENGTH])
+                    self.times.setdefault(data[:_RID].decode(), []).append(now)
+                    data = data[_RID + _LENGTH + size :]
+                self._changed.notify_all()
+
+    def wait_for(self, count: int, timeout: float) -> bool:
+        """Block until ``count`` runs have ended; False if they have not within ``timeout``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self.times) >= count, timeout)
+
+    def wait_for_next(self, timeout: float) -> None:
+        """Block until one more run has ended, at most ``timeout`` seconds."""
+        self.wait_for(len(self.times) + 1, timeout)
+
+    def close(self, client: redis.Redis, channel: str) -> None:
+        client.publish(channel, b"the end")
+        self._thread.join(10)
+        self._subscription.close()

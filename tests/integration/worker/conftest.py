@@ -1,0 +1,118 @@
+"""A Redis of this test alone, workers on it, and the sink to which their tasks tell what they do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.servers.redis import RedisServer
+from tests.servers.worker import Worker
+
+from kapstan import backend
+
+MODULE = "tests.integration.worker.served"
+LEASE, BEAT = 2.0, 0.5
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A Redis with an append-only file; this process and the workers use it, with a lease of 2 s."""
+    redis = RedisServer(tmp_path / "redis")
+    redis.start()
+    monkeypatch.setenv("KAPSTAN_REDIS_URL", redis.url)
+    monkeypatch.setenv("KAPSTAN_LEASE_SECONDS", str(LEASE))
+    monkeypatch.setenv("KAPSTAN_BEAT_SECONDS", str(BEAT))
+    backend.use(None)
+    yield redis
+    backend.use(None)
+    redis.stop()
+
+
+class Sink:
+    """Receives what the tasks tell."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self.events: list[tuple[str, str, int]] = []
+
+    def next(self, timeout: float = 20.0) -> tuple[str, str, int]:
+        """The next event: (what, tag, pid)."""
+        self._socket.settimeout(timeout)
+        what, tag, pid = self._socket.recv(4096).decode().split()
+        self.events.append((what, tag, int(pid)))
+        return self.events[-1]
+
+    def expect(self, what: str, tag: str, timeout: float = 20.0) -> int:
+        """Read events until ``what tag`` comes; the pid that told it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            event = self.next(max(0.01, deadline - time.monotonic()))
+            if event[:2] == (what, tag):
+                return event[2]
+
+    def drain(self) -> list[tuple[str, str, int]]:
+        """Everything that was told so far."""
+        try:
+            while True:
+                self.next(0.01)
+        except TimeoutError:
+            return self.events
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sink]:
+    path = Path(f"/tmp/kapstan-sink-{os.getpid()}")  # short: the path of a socket has at most 107 characters
+    path.unlink(missing_ok=True)
+    monkeypatch.setenv("SINK", str(path))
+    sink = Sink(path)
+    yield sink
+    sink.close()
+    path.unlink()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
+
+
+class Gate:
+    """A named pipe that holds tasks back until it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    def open(self) -> None:
+        """Let everyone through who waits now."""
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody waits
+            return
+
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(server: RedisServer, sink: Sink) -> Iterator[Start]:
+    """Starts workers that serve ``served``; they are gone after the test."""
+    workers: list[Worker] = []
+
+    def start(limit: int = 1, *, env: dict[str, str] | None = None, arguments: tuple[str, ...] = ()) -> Worker:
+        worker = Worker(MODULE, limit=limit, env=env, arguments=arguments)
+        workers.append(worker)
+        return worker.ready()
+
+    yield start
+    for worker in workers:
+        worker.close()

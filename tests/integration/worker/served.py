@@ -1,0 +1,104 @@
+"""The tasks that the workers of this folder serve. What they do, they tell: one datagram per event to ``SINK``."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import time
+
+from kapstan import task
+
+
+def tell(*words: object) -> None:
+    """Send one event to the test."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
+        sink.connect(os.environ["SINK"])
+        sink.send(" ".join(map(str, words)).encode())
+
+
+@task
+def noop() -> None:
+    return None
+
+
+@task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@task
+def mark(tag: str) -> str:
+    """An effect that the test counts."""
+    tell("ran", tag, os.getpid())
+    return tag
+
+
+@task
+def hold(tag: str, gate: str) -> str:
+    """Runs until the test opens ``gate``, a named pipe."""
+    tell("began", tag, os.getpid())
+    with open(gate, "rb") as pipe:
+        pipe.read()
+    tell("ended", tag, os.getpid())
+    return tag
+
+
+@task
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@task
+def seize(tag: str, seconds: int) -> int:
+    """Holds the interpreter for ``seconds``: no other thread of the process runs."""
+    tell("began", tag, os.getpid())
+    ctypes.PyDLL(None).sleep(seconds)
+    return os.getpid()
+
+
+@task
+def die(tag: str) -> None:
+    tell("began", tag, os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task
+def leave() -> None:
+    raise SystemExit(3)
+
+
+@task(retries=2, retry_delay_seconds=0.5)
+def third_time(tag: str) -> int:
+    from kapstan.runtime import task_run
+
+    tell("ran", tag, os.getpid())
+    if task_run.run_count < 3:
+        raise ValueError("not yet")
+    return task_run.run_count
+
+
+@task(timeout_seconds=0.2)
+def too_long() -> None:
+    time.sleep(30)
+
+
+@task
+async def asynchronous(a: int) -> int:
+    await asyncio.sleep(0)
+    return a + 1
+
+
+@task
+def stubborn(tag: str, gate: str) -> None:
+    """Ignores being cancelled."""
+    tell("began", tag, os.getpid())
+    while True:
+        try:
+            with open(gate, "rb") as pipe:
+                pipe.read()
+                return
+        except BaseException:  # noqa: BLE001  (the point of it)
+            tell("ignored", tag, os.getpid())

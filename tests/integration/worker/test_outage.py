@@ -1,0 +1,55 @@
+"""Redis goes away under load and comes back; a worker without work leaves it alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+from tests.integration.worker import served
+from tests.integration.worker.conftest import BEAT, Sink, Start
+from tests.servers.redis import RedisServer
+
+from kapstan import backend
+
+
+def test_redis_killed_under_load_and_away_for_five_seconds(server: RedisServer, start: Start, sink: Sink) -> None:
+    start(limit=2)
+    futures = [served.mark.delay(f"r{n}") for n in range(1500)]
+    for _ in range(100):
+        sink.next()
+    server.kill()
+    ran = len(sink.drain())
+    assert ran < 1500, "the fault came after the work"
+    away = threading.Event()
+    away.wait(5.0)
+    server.start()
+    for future in futures:
+        future.result(timeout=60)
+    counts = Counter(tag for _, tag, _ in sink.drain())
+    assert set(counts) == {f"r{n}" for n in range(1500)}
+
+
+def test_an_idle_worker_sends_one_command_per_beat(server: RedisServer, start: Start) -> None:
+    worker = start(limit=3)
+    assert served.add.delay(1, 1).result(timeout=20) == 2
+    backend.use(None)  # this process' connections are not counted
+    seconds = 8 * BEAT
+    commands: list[str] = []
+    with server.client() as client, client.monitor() as monitor:
+        deadline = time.monotonic() + seconds
+        threading.Timer(seconds + 1, lambda: server.client().echo("the end")).start()
+        for command in monitor.listen():
+            if "the end" in command["command"]:
+                break
+            if command["client_type"] != "lua" and time.monotonic() < deadline:
+                commands.append(command["command"])
+    assert 7 <= len(commands) <= 9, commands
+    assert len(worker.children()) == 3
+
+
+def test_submits_that_race_against_blocking_lose_no_wake_up(start: Start) -> None:
+    """Each submit meets a lane that is just about to park."""
+    start(limit=2)
+    for n in range(1000):
+        assert served.add.delay(n, 1).result(timeout=10) == n + 1

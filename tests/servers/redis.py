@@ -1,0 +1,58 @@
+"""A real redis-server (or valkey-server) for tests, with an append-only file; killed and started again at will."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+
+
+def binary() -> str:
+    """The server's path, or a skip."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if not found:
+        pytest.skip("no redis-server or valkey-server on PATH")
+    return found
+
+
+class RedisServer:
+    """One server; ``url`` stays the same over restarts, and so does what it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        options = ["--appendonly", "yes", "--save", "", "--logfile", "redis.log"]
+        self._process = subprocess.Popen([*command, *options])
+        retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
+        with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
+            client.ping()
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,70 @@
+"""What `kapstan task serve` makes of its arguments, and what it says when it can make nothing of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from kapstan.errors import ConfigurationError, DuplicateTask
+from kapstan.worker.entrypoints import load
+
+SOURCE = """
+from kapstan import task
+{0}
+@task
+def charge(): ...
+
+@task(name="refunds")
+def refund(): ...
+
+plain = 1
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with shop_tasks.py and shop_app/tasks.py, current and importable only from there."""
+    (tmp_path / "shop_app").mkdir()
+    (tmp_path / "shop_tasks.py").write_text(SOURCE.format(""))
+    (tmp_path / "shop_app" / "tasks.py").write_text(SOURCE.format("from shop_tasks import charge as other"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("shop_"):
+            del sys.modules[name]
+
+
+def test_modules_and_files_give_the_same_identity(project: Path) -> None:
+    assert set(load(["shop_tasks:charge"], [])) == {"shop_tasks:charge"}
+    assert set(load(["shop_tasks.py:charge"], [])) == {"shop_tasks:charge"}
+    assert set(load(["./shop_app/tasks.py:refund"], [])) == {"refunds"}
+    assert set(load([str(project / "shop_app/tasks.py") + ":charge"], [])) == {"shop_app.tasks:charge"}
+
+
+def test_a_module_serves_what_it_defines_not_what_it_imports(project: Path) -> None:
+    assert set(load([], ["shop_app.tasks"])) == {"shop_app.tasks:charge", "refunds"}
+
+
+def test_naming_a_task_twice_is_no_error_two_of_one_name_are(project: Path) -> None:
+    assert set(load(["shop_tasks:charge", "shop_tasks.py:charge"], ["shop_tasks"])) == {"shop_tasks:charge", "refunds"}
+    with pytest.raises(DuplicateTask, match="refunds"):
+        load(["shop_tasks:refund", "shop_app.tasks:refund"], [])
+
+
+@pytest.mark.parametrize(
+    ("entrypoints", "modules", "message"),
+    [
+        (["shop_tasks"], [], "'shop_tasks': give module:task or file.py:task"),
+        (["shop_tasks:plain"], [], "plain is no task of shop_tasks; its tasks: charge, refund"),
+        (["shop_missing:charge"], [], "no module 'shop_missing'"),
+        (["shop_missing.py:charge"], [], "no file 'shop_missing.py'"),
+        ([], ["json"], "--module json: it has no task"),
+    ],
+)
+def test_what_cannot_be_served(project: Path, entrypoints: list[str], modules: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(entrypoints, modules)
