@@ -7,12 +7,10 @@ Finished runs are not kept: they are many, and nothing waits for them. It decide
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, cast, get_args
 
 from kapstan.ids import RunId
 from kapstan.ports import Key, Kind, Manifest
-from kapstan.reconcile.naming import run_id_of
 from kapstan.reconcile.observed import RunBrief
 
 OURS: tuple[Kind, ...] = get_args(Kind)
@@ -67,7 +65,7 @@ class Cache:
             self._forget(key)
             self._briefs[key] = brief
             self._runs[key.namespace, brief.deployment].add(key)
-            self._by_id[run_id_of(brief.uid)] = key
+            self._by_id[brief.run_id] = key
         self._objects[key] = manifest
         return True
 
@@ -79,7 +77,7 @@ class Cache:
         brief = self._briefs.pop(key, None)
         if brief is None:
             return
-        self._by_id.pop(run_id_of(brief.uid), None)
+        self._by_id.pop(brief.run_id, None)
         siblings = self._runs[key.namespace, brief.deployment]
         siblings.discard(key)
         if not siblings:

@@ -17,7 +17,7 @@ from typing import cast
 
 from kapstan.errors import ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
 from kapstan.ids import RunId
-from kapstan.ports import Cluster, Key, Launcher, Manifest, Queue, RunRecords
+from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
 from kapstan.reconcile import deployment, flow_run, task_worker, work_pool
 from kapstan.reconcile.apply import Applier, LaunchRefused
 from kapstan.reconcile.cache import OURS, key_of_manifest
@@ -96,6 +96,14 @@ class Loop:
             self._remains[key] = [job for _, job in RunBrief.of(manifest).attempts]
         self.enqueue(key)
         self._wake_dependents(key, manifest)
+
+    def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
+        """What is believed to exist, finished runs left out; whoever lists anew finds out what has vanished."""
+        return list(self._world.cache.of_kind(kind, namespace))
+
+    def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
+        """What was told of a kind and not taken back; finished runs are not among it."""
+        return self._world.cache.of_kind(kind, namespace)
 
     def record_changed(self, run_id: RunId) -> None:
         """The record of a run was written. To be called from any thread."""

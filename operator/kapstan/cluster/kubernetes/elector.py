@@ -112,7 +112,9 @@ class Elector:
         if lease is None:
             raise NotFound(f"the Lease {self.namespace}/{self.name} is gone")
         path = LEASES.path(self.namespace, self.name)
-        await self.client.replace(path, lease | {"spec": self._spec(holder)}, field_manager="kapstan-operator")
+        await self.client.replace(
+            path, lease | {"spec": within(lease, "spec") | self._spec(holder)}, field_manager="kapstan-operator"
+        )
 
     async def _wait_for_change(self, lease: Json | None) -> None:
         """Until the Lease is written or ``retry_seconds`` pass: a release is seen at once."""
@@ -128,7 +130,6 @@ class Elector:
         return {
             "holderIdentity": holder,
             "leaseDurationSeconds": max(1, round(self.lease_seconds)),
-            "acquireTime": now,
             "renewTime": now,
             "leaseTransitions": self.transitions,
         }

@@ -8,6 +8,7 @@ start what, and when, is decided there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from kapstan.cluster.kubernetes import observe, render
 from kapstan.cluster.kubernetes.cache import Cache, is_owned, within
@@ -24,6 +25,10 @@ class KubernetesLauncher:
         self._client = client
         self._cache = cache
         self._manager = field_manager
+
+    @property
+    def flavour(self) -> Literal["job", "process"]:
+        return "job"
 
     # ------------------------------------------------------------------ attempts
 
@@ -102,10 +107,16 @@ class KubernetesLauncher:
             return
         self._cache.app_deployments.put(await self._client.apply(path, wanted, field_manager=self._manager))
 
+    async def remove_workers(self, worker: Key) -> None:
+        """Nothing to do: the apps/v1 Deployment is the TaskWorker's and goes with it."""
+
     async def set_deletion_cost(self, worker: Key, member: str, cost: int) -> None:
         body = {"metadata": {"annotations": {observe.DELETION_COST: str(cost)}}}
         path = PODS.path(worker.namespace, member)
-        self._cache.put_pod(await self._client.patch(path, body, field_manager=self._manager))
+        try:
+            self._cache.put_pod(await self._client.patch(path, body, field_manager=self._manager))
+        except NotFound:
+            return  # it went by itself
 
     async def observe_workers(self, worker: Key, uid: str) -> WorkerObservation:
         name = render.worker_deployment_name(worker.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from kapstan.cluster.kubernetes.cache import items, within
-from kapstan.cluster.kubernetes.render import FLOW_CONTAINER
+from kapstan.cluster.kubernetes.render import FLOW_CONTAINER, WORKER_CONTAINER
 from kapstan.ports import AttemptObservation, WorkerMember
 
 Json = dict[str, Any]
@@ -51,22 +51,30 @@ def attempt(
 def member(pod: Json) -> WorkerMember:
     """One pod of a TaskWorker."""
     metadata, status = pod["metadata"], within(pod, "status")
-    cost = within(pod, "metadata", "annotations").get(DELETION_COST, "0")
+    container = _container(status, WORKER_CONTAINER)
+    ended = status.get("phase") in ("Succeeded", "Failed")
     reason, message = _why_not_running(status)
     return WorkerMember(
         name=metadata["name"],
         session_prefix=metadata["uid"],
         ready=_condition(status, "Ready").get("status") == "True",
-        ending="deletionTimestamp" in metadata or status.get("phase") in ("Succeeded", "Failed"),
-        deletion_cost=int(cost),
+        ending=ended or "deletionTimestamp" in metadata,
+        deletion_cost=int(within(pod, "metadata", "annotations").get(DELETION_COST, "0")),
         message=": ".join(part for part in (reason, message) if part),
+        # Between two boots the container waits, with the last process' end beside it.
+        ended=ended or "terminated" in within(container, "state") or _is_between_boots(container),
+        boot=int(container.get("restartCount") or 0),
     )
+
+
+def _is_between_boots(container: Json) -> bool:
+    return "waiting" in within(container, "state") and "terminated" in within(container, "lastState")
 
 
 def _pod_fields(pod: Json, gone: bool) -> Json:
     metadata, status = pod["metadata"], within(pod, "status")
     seen: Json = {"pod": metadata["name"], "node": within(pod, "spec").get("nodeName")}
-    state = _container_state(status)
+    state = within(_container(status, FLOW_CONTAINER), "state")
     terminated, running = state.get("terminated"), state.get("running")
     if terminated is not None:
         reason, message = _end_of_pod(status)
@@ -146,12 +154,9 @@ def _last_end(container: Json) -> str:
     return f"last exit {terminated['exitCode']}: {terminated.get('reason', '')}" if terminated else ""
 
 
-def _container_state(status: Json) -> Json:
-    """State of the flow's container."""
-    for container in items(status, "containerStatuses"):
-        if container.get("name") == FLOW_CONTAINER:
-            return within(container, "state")
-    return {}
+def _container(status: Json, name: str) -> Json:
+    found = (container for container in items(status, "containerStatuses") if container.get("name") == name)
+    return next(found, dict[str, Any]())
 
 
 def _condition(status: Json, type_: str) -> Json:

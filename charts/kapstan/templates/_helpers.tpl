@@ -1,0 +1,50 @@
+{{- define "kapstan.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "kapstan.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "kapstan.selector" -}}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "kapstan.namespaces" -}}
+{{ .Values.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- end }}
+
+{{- define "kapstan.podSecurity" -}}
+runAsNonRoot: true
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "kapstan.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* What is stored in a Secret of the cluster under a key, base64; empty where it is not there. */ -}}
+{{- define "kapstan.stored" -}}
+{{- $secret := lookup "v1" "Secret" .namespace .name | default dict -}}
+{{- index ($secret.data | default dict) .key | default "" -}}
+{{- end }}
+
+{{- /* A random secret is made at a first installation only, and only where a cluster can tell that it is the first. */ -}}
+{{- define "kapstan.mayGenerate" -}}
+{{- if not (lookup "v1" "Namespace" "" "kube-system") -}}
+{{- fail (printf "%s is not given, and this rendering sees no cluster that could hold it already: name it in the values (a new one would make every stored run unreadable)" .) -}}
+{{- end -}}
+{{- end }}
+
+{{- /* Password of the development services: the stored one, else a new one. */ -}}
+{{- define "kapstan.devPassword" -}}
+{{- $stored := include "kapstan.stored" (dict "namespace" .root.Release.Namespace "name" (printf "%s-dev-services" (include "kapstan.fullname" .root)) "key" .key) -}}
+{{- if $stored }}{{ $stored | b64dec }}{{ else }}{{ randAlphaNum 32 }}{{ end }}
+{{- end }}

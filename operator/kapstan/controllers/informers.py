@@ -1,0 +1,195 @@
+"""Tells the reconcile loop what kopf hears, and fills the caches that it looks into.
+
+kopf is used for its watches only: handlers store and enqueue, nothing else, so nothing is written to any object. kopf
+does not say when a kind has been listed completely, nor what vanished while a watch was away; so after each opening of
+a watch this module lists once itself, takes away what is gone, and `filled` is set when every kind was listed once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import kopf
+
+from kapstan.cluster.kubernetes.cache import (
+    FLOW_RUN_LABEL,
+    MANAGED,
+    MANAGED_LABEL,
+    TASK_WORKER_LABEL,
+    Cache,
+    Json,
+    name_of,
+    within,
+)
+from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, EVENTS, JOBS, PODS, Client, Resource
+from kapstan.cluster.kubernetes.cluster import RESOURCES
+from kapstan.controllers.watches import Stream
+from kapstan.errors import KapstanError
+from kapstan.ports import Key, Kind
+from kapstan.reconcile.loop import Loop
+from kapstan.states import TERMINAL_PHASES
+
+log = logging.getLogger("kapstan.operator")
+
+OURS_LABEL = f"{MANAGED_LABEL}={MANAGED}"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One kind that is watched, narrowed by the API server itself."""
+
+    resource: Resource
+    labels: str = ""
+    fields: str = ""
+
+
+SOURCES: tuple[Source, ...] = (
+    Source(RESOURCES["Deployment"]),
+    Source(RESOURCES["WorkPool"]),
+    Source(RESOURCES["TaskWorker"]),
+    # Finished runs stay out, so that a restart costs nothing for them; one that ends leaves as DELETED.
+    Source(RESOURCES["FlowRun"], fields=",".join(f"status.phase!={phase}" for phase in TERMINAL_PHASES)),
+    Source(JOBS, labels=OURS_LABEL),
+    Source(PODS, labels=OURS_LABEL),
+    Source(APP_DEPLOYMENTS, labels=OURS_LABEL),
+    Source(EVENTS, fields="involvedObject.kind=Job,reason=FailedCreate"),
+)
+
+
+class Informers:
+    """The watches of one operator.
+
+    Args:
+        namespaces: those that are served; None: all.
+    """
+
+    def __init__(self, client: Client, loop: Loop, cache: Cache, namespaces: Sequence[str] | None) -> None:
+        self._client = client
+        self._loop = loop
+        self._cache = cache
+        self._scopes: tuple[str, ...] = ("",) if namespaces is None else tuple(namespaces)
+        self._sources = {(source.resource.group, source.resource.plural): source for source in SOURCES}
+        self._listed: set[Stream] = set()
+        self._listing: dict[Stream, asyncio.Task[None]] = {}
+        self.filled = asyncio.Event()
+
+    @property
+    def streams(self) -> list[Stream]:
+        return [Stream(group, plural, scope) for group, plural in self._sources for scope in self._scopes]
+
+    def missing(self) -> list[str]:
+        """What has not been listed yet."""
+        return [f"{stream} is not listed yet" for stream in self.streams if stream not in self._listed]
+
+    # ------------------------------------------------------------------ what kopf hears
+
+    def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
+        """Watch every source; each event is stored and its owner enqueued."""
+        for source in SOURCES:
+            resource = source.resource
+            triple = (resource.group, resource.version, resource.plural)
+            kopf.on.event(*triple, registry=registry, id=resource.plural)(self._handler(source))
+            if source.labels:
+                settings.watching.label_selectors[triple] = source.labels
+            if source.fields:
+                settings.watching.field_selectors[triple] = source.fields
+
+    def _handler(self, source: Source) -> Callable[..., Any]:
+        async def hear(event: Any, **_: Any) -> None:
+            self.hear(source, event["type"], cast("Json", dict(event["object"])))
+
+        return hear
+
+    def hear(self, source: Source, type_: str | None, manifest: Json) -> None:
+        """One event: ``DELETED``, or anything else for an object that is there."""
+        kind = source.resource.kind
+        manifest = {"apiVersion": source.resource.api_version, "kind": kind} | manifest
+        if source.resource in RESOURCES.values():
+            manifest["metadata"] = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
+            if type_ == "DELETED":
+                self._loop.deleted(manifest)
+            else:
+                self._loop.changed(manifest)
+            return
+        self._store(kind, manifest, gone=type_ == "DELETED")
+        owner = self._owner(kind, manifest)
+        if owner is not None:
+            self._loop.enqueue(owner)
+
+    def _store(self, kind: str, manifest: Json, *, gone: bool) -> None:
+        cache = self._cache
+        match kind:
+            case "Pod":
+                (cache.remove_pod if gone else cache.put_pod)(manifest)
+            case "Job":
+                (cache.jobs.remove if gone else cache.jobs.put)(manifest)
+                if gone:
+                    cache.refusals.pop(name_of(manifest), None)
+            case "Deployment":
+                (cache.app_deployments.remove if gone else cache.app_deployments.put)(manifest)
+            case _:
+                about = within(manifest, "involvedObject")
+                name = (str(about.get("namespace")), str(about.get("name")))
+                if not gone and name in cache.jobs.objects:
+                    cache.refusals[name] = str(manifest.get("message") or "")
+
+    def _owner(self, kind: str, manifest: Json) -> Key | None:
+        """The resource that must be looked at."""
+        if kind == "Event":
+            about = within(manifest, "involvedObject")
+            manifest = self._cache.jobs.get(str(about.get("namespace")), str(about.get("name"))) or manifest
+        namespace = manifest["metadata"].get("namespace", "")
+        labels = within(manifest, "metadata", "labels")
+        owners: tuple[tuple[str, Kind], ...] = ((FLOW_RUN_LABEL, "FlowRun"), (TASK_WORKER_LABEL, "TaskWorker"))
+        return next((Key(owner, namespace, labels[label]) for label, owner in owners if label in labels), None)
+
+    # ------------------------------------------------------------------ what was there all along
+
+    def watch_opened(self, stream: Stream) -> None:
+        """List what this watch shows, once at a time."""
+        running = self._listing.get(stream)
+        if running is None or running.done():
+            self._listing[stream] = asyncio.create_task(self._list(stream), name=f"list {stream}")
+
+    async def _list(self, stream: Stream) -> None:
+        source = self._sources[stream.group, stream.plural]
+        path = source.resource.path(stream.namespace or None)
+        while True:
+            try:
+                items, version = await self._client.list(path, labels=source.labels, fields=source.fields)
+                break
+            except KapstanError as error:
+                log.warning("%s cannot be listed (%s); it is tried again", stream, error)
+                await asyncio.sleep(1)
+        for item in items:
+            self.hear(source, None, item)
+        present = {name_of(item) for item in items}
+        for item in self._vanished(source, stream.namespace, present, version):
+            self.hear(source, "DELETED", item)
+        self._listed.add(stream)
+        if len(self._listed) == len(self.streams):
+            self.filled.set()
+
+    def _vanished(self, source: Source, namespace: str, present: set[tuple[str, str]], version: str) -> list[Json]:
+        """What the caches hold and the list, which is not older, does not."""
+        kind = source.resource.kind
+        if source.resource in RESOURCES.values():
+            held = self._loop.known(cast("Kind", kind), namespace or None)
+        else:
+            kept = {
+                "Job": (self._cache.jobs,),
+                "Pod": (self._cache.attempt_pods, self._cache.worker_pods),
+                "Deployment": (self._cache.app_deployments,),
+            }
+            held = [manifest for kept_kind in kept.get(kind, ()) for manifest in kept_kind.objects.values()]
+        return [
+            manifest
+            for manifest in held
+            if name_of(manifest) not in present
+            and (not namespace or manifest["metadata"].get("namespace") == namespace)
+            and int(manifest["metadata"]["resourceVersion"]) <= int(version)
+        ]

@@ -1,0 +1,94 @@
+"""The backends of the namespaces that the operator serves: one address of Redis and of the store, one key for each.
+
+A namespace is a trust domain: its queue keys carry its name and its envelopes its signature. The operator verifies
+with a copy of each namespace's key, which the chart mounts as files named after the namespaces, and needs no right to
+read anybody's Secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from kapstan.backend import Backend
+from kapstan.errors import BackendError, ConfigurationError
+from kapstan.ids import RunId
+from kapstan.ports import Queue, RunRecords
+from kapstan.settings import Settings
+
+log = logging.getLogger("kapstan.operator")
+
+
+class Namespaces:
+    """Backends by namespace, each made when it is first asked for; safe to call from several threads.
+
+    Args:
+        settings: the operator's; its signing key is not used.
+        keys: directory with a file for each namespace: base64 of its signing key.
+        record_changed: told of each run whose record was written, from a thread of this class.
+    """
+
+    def __init__(self, settings: Settings, keys: Path, record_changed: Callable[[RunId], None]) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._record_changed = record_changed
+        self._lock = threading.Lock()
+        self._backends: dict[str, Backend] = {}
+        self._stopping = threading.Event()
+        self._listeners: list[threading.Thread] = []
+
+    def queue(self, namespace: str) -> Queue:
+        return self._backend(namespace).queue
+
+    def records(self, namespace: str) -> RunRecords:
+        return self._backend(namespace).records
+
+    def close(self) -> None:
+        self._stopping.set()
+        for listener in self._listeners:
+            listener.join(2)
+        for backend in self._backends.values():
+            backend.close()
+
+    def _backend(self, namespace: str) -> Backend:
+        """Raises:
+        BackendError: the chart was given no key for this namespace.
+        """
+        with self._lock:
+            backend = self._backends.get(namespace)
+            if backend is None:
+                backend = self._backends[namespace] = Backend(self._settings_of(namespace))
+                listener = threading.Thread(
+                    target=self._listen, args=(namespace, backend), name=f"records-{namespace}", daemon=True
+                )
+                self._listeners.append(listener)
+                listener.start()
+            return backend
+
+    def _settings_of(self, namespace: str) -> Settings:
+        try:
+            key = (self._keys / namespace).read_text().strip()
+        except OSError as error:
+            raise BackendError(
+                f"no signing key for namespace {namespace!r} in {self._keys} ({error.strerror}): "
+                "add the namespace to `namespaces` of the chart"
+            ) from error
+        previous = self._keys / f"{namespace}.previous"
+        return replace(
+            self._settings,
+            namespace=namespace,
+            signing_key=key,
+            signing_key_previous=previous.read_text().strip() if previous.exists() else "",
+        )
+
+    def _listen(self, namespace: str, backend: Backend) -> None:
+        """Hear of every record that is written in one namespace, until the end; Redis away: until it is back."""
+        while not self._stopping.is_set():
+            try:
+                backend.flow_runs.watch(self._record_changed, self._stopping.is_set)
+            except (BackendError, ConfigurationError) as error:
+                log.warning("records of namespace %s cannot be watched (%s); it is tried again", namespace, error)
+                self._stopping.wait(2)
