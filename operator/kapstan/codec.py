@@ -121,6 +121,15 @@ class Codec:
         """The signed envelope that stands for an object in the store."""
         return self.seal(REFERENCE, json.dumps(list(reference)).encode(), purpose, key)
 
+    def reference(self, envelope: bytes, purpose: Purpose, key: str) -> Reference | None:
+        """Where the value stands if ``envelope`` only refers to it, else None. Unpickles nothing.
+
+        Raises:
+            SignatureError: as ``decode``.
+        """
+        serializer, body = self.open(envelope, purpose, key)
+        return Reference(*json.loads(body)) if serializer == REFERENCE else None
+
     def decode_json(self, envelope: bytes, purpose: Purpose, key: str) -> Any:
         """The value, if it is JSON; what never may unpickle reads with this.
 

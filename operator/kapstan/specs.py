@@ -70,6 +70,7 @@ class FlowSpec:
     Attributes:
         coerce: turns parameters into what the annotations name, or raises ParameterTypeError; None: taken as given.
         submit_limit: threads of ``.submit()``; None: the setting.
+        entrypoint: how another process finds the flow: ``module:name`` or ``/path/file.py:name``; "" if it cannot.
     """
 
     identity: str
@@ -86,6 +87,7 @@ class FlowSpec:
     coerce: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     persist_result: bool | None = None
     submit_limit: int | None = None
+    entrypoint: str = ""
     run_name: str | Callable[[Mapping[str, Any]], str] | None = None
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

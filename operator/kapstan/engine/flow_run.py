@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kapstan.backend import Backend
-from kapstan.context import TaskRun
 from kapstan.engine import values
 from kapstan.engine.memo import Memo
 from kapstan.engine.pending import Pending
 from kapstan.errors import BackendError, Fenced, JournalLost, KapstanError, SerializationError
 from kapstan.ids import RunId
-from kapstan.journal import Journal, Outcome, value_key
+from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger
 from kapstan.specs import FlowSpec, TaskSpec
 from kapstan.states import State, StateType
@@ -77,32 +76,32 @@ class FlowRun:
         assert self._journal is not None, "the run is open"
         return self._journal
 
-    def opened(self, journal: Journal, outcomes: Mapping[RunId, Outcome]) -> None:
+    def opened(self, journal: Journal, outcomes: Mapping[RunId, TaskOutcome]) -> None:
         """Begin to write to ``journal``; ``outcomes`` are those that need not be executed again."""
         self._journal = journal
         self.memo = Memo(self.run_id, outcomes)
 
     # ------------------------------------------------------------------ outcomes of task calls
 
-    def replayed(self, spec: TaskSpec, run: TaskRun) -> State | None:
+    def replayed(self, run_id: RunId, run_name: str) -> State | None:
         """The outcome that an earlier attempt left for this call; None if it must be executed."""
-        outcome: Outcome | None = self.memo.take(run.run_id)
+        outcome: TaskOutcome | None = self.memo.take(run_id)
         if outcome is None:
             return None
         try:
             return self._state_of(outcome)
         except KapstanError as error:
-            self.logger.warning("The outcome of task run '%s' cannot be read and it runs again: %s", run.name, error)
+            self.logger.warning("The outcome of run '%s' cannot be read and it runs again: %s", run_name, error)
             return None
 
-    def record(self, spec: TaskSpec, run: TaskRun, state: State) -> None:
+    def record(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> None:
         """Put an outcome in the journal; returns when it is durable.
 
         Raises:
             Fenced: another attempt has taken over.
             JournalLost: the store did not answer in time, so nothing that follows could be recorded.
         """
-        outcome = self._outcome(spec, run, state)
+        outcome = self._outcome(spec, run_id, run_name, state)
         if outcome is None:
             return
         self.check_stopped()
@@ -114,9 +113,9 @@ class FlowRun:
             self.stop(error)
             raise
 
-    async def arecord(self, spec: TaskSpec, run: TaskRun, state: State) -> None:
+    async def arecord(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> None:
         """As ``record``, without blocking the event loop."""
-        outcome = self._outcome(spec, run, state)
+        outcome = self._outcome(spec, run_id, run_name, state)
         if outcome is None:
             return
         import asyncio
@@ -128,15 +127,17 @@ class FlowRun:
         await stored.wait()
         self.check_stopped()
 
-    def post(self, spec: TaskSpec, run: TaskRun, state: State, stored: Callable[[], object]) -> None:
+    def post(
+        self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State, stored: Callable[[], object]
+    ) -> None:
         """As ``record``, but returns at once: ``stored`` is called when it is durable, or never will be."""
-        outcome = self._outcome(spec, run, state)
+        outcome = self._outcome(spec, run_id, run_name, state)
         if outcome is None:
             stored()
         else:
             self._post(outcome, stored)
 
-    def _post(self, outcome: Outcome, stored: Callable[[], object]) -> None:
+    def _post(self, outcome: TaskOutcome, stored: Callable[[], object]) -> None:
         def answered(error: BaseException | None) -> None:
             if error is not None:
                 self.stop(error if isinstance(error, Fenced) else JournalLost(str(error)))
@@ -147,40 +148,40 @@ class FlowRun:
         except Fenced as error:
             answered(error)
 
-    def _outcome(self, spec: TaskSpec, run: TaskRun, state: State) -> Outcome | None:
+    def _outcome(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> TaskOutcome | None:
         """What the journal is to hold; None for a result that shall not be kept or that is no end."""
         if spec.persist_result is False or not state.is_final():
             return None
         value: bytes | None = None
         if state.type is not StateType.COMPLETED:
             error = state.result(raise_on_failure=False)
-            value = values.seal_failure(self.backend, error, value_key(self.run_id, run.run_id))
+            value = values.seal_failure(self.backend, error, run_id)
         elif state.has_data:
             try:
-                value = self.journal.seal(state.data, run.run_id, what=f"the result of task {spec.name}")
+                value = values.seal_value(self.backend, state.data, "result", run_id, what=f"the result of {spec.name}")
             except SerializationError as error:
-                self._warn_once(spec.identity, f"{error}; the task runs again when this flow run is resumed")
-        return Outcome(
-            memo=run.run_id,
-            state=state.type.value,
-            name=state.name,
+                self._warn_once(spec.identity, f"{error}; it runs again when this flow run is resumed")
+        return TaskOutcome(
+            key=run_id,
             task=spec.identity,
-            value=value,
+            name=run_name,
+            state=state.type.value,
+            state_name=state.name,
             message=state.message,
-            run_name=run.name,
-            effect=spec.effect,
-            finished=state.timestamp,
+            at=state.timestamp,
+            value=value,
+            effect=spec.effect if isinstance(spec, TaskSpec) else "p",
         )
 
-    def _state_of(self, outcome: Outcome) -> State | None:
+    def _state_of(self, outcome: TaskOutcome) -> State | None:
         if outcome.value is None:
             return None
         kind = StateType(outcome.state)
         if kind is StateType.COMPLETED:
-            data = self.journal.load(outcome.value, outcome.memo)
+            data = values.open_value(self.backend, outcome.value, "result", outcome.key)
         else:
-            data = values.open_failure(self.backend, outcome.value, value_key(self.run_id, outcome.memo))
-        return State(kind, outcome.name, outcome.message, outcome.finished, data=data, has_data=True)
+            data = values.open_failure(self.backend, outcome.value, outcome.key)
+        return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
 
     def _warn_once(self, identity: str, message: str) -> None:
         if identity not in self._warned:

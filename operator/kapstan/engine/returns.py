@@ -1,4 +1,4 @@
-"""What a flow's return value says about its final state."""
+"""Final states: of a flow by what it returned, of any run by what it raised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from kapstan import states
 from kapstan.engine.pending import Resolvable
-from kapstan.states import State
+from kapstan.errors import TaskTimeout
+from kapstan.states import State, StateType
 
 
 def state_of(result: Any) -> State:
@@ -25,6 +26,13 @@ def state_of(result: Any) -> State:
         if items and all(isinstance(item, (State, Resolvable)) for item in items):
             return _together([item.final_state() if isinstance(item, Resolvable) else item for item in items])
     return states.Completed(data=result)
+
+
+def failed(error: BaseException, what: str) -> State:
+    """The state of a run that raised: Failed, named ``TimedOut`` if its own limit ended it."""
+    name = "TimedOut" if isinstance(error, TaskTimeout) else "Failed"
+    message = f"{what}: {type(error).__name__}: {error}"
+    return State(StateType.FAILED, name, message, data=error, has_data=True)
 
 
 def _ended(state: State) -> State:

@@ -14,14 +14,13 @@ from typing import Any
 
 from kapstan import settings, states
 from kapstan.context import TaskRun, current_flow, current_task
-from kapstan.engine import calls, naming, retries
+from kapstan.engine import calls, naming, retries, returns
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.pending import Pending, Resolvable, UpstreamFailed, resolvables, resolved, when_done
-from kapstan.errors import TaskTimeout
 from kapstan.ids import new_id
 from kapstan.logging import redirect_prints, task_run_logger
 from kapstan.specs import TaskSpec
-from kapstan.states import State, StateType
+from kapstan.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def run(call: TaskCall) -> State:
         return _not_ready(error)
     state = _execute(call, args, kwargs)
     if call.flow is not None:
-        call.flow.record(call.spec, call.run, state)
+        call.flow.record(call.spec, call.run.run_id, call.run.name, state)
     return state
 
 
@@ -95,7 +94,7 @@ async def arun(call: TaskCall) -> State:
         return _not_ready(error)
     state = await _aexecute(call, args, kwargs)
     if call.flow is not None:
-        await call.flow.arecord(call.spec, call.run, state)
+        await call.flow.arecord(call.spec, call.run.run_id, call.run.name, state)
     return state
 
 
@@ -127,11 +126,8 @@ def _run_submitted(call: TaskCall, flow: FlowRun, pending: Pending) -> None:
         flow.check_stopped()
         args, kwargs = _inputs(call)
         pending.state = states.Running()
-        if call.spec.is_async:
-            state = _loops.run(_aexecute(call, args, kwargs))
-        else:
-            state = _execute(call, args, kwargs)
-        flow.post(call.spec, call.run, state, lambda: pending.finish(state))
+        state = _loops.run(_aexecute(call, args, kwargs)) if call.spec.is_async else _execute(call, args, kwargs)
+        flow.post(call.spec, call.run.run_id, call.run.name, state, lambda: pending.finish(state))
     except UpstreamFailed as error:
         pending.finish(_not_ready(error))
     except BaseException as error:  # noqa: BLE001  (Fenced and its like must reach the flow, not end in this thread)
@@ -177,10 +173,7 @@ async def _aexecute(call: TaskCall, args: Any, kwargs: Any) -> State:
 
 
 def _completed(call: TaskCall, result: Any) -> State:
-    if isinstance(result, State):
-        state = result
-    else:
-        state = states.Completed(data=result)
+    state = result if isinstance(result, State) else states.Completed(data=result)
     task_run_logger(call.run).info("Finished in state %s", state)
     return state
 
@@ -193,23 +186,17 @@ def _failed(call: TaskCall, error: Exception) -> State | float:
         logger.warning("Task run failed with exception: %r", error)
         logger.info("Retrying in %s seconds...", float(delay))
         return delay
-    state = failure(error, "Task run encountered an exception")
+    state = returns.failed(error, "Task run encountered an exception")
     logger.error("%s", state.message, exc_info=error)
     logger.error("Finished in state %s", state)
     return state
-
-
-def failure(error: BaseException, what: str) -> State:
-    """The state of a run that raised: Failed, named ``TimedOut`` if its own limit ended it."""
-    name = "TimedOut" if isinstance(error, TaskTimeout) else "Failed"
-    return State(StateType.FAILED, name, f"{what}: {type(error).__name__}: {error}", data=error, has_data=True)
 
 
 # ---------------------------------------------------------------------------------------------- inputs
 
 
 def _replayed(call: TaskCall) -> State | None:
-    return None if call.flow is None else call.flow.replayed(call.spec, call.run)
+    return None if call.flow is None else call.flow.replayed(call.run.run_id, call.run.name)
 
 
 def _upstream(call: TaskCall) -> list[Resolvable]:

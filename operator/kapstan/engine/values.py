@@ -12,23 +12,22 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.codec import Purpose, Reference, digest
-from kapstan.errors import CrashedRun, KapstanError, RunFailed, SerializationError
+from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, SerializationError, SignatureError
 from kapstan.ids import RunId, new_id
-from kapstan.journal import load_value
 
 _TRACEBACK_CHARACTERS = 16_000
 
 
-def seal_value(backend: Backend, value: Any, purpose: Purpose, run_id: RunId, *, what: str) -> bytes:
-    """The envelope of ``value`` for a background run; above ``inline_bytes`` an envelope that refers to the store.
+def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what: str) -> bytes:
+    """The envelope of ``value``, signed for ``key`` (the id of its run); above ``inline_bytes`` an envelope that refers to the store.
 
     Raises:
         SerializationError: no allowed serializer carries it; the message names ``what``.
         ValueTooLarge: more than ``max_value_bytes``.
         StoreUnavailable: it is large and the store is away.
     """
-    envelope = backend.codec.encode(value, purpose, run_id, what=what)
-    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, run_id)
+    envelope = backend.codec.encode(value, purpose, key, what=what)
+    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, key)
 
 
 def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> bytes:
@@ -48,8 +47,17 @@ def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) ->
     """
     value = backend.codec.decode(envelope, purpose, key)
     if type(value) is Reference:
-        return load_value(backend.store, backend.codec, envelope, purpose, key)
+        return backend.codec.decode(_fetch(backend, value), purpose, key)
     return value
+
+
+def _fetch(backend: Backend, reference: Reference) -> bytes:
+    stored = backend.store.get(reference.key)
+    if stored is None:
+        raise MissingResult(f"the object {reference.key!r} is not in the store any more")
+    if digest(stored.body) != reference.digest:
+        raise SignatureError(f"the object {reference.key!r} is not the one that was stored: its digest differs")
+    return stored.body
 
 
 def seal_failure(backend: Backend, error: BaseException, key: str) -> bytes:

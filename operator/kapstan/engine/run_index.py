@@ -1,0 +1,49 @@
+"""Tells the index of flow runs where a run stands; the journal is the truth, so a Redis that is away only costs a warning."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from typing import Any
+
+from kapstan.backend import Backend
+from kapstan.errors import KapstanError
+from kapstan.ids import RunId
+
+logger = logging.getLogger("kapstan.engine")
+_END_SECONDS = 5.0  # how long the end of a run waits for the index
+
+
+class RunIndex:
+    """Saves summaries in the order of the calls: files at once, Redis from a thread that no flow waits for."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._waiting: queue.SimpleQueue[tuple[RunId, dict[str, Any], threading.Event]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def save(self, run_id: RunId, summary: dict[str, Any], *, last: bool) -> None:
+        """Save ``summary``; the ``last`` of a run waits a few seconds until it is there."""
+        if not self._backend.settings.redis_url:
+            self._save(run_id, summary)
+            return
+        saved = threading.Event()
+        self._waiting.put((run_id, summary, saved))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="kapstan-index", daemon=True)
+            self._thread.start()
+        if last and not saved.wait(_END_SECONDS):
+            logger.warning("The index does not answer; the end of flow run %s stands in its journal only", run_id)
+
+    def _run(self) -> None:
+        while True:
+            run_id, summary, saved = self._waiting.get()
+            self._save(run_id, summary)
+            saved.set()
+
+    def _save(self, run_id: RunId, summary: dict[str, Any]) -> None:
+        try:
+            self._backend.flow_runs.save(run_id, summary)
+        except KapstanError as error:
+            logger.warning("The index does not hold the state of flow run %s: %s", run_id, error)

@@ -1,0 +1,80 @@
+"""What the operator, the server and the CLI read of flow runs: from the index, and from the journals themselves.
+
+Loads no user code and unpickles nothing. The index is a shortcut to *ended*; only the journal can say that an attempt did not
+end.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+from kapstan.backend import Backend
+from kapstan.codec import Codec
+from kapstan.ids import RunId
+from kapstan.journal import AttemptEnd as JournalEnd
+from kapstan.journal import History, log_name, read_journal
+from kapstan.ports import AttemptEnd, AttemptRecord
+
+
+class Records:
+    """``ports.RunRecords`` over the index and the store of ``backend``."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def ended(self, run_id: RunId) -> AttemptRecord | None:
+        summary = self._backend.flow_runs.load(run_id)
+        if summary is None or not summary.get("outcome"):
+            return None
+        end = AttemptEnd(
+            summary["outcome"],
+            summary["ended"],
+            summary.get("message", ""),
+            summary.get("result_ref"),
+            summary.get("until"),
+        )
+        return AttemptRecord(summary["attempt"], summary["started"], end)
+
+    def attempts(self, run_id: RunId) -> list[AttemptRecord]:
+        return [
+            AttemptRecord(begun.number, begun.started, None if begun.end is None else self._end(run_id, begun.end))
+            for begun in self.history(run_id).attempts
+        ]
+
+    def history(self, run_id: RunId) -> History:
+        """The whole journal as it is now.
+
+        Raises:
+            StoreUnavailable: the store does not answer; nothing may be concluded.
+        """
+        return read_journal(self._backend.store, self._backend.codec, run_id)
+
+    def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
+        before = self._backend.flow_runs.load(run_id) or {}
+        if before.get("state") == state.upper() and before.get("message") == message:
+            return
+        declared = {**before, "state": state.upper(), "state_name": state, "message": message}
+        declared.setdefault("ended", None)
+        declared["declared"] = time.time()
+        self._backend.flow_runs.save(run_id, declared)
+
+    def summary(self, run_id: RunId) -> dict[str, Any] | None:
+        """What the index holds; None if it does not know the run."""
+        return self._backend.flow_runs.load(run_id)
+
+    def recent(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Summaries, newest first."""
+        return self._backend.flow_runs.recent(limit)
+
+    def _end(self, run_id: RunId, end: JournalEnd) -> AttemptEnd:
+        ref = result_ref(self._backend.codec, run_id, end) if end.end == "Completed" else None
+        return AttemptEnd(end.end, end.at, end.message, ref, end.until)
+
+
+def result_ref(codec: Codec, run_id: RunId, end: JournalEnd) -> str | None:
+    """Where the result of a Completed attempt stands: its object, or the journal itself if it is small."""
+    if end.result is None:
+        return None
+    reference = codec.reference(end.result, "result", run_id)
+    return log_name(run_id) if reference is None else reference.key

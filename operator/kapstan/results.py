@@ -1,0 +1,26 @@
+"""Results by id, from any process that reaches the store.
+
+state = read_flow_run("0197...")      # of a flow run: from its journal
+Future(task_run_id=...).result()      # of a background run: see kapstan.futures
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from kapstan import backend as backends
+from kapstan import ids, states
+from kapstan.engine.flow_engine import ended_state
+from kapstan.states import State
+
+__all__ = ["read_flow_run"]
+
+
+def read_flow_run(run_id: UUID | str) -> State:
+    """The state of a flow run; ``result()`` of it fetches what the flow returned, or raises what it raised.
+
+    Raises:
+        StoreUnavailable: the store is away.
+    """
+    state = ended_state(backends.current(), ids.parse(run_id))
+    return states.Running(message="the run has not ended") if state is None else state

@@ -1,0 +1,472 @@
+"""``@task``: turns a function into a task that can be called, submitted, mapped and delayed.
+
+The surface only: options become a frozen ``TaskSpec``, and calls go to the flow run that they are made in, to the queue, or
+straight to the function. Two straight lines lead from here: ``delay`` -> ``engine.submission`` -> queue, and a call in a flow
+-> ``engine.flow_run``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+
+from kapstan import settings, specs, states
+from kapstan.context import current_flow, current_task
+from kapstan.engine import submission, task_run
+from kapstan.errors import ConfigurationError, DuplicateTask, MappingLengthMismatch, MappingMissingIterable
+from kapstan.futures import Future, FutureList
+from kapstan.specs import TaskSpec
+from kapstan.states import State
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T = TypeVar("T")
+
+RetryDelays = float | Sequence[float] | Callable[[int], Sequence[float]]
+RetryCondition = Callable[["Task[..., Any]", Any, State], bool]
+RunName = str | Callable[..., str]
+
+
+class unmapped(Generic[T]):  # noqa: N801  (the name that users know)
+    """In ``map``: the same value for every element, even if it is iterable."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+
+def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
+    """For ``retry_delay_seconds``: ``backoff_factor * 2**i`` seconds before retry ``i`` (from 0).
+
+    Raises:
+        ConfigurationError: a negative factor.
+    """
+    if backoff_factor < 0:
+        raise ConfigurationError(f"exponential_backoff({backoff_factor}): the factor must not be negative")
+    return lambda retries: [backoff_factor * max(0, 2**i) for i in range(retries)]
+
+
+class Task(Generic[P, R]):
+    """A function with policies. Made by ``@task``; ``with_options`` makes a changed copy.
+
+    Args:
+        fn: a function, coroutine function, method, classmethod or staticmethod.
+        name: what people read; also the identity that queue and journal carry. Without it the identity is
+            ``module:qualname``.
+        description: for people; by default the docstring.
+        tags, version: for people and filters.
+        retries: how often it runs again after an exception.
+        retry_delay_seconds: seconds before a retry: a number, a list (its last repeats), or retries -> list.
+        retry_jitter_factor: prolongs a delay at random, by up to this part of it.
+        retry_condition_fn: (task, task run, state) -> whether to retry; an error in it means no.
+        timeout_seconds: after so long the run fails with ``TaskTimeout``. On a thread other than the main one a blocking
+            call outside Python's control ends first.
+        log_prints: whether ``print`` becomes a log line; None: as the flow or the settings say.
+        persist_result: False keeps the result out of journal and queue: a resumed flow runs the task again.
+        task_run_name: template (``"charge-{user}"``) or function for the names of runs.
+
+    Raises:
+        ConfigurationError: an option that cannot be, naming it, its value and what fits.
+        DuplicateTask: another function of this process has the same identity.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        tags: Iterable[str] | None = None,
+        version: str | None = None,
+        retries: int | None = None,
+        retry_delay_seconds: RetryDelays | None = None,
+        retry_jitter_factor: float | None = None,
+        retry_condition_fn: RetryCondition | None = None,
+        timeout_seconds: float | None = None,
+        log_prints: bool | None = None,
+        persist_result: bool | None = None,
+        task_run_name: RunName | None = None,
+    ) -> None:
+        plain, self._binds = _unwrapped(fn)
+        retries = whole("retries", settings.current().default_retries if retries is None else retries)
+        self.fn = fn
+        self.name = name or getattr(plain, "__name__", type(plain).__name__)
+        self._bound: tuple[Any, ...] = ()
+        self.spec = TaskSpec(
+            identity=specs.identity_of(plain, name),
+            name=self.name,
+            fn=plain,
+            is_async=inspect.iscoroutinefunction(plain),
+            signature=_signature(plain),
+            description=description if description is not None else inspect.getdoc(plain) or "",
+            version=version or "",
+            tags=frozenset(tags or ()),
+            retries=retries,
+            retry_delay=retry_delays(retry_delay_seconds, retries),
+            retry_jitter_factor=number("retry_jitter_factor", retry_jitter_factor) or 0.0,
+            retry_condition=self._condition(retry_condition_fn),
+            timeout=number("timeout_seconds", timeout_seconds),
+            log_prints=log_prints,
+            persist_result=persist_result,
+            run_name=task_run_name,
+        )
+        self.__name__ = getattr(plain, "__name__", self.name)
+        self.__qualname__ = getattr(plain, "__qualname__", self.name)
+        self.__doc__ = plain.__doc__
+        self.__module__ = getattr(plain, "__module__", "")
+        self.__wrapped__ = plain
+
+    # ------------------------------------------------------------------ calls
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Task[..., Coroutine[Any, Any, Any]], *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> Coroutine[Any, Any, State]: ...
+    @overload
+    def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State: ...
+    @overload
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the task here: its result, or its State with ``return_state=True``.
+
+        In a flow the outcome is in the run's journal before this returns; a resumed run replays it. Outside of one
+        retries and timeouts apply, nothing is recorded.
+
+        Raises:
+            ParameterError: the arguments do not fit.
+            Exception: what the task raised, after its retries.
+        """
+        call = self._prepare(args, kwargs, wait_for)
+        if self.spec.is_async:
+            return self._call_async(call, return_state)
+        state = task_run.run(call)
+        return state if return_state else state.result()
+
+    async def _call_async(self, call: task_run.TaskCall, return_state: bool) -> Any:
+        state = await task_run.arun(call)
+        return state if return_state else state.result()
+
+    @overload
+    def submit(self: Task[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[T]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    @overload
+    def submit(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> Future[T]: ...
+    @overload
+    def submit(self, *args: Any, **kwargs: Any) -> Future[R]: ...
+    def submit(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the task beside the caller. Futures among the arguments become their results first.
+
+        In a flow: on the flow's threads. Outside of one: in the background of this process, on a queue of this
+        application's own, so that a restart of it takes up what was not finished.
+
+        Raises:
+            ParameterError: the arguments do not fit.
+        """
+        if current_flow.get() is None:
+            from kapstan.worker import in_process
+
+            future: Future[Any] = Future(in_process.submit(self.spec, (*self._bound, *args), kwargs, registered))
+        else:
+            call = self._prepare(args, kwargs, wait_for)
+            future = Future(call.run.run_id, pending=task_run.submit(call))
+        return future.final_state() if return_state else future
+
+    @overload
+    def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> FutureList[T]: ...
+    @overload
+    def map(self, *args: Any, **kwargs: Any) -> FutureList[R]: ...
+    def map(self, *args: Any, deferred: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+        """Submit once for each element of the iterable arguments; ``unmapped``, strings and defaults stay the same.
+
+        Args:
+            deferred: ``delay`` instead of ``submit``.
+
+        Raises:
+            MappingMissingIterable: no argument is iterable.
+            MappingLengthMismatch: the iterables differ in length.
+        """
+        calls = _expanded(self.spec, (*self._bound, *args), kwargs)
+        if deferred:
+            run_ids = submission.submit_many(self.spec, calls)
+            return FutureList(Future[Any](run_id) for run_id in run_ids)
+        plain = self._unbound()
+        options: dict[str, Any] = {} if wait_for is None else {"wait_for": list(wait_for)}
+        return FutureList(plain.submit(*call_args, **call_kwargs, **options) for call_args, call_kwargs in calls)
+
+    @overload
+    def delay(self: Task[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[T]: ...
+    @overload
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task in the background, on any worker that serves it; returns as soon as the run is accepted.
+
+        Raises:
+            ParameterError: the arguments do not fit.
+            SerializationError: an argument cannot be serialised, or is too large.
+            QueueUnavailable: the run may or may not have been accepted.
+        """
+        return Future[Any](submission.submit(self.spec, (*self._bound, *args), kwargs))
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: float = 0.0,
+        idempotency_key: str | None = None,
+    ) -> Future[Any]:
+        """As ``delay``, with the arguments in a tuple and a dict.
+
+        Args:
+            countdown: seconds until it may start.
+            idempotency_key: the same key submits one run only, whoever submits it and how often.
+
+        Raises:
+            IdempotencyConflict: the key was used for other arguments.
+        """
+        return Future(
+            submission.submit(
+                self.spec,
+                (*self._bound, *(args or ())),
+                dict(kwargs or {}),
+                delay=number("countdown", countdown) or 0.0,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    def serve(self, limit: int | None = None) -> None:
+        """Run what ``delay`` submits, in this process and until it is stopped; see ``kapstan.serve`` for more tasks."""
+        from kapstan.task_worker import serve
+
+        serve(self, limit=limit)
+
+    # ------------------------------------------------------------------ variants
+
+    def with_options(self, **options: Any) -> Task[P, R]:
+        """A copy with other options; what is not named stays. The identity stays as well, unless ``name`` is given.
+
+        Raises:
+            TypeError: an unknown option, naming the nearest one.
+        """
+        _check_options("with_options", options)
+        spec = self.spec
+        given = {key: value for key, value in options.items() if value is not None}
+        probe: Task[Any, Any] = Task(spec.fn, **{"name": spec.identity, **given})
+        changed = {field: getattr(probe.spec, field) for key in given for field in _FIELDS[key]}
+        copy = self._copy(replace(spec, **changed))
+        copy.name = copy.spec.name
+        return copy
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Task[P, R]: ...
+    @overload
+    def __get__(self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any]) -> Task[Q, R]: ...
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        subject = {"instance": instance, "class": owner, "": None}[self._binds]
+        if subject is None:
+            return self
+        bound = self._copy(self.spec)
+        bound._bound = (subject,)
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<Task {self.spec.identity}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled by name, as functions are; a bound or changed task by its parts."""
+        if _registered.get(self.spec.identity) is self and "<" not in self.__qualname__:
+            return self.__qualname__
+        return (_rebuilt, (self.fn, self.name, self._bound))
+
+    def _copy(self, spec: TaskSpec) -> Task[P, R]:
+        copy: Task[P, R] = object.__new__(Task)
+        copy.__dict__.update(self.__dict__)
+        copy.spec = spec
+        return copy
+
+    def _unbound(self) -> Task[..., Any]:
+        copy = self._copy(self.spec)
+        copy._bound = ()
+        return cast("Task[..., Any]", copy)
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Any:
+        return task_run.prepare(self.spec, (*self._bound, *args), kwargs, tuple(wait_for or ()))
+
+    def _condition(self, given: RetryCondition | None) -> Callable[[BaseException], bool] | None:
+        if given is None:
+            return None
+        return lambda error: bool(given(self, current_task.get(), states.Failed(message=repr(error), data=error)))
+
+
+# ---------------------------------------------------------------------------------------------- the decorator
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tags: Iterable[str] | None = None,
+    version: str | None = None,
+    retries: int | None = None,
+    retry_delay_seconds: RetryDelays | None = None,
+    retry_jitter_factor: float | None = None,
+    retry_condition_fn: RetryCondition | None = None,
+    timeout_seconds: float | None = None,
+    log_prints: bool | None = None,
+    persist_result: bool | None = None,
+    task_run_name: RunName | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function: ``@task`` or ``@task(retries=3, ...)``; the options are those of ``Task``.
+
+    Raises:
+        TypeError: an unknown option, naming the nearest one.
+        DuplicateTask: another function of this process has the same identity.
+    """
+    _check_options("@task", options)
+    if fn is None:
+        return lambda function: _register(Task(function, **options))
+    return _register(Task(fn, **options))
+
+
+_registered: dict[str, Task[..., Any]] = {}
+
+
+def registered() -> dict[str, Task[..., Any]]:
+    """The decorated tasks of this process by identity."""
+    return dict(_registered)
+
+
+def _register(new: Task[P, R]) -> Task[P, R]:
+    before = _registered.get(new.spec.identity)
+    if before is not None and _origin(before) != _origin(new):
+        raise DuplicateTask(
+            f"{_origin(before)} and {_origin(new)} are both the task {new.spec.identity!r}: give one another name"
+        )
+    _registered[new.spec.identity] = cast("Task[..., Any]", new)
+    return new
+
+
+def _origin(subject: Task[..., Any]) -> str:
+    return f"{specs.importable_name(subject.__module__)}:{subject.__qualname__}"
+
+
+def _rebuilt(fn: Any, name: str, bound: tuple[Any, ...]) -> Task[..., Any]:
+    rebuilt: Task[..., Any] = Task(fn, name=name)
+    rebuilt._bound = bound  # pyright: ignore[reportPrivateUsage]  # half of __reduce__
+    return rebuilt
+
+
+# ---------------------------------------------------------------------------------------------- options
+
+_REST = inspect.Parameter.VAR_POSITIONAL
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "name": ("identity", "name"),
+    "description": ("description",),
+    "tags": ("tags",),
+    "version": ("version",),
+    "retries": ("retries",),
+    "retry_delay_seconds": ("retry_delay",),
+    "retry_jitter_factor": ("retry_jitter_factor",),
+    "retry_condition_fn": ("retry_condition",),
+    "timeout_seconds": ("timeout",),
+    "log_prints": ("log_prints",),
+    "persist_result": ("persist_result",),
+    "task_run_name": ("run_name",),
+}
+
+
+def _check_options(where: str, options: Mapping[str, Any]) -> None:
+    for option in options:
+        if option not in _FIELDS:
+            near = difflib.get_close_matches(option, _FIELDS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(_FIELDS)}"
+            raise TypeError(f"{where} has no option {option!r}; {hint}")
+
+
+def whole(option: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 on")
+    return value
+
+
+def number(option: str, value: Any) -> float | None:
+    if value is not None and (not isinstance(value, (int, float)) or value < 0):
+        raise ConfigurationError(f"{option}={value!r}: give a number from 0 on")
+    return None if value is None else float(value)
+
+
+def retry_delays(given: RetryDelays | None, retries: int) -> specs.RetryDelay:
+    """``retry_delay_seconds`` in the form of a spec.
+
+    Raises:
+        ConfigurationError: it is none of its three forms, or a delay is negative.
+    """
+    if given is None:
+        return settings.current().default_retry_delay_seconds
+    listed = given(retries) if callable(given) else given
+    if isinstance(listed, (int, float)):
+        return number("retry_delay_seconds", listed) or 0.0
+    return tuple(number("retry_delay_seconds", item) or 0.0 for item in listed)
+
+
+def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:
+    """The plain function, and what a bound access puts before its arguments."""
+    if isinstance(fn, Task):
+        return _unwrapped(cast("Task[..., Any]", fn).fn)
+    if isinstance(fn, classmethod):
+        return cast("Any", fn).__func__, "class"
+    if isinstance(fn, staticmethod):
+        return cast("Any", fn).__func__, ""
+    if not callable(fn):
+        raise ConfigurationError(f"@task on {fn!r}: give a function")
+    return fn, "instance"
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    signature = inspect.signature(fn)
+    for reserved in ("return_state", "wait_for"):
+        if reserved in signature.parameters:
+            raise ConfigurationError(f"{fn.__name__}({reserved}): the name is an option of the call; choose another")
+    return signature
+
+
+def _expanded(
+    spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The calls of ``map``: arguments with the iterables replaced by their n-th elements."""
+    bound = specs.bound_arguments(spec.signature, spec.name, args, kwargs)
+    columns: dict[str, list[Any]] = {}
+    for name, given in bound.arguments.items():
+        value = bound.arguments[name] = given.result() if isinstance(given, Future) else given
+        fixed = isinstance(value, (unmapped, str, bytes, dict)) or spec.signature.parameters[name].kind is _REST
+        if not fixed and isinstance(value, Iterable):
+            columns[name] = list(cast("Iterable[Any]", value))
+    if not columns:
+        raise MappingMissingIterable(f"{spec.name}.map(): no argument is iterable; pass at least one list of elements")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise MappingLengthMismatch(f"{spec.name}.map(): the iterables differ in length: {listed}")
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    for index in range(next(iter(lengths.values()))):
+        for name, value in bound.arguments.items():
+            fixed = cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
+            bound.arguments[name] = columns[name][index] if name in columns else fixed
+        calls.append((bound.args, bound.kwargs))
+    return calls
