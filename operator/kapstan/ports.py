@@ -27,6 +27,7 @@ class Stored(NamedTuple):
 
 class Store(Protocol):
     """Objects by key, with conditional writes. Keys are ``/``-separated ASCII; bodies are at most 5 GiB.
+    No key may be the folder of another one (``a`` and ``a/b``): MinIO would not list the latter.
 
     Every method retries what is safe to repeat until ``deadline`` seconds (of the adapter) have passed.
 

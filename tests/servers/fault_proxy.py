@@ -30,7 +30,8 @@ class FaultProxy:
     """Proxy to ``upstream``; see ``running``.
 
     Attributes:
-        counts: how often each fault bit; ``late_<status>`` what late deliveries met.
+        counts: how often each fault bit; ``late_<status>`` what late deliveries met, ``gone`` requests that found no
+            upstream, ``status_<status>`` answers that were passed on.
         seen: (method, path, headers) of every request, names of headers in lower case.
     """
 
@@ -64,11 +65,21 @@ class FaultProxy:
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
 
+            def finish(self) -> None:
+                super().finish()
+                proxy._hang_up()
+
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that hung up."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
@@ -109,11 +120,15 @@ class FaultProxy:
         try:
             status, answer_headers, answer = self._forward(handler.command, handler.path, headers, body)
         except OSError:
+            with self._lock:
+                self.counts["gone"] += 1
             handler.close_connection = True
             return
         if fault == "drop_reply":
             handler.close_connection = True
             return
+        with self._lock:
+            self.counts[f"status_{status}"] += 1
         self._answer(handler, status, answer_headers, answer)
 
     def _draw(self) -> Fault | None:
@@ -130,6 +145,8 @@ class FaultProxy:
                 status, _, _ = self._forward(method, path, headers, body)
             except OSError:
                 return
+            finally:
+                self._hang_up()
             with self._lock:
                 self.counts[f"late_{status}"] += 1
 
@@ -163,6 +180,10 @@ class FaultProxy:
         if not hasattr(self._connections, "upstream"):
             self._connections.upstream = http.client.HTTPConnection(self._upstream, timeout=10)
         return self._connections.upstream
+
+    def _hang_up(self) -> None:
+        if hasattr(self._connections, "upstream"):
+            self._connections.upstream.close()
 
     def _sign(self, method: str, path: str, headers: dict[str, str]) -> dict[str, str]:
         assert self._resign is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -72,7 +71,8 @@ class Minio:
                 start_new_session=True,
             )
         retry = urllib3.Retry(total=200, backoff_factor=0.02, backoff_max=0.2, status_forcelist=[503])
-        answer = urllib3.PoolManager(retries=retry).request("GET", f"{self.url}/minio/health/ready", timeout=2)
+        with urllib3.PoolManager(retries=retry) as pool:
+            answer = pool.request("GET", f"{self.url}/minio/health/ready", timeout=2)
         assert answer.status == 200, (self._folder / "minio.log").read_text()
 
     def kill(self) -> None:
@@ -80,14 +80,6 @@ class Minio:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-
-    def freeze(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def settings(self, url: str = "", **changed: object) -> Settings:
         """Settings that name this server, or the proxy at ``url`` in front of it."""
@@ -106,17 +98,21 @@ class Minio:
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     """A server for the whole session, with the bucket made. Tests keep apart by namespace."""
     server = Minio(tmp_path_factory.mktemp("minio"))
-    server.start()
-    S3Store.from_settings(server.settings()).ensure_bucket()
-    yield server
-    server.kill()
+    yield from _serve(server)
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path) -> Iterator[Minio]:
     """A server that the test may kill."""
-    server = Minio(tmp_path / "minio")
+    yield from _serve(Minio(tmp_path / "minio"))
+
+
+def _serve(server: Minio) -> Iterator[Minio]:
     server.start()
-    S3Store.from_settings(server.settings()).ensure_bucket()
-    yield server
-    server.kill()
+    try:
+        store = S3Store.from_settings(server.settings())
+        store.ensure_bucket()
+        store.close()
+        yield server
+    finally:
+        server.kill()

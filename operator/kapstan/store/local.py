@@ -22,9 +22,6 @@ from kapstan.store.keys import check_key
 from kapstan.store.local_log import LocalLog
 from kapstan.store.probe import probe
 
-# Objects are told from folders by this ending, which no quoted key holds: "a" and "a/b" may both be keys.
-_OBJECT = "+"
-
 
 class LocalStore:
     """Objects below ``root``; see ``ports.Store`` for the methods.
@@ -56,7 +53,7 @@ class LocalStore:
         with refusing(path):
             try:
                 body = path.read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
         return Stored(body, _version(body))
 
@@ -89,7 +86,7 @@ class LocalStore:
         top = self._objects.joinpath(*(quote(part, safe="") for part in folder.split("/") if part))
         for directory, _, names in os.walk(top):
             above = "".join(f"{unquote(part)}/" for part in Path(directory).relative_to(self._objects).parts)
-            found += [above + unquote(name[: -len(_OBJECT)]) for name in names]
+            found += [above + unquote(name) for name in names]
         yield from sorted(key for key in found if key.startswith(prefix) and key > after)
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -110,8 +107,7 @@ class LocalStore:
         """Nothing is held open."""
 
     def _path(self, key: str) -> Path:
-        *folders, last = (quote(part, safe="") for part in check_key(key).split("/"))
-        return self._objects.joinpath(*folders, last + _OBJECT)
+        return self._objects.joinpath(*(quote(part, safe="") for part in check_key(key).split("/")))
 
     @contextlib.contextmanager
     def _written(self, body: bytes) -> Generator[Path]:
