@@ -98,6 +98,11 @@ class FlowSpec:
         return nth_delay(self.retry_delay, retry)
 
 
+def bare_flow(fn: Callable[[], Any], *, name: str) -> FlowSpec:
+    """A flow without policies, for what has to be recorded as a flow run."""
+    return FlowSpec(name, name, fn, is_async=False, signature=inspect.signature(fn))
+
+
 def bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by parameter name, defaults applied; ``**kwargs`` stay one dict under their own name.
 

@@ -64,6 +64,7 @@ class LoopThread(threading.local):
         if self.loop is None or self.loop.is_closed():
             self.loop = asyncio.new_event_loop()
         task = self.loop.create_task(coroutine)
+        self.loop.set_exception_handler(lambda loop, context: _cancel_or_report(task, loop, context))
         try:
             return self.loop.run_until_complete(task)
         except BaseException:
@@ -77,6 +78,15 @@ class LoopThread(threading.local):
         if self.loop is not None:
             self.loop.close()
             self.loop = None
+
+
+def _cancel_or_report(task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A signal's BaseException that hit one of the loop's own callbacks ends the coroutine; the rest is asyncio's."""
+    error = context.get("exception")
+    if error is not None and not isinstance(error, Exception):
+        task.cancel()
+    else:
+        loop.default_exception_handler(context)
 
 
 def _timed_out(timeout: float) -> TaskTimeout:

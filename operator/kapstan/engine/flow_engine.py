@@ -98,6 +98,8 @@ def run(flow: FlowRun, *, attempt: int | None = None, again: bool = False) -> St
         return known
     marks = current_flow.set(flow), current_task.set(None)
     try:
+        flow.begun = True
+        flow.check_stopped()
         while True:
             try:
                 args, kwargs = step.arguments()
@@ -132,6 +134,8 @@ async def arun(flow: FlowRun, *, attempt: int | None = None, again: bool = False
         return known
     marks = current_flow.set(flow), current_task.set(None)
     try:
+        flow.begun = True
+        flow.check_stopped()
         while True:
             try:
                 args, kwargs = step.arguments()
@@ -282,6 +286,8 @@ class _Attempt:
     def end(self, state: State) -> State:
         """Record the final state; only then is it shown."""
         flow = self._flow
+        flow.check_stopped()
+        flow.ending = True
         end = _ENDS.get(state.type, "Failed")
         now = time.time()
         record = AttemptEnd(flow.attempt, end, now, state.message, self._sealed(state))
@@ -309,10 +315,13 @@ class _Attempt:
             if reason is not error:
                 raise reason from error
             return
+        if flow.ending:
+            return
         if isinstance(error, SystemExit):
             self.end(returns.failed(error, "Flow run encountered an exception"))
             return
-        end: AttemptOutcome = "Cancelled" if isinstance(error, CancelRun) else "HandedBack"
+        flow.ending = True
+        end: AttemptOutcome = "Cancelled" if isinstance(reason, CancelRun) else "HandedBack"
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         now = time.time()
         self._written(lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))

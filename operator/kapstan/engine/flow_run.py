@@ -33,6 +33,8 @@ class FlowRun:
         run_count: 1 for the first execution of the flow's function, one more for each retry.
         parent: the flow run that called this one as a subflow.
         deployment: name of the deployment that it was made from, "" for none.
+        begun: the attempt stands in the journal; only now may a signal break it off.
+        ending: its end is being recorded; nothing may break that off.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class FlowRun:
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._stopped: BaseException | None = None
+        self.begun = False
+        self.ending = False
         self._warned: set[str] = set()
 
     @property
@@ -230,11 +234,20 @@ class FlowRun:
                 self.on_stop()
         return error
 
+    def stop_here(self, error: BaseException) -> BaseException:
+        """As ``stop``, for who raises ``error`` in the flow's own thread at once."""
+        self._stopped = self._stopped or error
+        return self._stopped
+
     def check_stopped(self) -> None:
-        """Raises: what ``stop`` was told."""
-        if self._stopped is not None:
-            raise self._stopped
+        """Raises: what ``stop`` was told, here or in a flow run that called this one."""
+        stopped = self.stopped
+        if stopped is not None:
+            raise stopped
 
     @property
     def stopped(self) -> BaseException | None:
+        """Why this run must end early, None if it need not."""
+        if self._stopped is None and self.parent is not None:
+            return self.parent.stopped
         return self._stopped

@@ -32,9 +32,9 @@ def load(entrypoints: Sequence[str], modules: Sequence[str]) -> Mapping[str, Tas
         place, colon, name = entrypoint.rpartition(":")
         if not colon or not place or not name:
             raise ConfigurationError(f"{entrypoint!r}: give module:task or file.py:task, such as app/tasks.py:charge")
-        found.append(_task(_import(place), name, entrypoint))
+        found.append(_task(import_place(place), name, entrypoint))
     for place in modules:
-        tasks = _tasks(_import(place))
+        tasks = _tasks(import_place(place))
         if not tasks:
             raise ConfigurationError(f"--module {place}: it has no task; decorate a function with @task")
         found.extend(tasks)
@@ -60,7 +60,13 @@ def spec_of(value: Any) -> TaskSpec | None:
     return spec if isinstance(spec, TaskSpec) else None
 
 
-def _import(place: str) -> ModuleType:
+def import_place(place: str) -> ModuleType:
+    """The module called ``place``, or of the file ``place``.
+
+    Raises:
+        ConfigurationError: there is none.
+        Exception: whatever its code raises.
+    """
     if not place.endswith(".py"):
         try:
             return importlib.import_module(place)

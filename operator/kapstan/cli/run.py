@@ -1,0 +1,111 @@
+"""``kapstan run``: one attempt of a flow run. The contract that Jobs and launchers rely on stands in the help below."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from kapstan import backend as backends
+from kapstan import ids
+from kapstan.errors import ConfigurationError, ParameterError
+from kapstan.specs import FlowSpec
+from kapstan.worker import entrypoints, flow_process
+from kapstan.worker.flow_process import Attempt
+
+
+@click.command()
+@click.argument("entrypoint", envvar="KAPSTAN_FLOW_ENTRYPOINT", metavar="MODULE:FLOW | FILE.PY:FLOW")
+@click.option("--run-id", help="Id of the flow run. [default: a new one]")
+@click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this attempt.")
+@click.option("--parameters", envvar="KAPSTAN_PARAMETERS", help="Parameters of the flow, a JSON object.")
+@click.option("--parameters-ref", default="", help="Key of the object in the store that holds them instead.")
+@click.option("--name", envvar="KAPSTAN_FLOW_RUN_NAME", default="", help="Name of the run. [default: two words]")
+@click.option("--deployment", envvar="KAPSTAN_DEPLOYMENT", default="", help="Deployment that it was made from.")
+def command(
+    entrypoint: str,
+    run_id: str | None,
+    attempt: int,
+    parameters: str | None,
+    parameters_ref: str,
+    name: str,
+    deployment: str,
+) -> None:
+    """Execute one attempt of a flow run (what a Job or a launcher starts).
+
+    Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this attempt
+    ended. SIGTERM hands the run back at once. Exits with 0 for Completed or Suspended, 1 for Failed or Cancelled, 2 for a
+    wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end could not be recorded.
+    """
+    given = _object(parameters)
+    if given and parameters_ref:
+        raise ConfigurationError("--parameters and --parameters-ref exclude each other: give one of them")
+
+    def load() -> tuple[FlowSpec, dict[str, Any]]:
+        return load_flow(entrypoint), _referred(parameters_ref) if parameters_ref else given
+
+    sys.exit(
+        flow_process.execute(
+            Attempt(_run_id(run_id), attempt, entrypoint, name=name, deployment=deployment),
+            load,
+        )
+    )
+
+
+def load_flow(entrypoint: str) -> FlowSpec:
+    """Import the flow that ``entrypoint`` names; this runs the user's code.
+
+    Raises:
+        ConfigurationError: there is no such module, or no such flow in it; the message names those that are there.
+        Exception: whatever the import raises.
+    """
+    from kapstan.flows import spec_of
+
+    place, colon, name = entrypoint.rpartition(":")
+    if not colon or not place or not name:
+        raise ConfigurationError(f"{entrypoint!r}: give module:flow or file.py:flow, such as flows/etl.py:main")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module: Any = entrypoints.import_place(place)
+    value = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    spec = spec_of(value)
+    if spec is None:
+        has = ", ".join(sorted(known for known, other in vars(module).items() if spec_of(other))) or "none"
+        raise ConfigurationError(f"{entrypoint!r}: {name} is no flow of {module.__name__}; its flows: {has}")
+    return spec
+
+
+def _run_id(text: str | None) -> ids.RunId:
+    if text is None:
+        return ids.new_id()
+    try:
+        return ids.parse(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--run-id: {error}") from None
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise ConfigurationError(f"--parameters {text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigurationError(f'--parameters {text!r}: give a JSON object, such as {{"x": 1}}')
+    return value
+
+
+def _referred(key: str) -> dict[str, Any]:
+    backend = backends.current()
+    stored = backend.store.get(key)
+    if stored is None:
+        raise ParameterError(f"the parameters at {key!r} are not in the store")
+    value = backend.codec.decode_json(stored.body, "value", key)
+    if not isinstance(value, dict):
+        raise ParameterError(f"the parameters at {key!r} are not a JSON object")
+    return value

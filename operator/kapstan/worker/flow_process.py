@@ -1,0 +1,224 @@
+"""The process of one attempt of a flow run: a supervisor that keeps the lease, and the child that runs user code.
+
+Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow that holds
+the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kapstan import backend as backends
+from kapstan.backend import Backend
+from kapstan.engine import calls, flow_engine
+from kapstan.engine.flow_run import FlowRun
+from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost
+from kapstan.ids import RunId, new_nonce
+from kapstan.logging import set_up
+from kapstan.ports import RunLease
+from kapstan.specs import FlowSpec, bare_flow
+from kapstan.states import ExitCode, State
+
+logger = logging.getLogger("kapstan.engine")
+_LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
+_PR_SET_PDEATHSIG = 1
+
+Load = Callable[[], tuple[FlowSpec, dict[str, Any]]]
+"""Imports the flow and reads its parameters; called in the child."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What to execute.
+
+    Attributes:
+        again: a person asked to go on with a run that failed: failed outcomes are dropped.
+        name: of the run; "" for the generated one.
+    """
+
+    run_id: RunId
+    number: int
+    entrypoint: str
+    name: str = ""
+    deployment: str = ""
+    again: bool = False
+
+
+def execute(attempt: Attempt, load: Load) -> int:
+    """Execute ``attempt`` in a child of this process; the exit code of ``kapstan run``.
+
+    Call it before threads are started and connections opened: it forks.
+    """
+    go_read, go_write = os.pipe()
+    supervisor = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(go_write)
+        code: int = ExitCode.NOT_RECORDED
+        try:
+            code = _child(attempt, load, go_read, supervisor)
+        finally:
+            logging.shutdown()
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)  # threads of submitted tasks must not hold the process
+    os.close(go_read)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _frame: _send(child, got))
+    lease = _Lease(attempt, child)
+    if lease.refused:
+        logger.warning("Flow run %s: this or a later attempt is at work already", attempt.run_id)
+    else:
+        os.write(go_write, b"g")
+    os.close(go_write)
+    _, status = os.waitpid(child, 0)
+    lease.end()
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+class _Lease:
+    """Takes and renews the run's lease on a thread of its own. Without Redis the flow goes on: its journal fences."""
+
+    def __init__(self, attempt: Attempt, child: int) -> None:
+        ours = backends.current().settings
+        # A call must not outlast a beat: another one follows.
+        self._backend = Backend(replace(ours, redis_retry_seconds=min(ours.redis_retry_seconds, ours.beat_seconds)))
+        self._attempt = attempt
+        self._child = child
+        self._beat = ours.beat_seconds
+        self._lease: RunLease | None = None
+        self._answered = threading.Event()
+        self._ending = threading.Event()
+        self.refused = False
+        self._thread = threading.Thread(target=self._keep, name="kapstan-lease", daemon=True)
+        self._thread.start()
+        if not self._answered.wait(_LEASE_SECONDS):
+            logger.warning("The queue is away; flow run %s goes on without a lease", attempt.run_id)
+
+    def end(self) -> None:
+        """Give the lease back, if that can be done at once."""
+        self._ending.set()
+        self._thread.join(1.0)
+
+    def _keep(self) -> None:
+        while not self._ending.is_set():
+            try:
+                if not self._take_or_renew():
+                    self.refused = True
+                    if self._answered.is_set():
+                        logger.warning("Flow run %s: a later attempt has taken over", self._attempt.run_id)
+                        _send(self._child, signal.SIGTERM)
+                    self._answered.set()
+                    return
+                self._answered.set()
+            except BackendError as error:
+                logger.warning("Flow run %s: its lease cannot be renewed: %s", self._attempt.run_id, error)
+            self._ending.wait(self._beat)
+        if self._lease is not None:
+            with contextlib.suppress(BackendError):
+                self._lease.release()
+
+    def _take_or_renew(self) -> bool:
+        if self._lease is not None:
+            return self._lease.renew()
+        holder = f"{os.uname().nodename}:{os.getpid()}:{new_nonce()}"
+        self._lease = self._backend.flow_runs.lease(self._attempt.run_id, self._attempt.number, holder)
+        return self._lease is not None
+
+
+# ---------------------------------------------------------------------------------------------- the child
+
+
+def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
+    signal.signal(signal.SIGTERM, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor or os.read(go, 1) != b"g":
+        return ExitCode.HANDED_BACK
+    set_up()
+    backend = backends.current()
+    try:
+        if attempt.number > 1 and not attempt.again:
+            ended = flow_engine.ended_state(backend, attempt.run_id)
+            if ended is not None:
+                logger.info("Flow run %s has ended before: %s", attempt.run_id, ended.name)
+                return _code(ended)
+        return _run(attempt, _flow(attempt, load, backend))
+    except (BackendError, JournalLost) as error:
+        logger.error("Flow run %s: its end cannot be recorded: %s", attempt.run_id, error)
+        return ExitCode.NOT_RECORDED
+
+
+def _flow(attempt: Attempt, load: Load, backend: Backend) -> FlowRun:
+    """The run to execute; if the flow cannot be loaded, one that fails with the reason, so that it is recorded."""
+    try:
+        spec, parameters = load()
+    except BackendError:
+        raise
+    except Exception as error:  # noqa: BLE001  (importing user code raises anything)
+        failure = error
+
+        def fail() -> None:
+            raise failure
+
+        spec, parameters = bare_flow(fail, name=attempt.entrypoint.rpartition(":")[2] or "flow"), {}
+    return flow_engine.make_run(
+        spec, attempt.run_id, parameters, name=attempt.name, deployment=attempt.deployment, backend=backend
+    )
+
+
+def _run(attempt: Attempt, flow: FlowRun) -> int:
+    started = time.monotonic()
+
+    def hand_back(_got: int, _frame: Any) -> None:
+        if flow.ending:
+            return
+        error = flow.stop_here(HandBack("SIGTERM"))
+        if flow.begun:  # before that, the engine looks as soon as the attempt can be ended in its journal
+            raise error
+
+    flow.on_stop = lambda: _send(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, hand_back)
+    try:
+        if flow.spec.is_async:
+            coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)
+            state = calls.LoopThread().run(coroutine)
+        else:
+            state = flow_engine.run(flow, attempt=attempt.number, again=attempt.again)
+        return _code(state)
+    except Fenced as error:
+        logger.warning("Flow run '%s' goes on elsewhere: %s", flow.name, error)
+        return ExitCode.HANDED_BACK
+    except CancelRun:
+        return ExitCode.FAILED
+    except SystemExit:
+        return ExitCode.FAILED
+    except JournalLost:
+        raise
+    except BaseException as error:  # noqa: BLE001  (HandBack, KeyboardInterrupt, CancelledError: recorded as handed back)
+        if isinstance(error, Exception):
+            raise
+        logger.info("Flow run '%s' is handed back after %.1f s", flow.name, time.monotonic() - started)
+        return ExitCode.HANDED_BACK
+
+
+def _code(state: State) -> int:
+    return ExitCode.DONE if state.is_completed() else ExitCode.FAILED
