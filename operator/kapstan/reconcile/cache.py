@@ -38,11 +38,13 @@ class Cache:
     def get(self, key: Key) -> Manifest | None:
         return self._objects.get(key)
 
-    def of_kind(self, kind: Kind, namespace: str | None) -> Iterator[Manifest]:
+    def of_kind(self, kind: Kind, namespace: str | None) -> list[Manifest]:
         """Every manifest of a kind, of one namespace or (None) of all."""
-        for key, manifest in self._objects.items():
-            if key.kind == kind and namespace in (None, key.namespace):
-                yield manifest
+        return [
+            manifest
+            for key, manifest in self._objects.items()
+            if key.kind == kind and namespace in (None, key.namespace)
+        ]
 
     def runs(self, namespace: str, deployment: str) -> list[RunBrief]:
         """Unfinished runs of a Deployment."""

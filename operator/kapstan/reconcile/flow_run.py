@@ -16,7 +16,7 @@ from kapstan.ports import AttemptObservation
 from kapstan.reconcile import diagnosis
 from kapstan.reconcile.attempts import KEPT, STOPPED_FOR, Judgement, Verdict, closed, judge, next_start, seen_on
 from kapstan.reconcile.launching import BLOCKERS, missing, request_of
-from kapstan.reconcile.naming import job_name, run_id_of
+from kapstan.reconcile.naming import job_name
 from kapstan.reconcile.observed import RunObserved
 from kapstan.reconcile.plan import (
     Action,
@@ -70,7 +70,7 @@ class _Step:
 
     def __post_init__(self) -> None:
         run = self.observed.run
-        run_id = run_id_of(run.metadata.uid or "")
+        run_id = self.observed.run_id
         self.conditions = Conditions.of(run, self.now)
         self.status = run.status.model_copy(
             update={
@@ -320,10 +320,9 @@ class _Step:
         self._tell(phase, message, progressing=False, reason=phase)
         actions: list[Action] = [*self._write(), self._event("Warning" if bad else "Normal", phase, message)]
         if phase in ("Crashed", "Cancelled") and (declare or phase == "Crashed"):
-            run_id = run_id_of(self.observed.run.metadata.uid or "")
             told: Literal["Crashed", "Cancelled"] = "Crashed" if phase == "Crashed" else "Cancelled"
             # Before the status: a terminal run may leave the watch and is not looked at again.
-            actions.insert(0, DeclareEnd(self.observed.run.metadata.namespace, run_id, told, message))
+            actions.insert(0, DeclareEnd(self.observed.run.metadata.namespace, self.observed.run_id, told, message))
         return self._plan(actions, (), requeue_at=self.now + LINGER if last is not None else None)
 
     def _tell(self, phase: Phase, message: str, *, progressing: bool = True, reason: str = "") -> None:

@@ -6,7 +6,6 @@ Called by the FlowRun reconciler.
 from __future__ import annotations
 
 from kapstan.ports import JobRequest
-from kapstan.reconcile.naming import run_id_of
 from kapstan.reconcile.observed import RunObserved
 from kapstan.reconcile.status import key_of
 from kapstan.resources.flowrun import Attempt
@@ -54,7 +53,7 @@ def request_of(observed: RunObserved, attempt: Attempt) -> JobRequest:
     return JobRequest(
         run=key_of(run),
         uid=run.metadata.uid or "",
-        run_id=run_id_of(run.metadata.uid or ""),
+        run_id=observed.run_id,
         attempt=attempt.number,
         job=attempt.job,
         deployment=deployment.to_dict(),

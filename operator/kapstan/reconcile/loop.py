@@ -99,10 +99,6 @@ class Loop:
 
     def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
         """What is believed to exist, finished runs left out; whoever lists anew finds out what has vanished."""
-        return list(self._world.cache.of_kind(kind, namespace))
-
-    def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
-        """What was told of a kind and not taken back; finished runs are not among it."""
         return self._world.cache.of_kind(kind, namespace)
 
     def record_changed(self, run_id: RunId) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from datetime import datetime
 
-from kapstan.ids import RunId, derived_id
+from kapstan.ids import RunId, encode
 
 LIMIT = 63
 DIGEST = 10
@@ -46,6 +46,8 @@ def scheduled_run_name(deployment: str, schedule: str, moment: datetime) -> str:
     return child_name(deployment, schedule, str(int(moment.timestamp())))
 
 
-def run_id_of(uid: str) -> RunId:
-    """The run of a FlowRun object: follows from the object's uid, so that no write can lose it."""
-    return derived_id("FlowRun", uid)
+def run_id_of(uid: str, created: datetime) -> RunId:
+    """The run of a FlowRun object, a UUIDv7 of its creation: follows from the object, so that no write can lose it."""
+    digest = int.from_bytes(hashlib.sha256(f"FlowRun\0{uid}".encode()).digest()[:10], "big")
+    milliseconds = int(created.timestamp() * 1000)
+    return encode(milliseconds << 80 | 0x7 << 76 | (digest >> 62 & 0xFFF) << 64 | 0b10 << 62 | digest & (1 << 62) - 1)

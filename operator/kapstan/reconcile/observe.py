@@ -17,7 +17,6 @@ from kapstan.ports import (
     SessionInfo,
     WorkerObservation,
 )
-from kapstan.reconcile.naming import run_id_of
 from kapstan.reconcile.observed import (
     DeploymentObserved,
     PoolObserved,
@@ -25,6 +24,7 @@ from kapstan.reconcile.observed import (
     RunBrief,
     RunObserved,
     WorkersObserved,
+    run_id_of_run,
 )
 from kapstan.reconcile.work_pool import NEEDS_WORKER
 from kapstan.reconcile.world import World
@@ -159,7 +159,7 @@ class Observer:
         attempts = run.status.attempts
         if not journal and (not attempts or run.status.phase in TERMINAL_PHASES):
             return Record()
-        run_id = run_id_of(run.metadata.uid or "")
+        run_id = run_id_of_run(run)
         return await self._world.call(
             self._read_record, run.metadata.namespace, run_id, "journal" if journal else "index"
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
+from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, AttemptRecord, Depth, Key, Manifest, SessionInfo, WorkerObservation
-from kapstan.reconcile.naming import LABEL_SCHEDULE
+from kapstan.reconcile.naming import LABEL_SCHEDULE, run_id_of
 from kapstan.resources import Deployment, FlowRun, TaskWorker, WorkPool
 from kapstan.states import TERMINAL_PHASES
 
@@ -29,6 +30,12 @@ class Record:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
 
+def run_id_of_run(run: FlowRun) -> RunId:
+    """The id of the run that this object asks for."""
+    created = run.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
+    return run_id_of(run.metadata.uid or "", created)
+
+
 @dataclass(frozen=True, slots=True)
 class RunObserved:
     """A FlowRun and what its next step depends on."""
@@ -42,6 +49,10 @@ class RunObserved:
     """Whether the pool has given this run a place for its next attempt."""
     attempts: tuple[AttemptObservation, ...] = ()
     record: Record = Record()
+
+    @property
+    def run_id(self) -> RunId:
+        return run_id_of_run(self.run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,10 @@ class RunBrief:
     attempts: tuple[tuple[int, str], ...] = ()
 
     @property
+    def run_id(self) -> RunId:
+        return run_id_of(self.uid, self.created)
+
+    @property
     def ended(self) -> bool:
         return self.phase in TERMINAL_PHASES
 
@@ -71,7 +86,7 @@ class RunBrief:
         """Read what is needed of a FlowRun, without a model."""
         metadata, spec = cast("Manifest", manifest["metadata"]), cast("Manifest", manifest["spec"])
         status = cast("Manifest", manifest.get("status") or {})
-        created = _time(metadata.get("creationTimestamp")) or datetime.min
+        created = _time(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
         attempts = cast("list[Manifest]", status.get("attempts") or [])
         phase = str(status.get("phase") or "")
         in_flight = phase not in TERMINAL_PHASES and bool(attempts) and not attempts[-1].get("finishedAt")

@@ -51,8 +51,8 @@ class _Step:
         requeue = self.now + LOOK_AT_LOAD
         new = self.observed.worker.metadata.generation != self.observed.worker.status.observed_generation
         if wanted >= told:
-            if wanted != told or new:
-                self._ensure(wanted)
+            # Said at every look: a launcher that has it so already does nothing, one that lost a member makes another.
+            self._ensure(wanted)
         elif self.observed.sessions is None:
             requeue = self.now + LOOK_AT_DRAIN * 4
         else:
@@ -167,7 +167,8 @@ class _Step:
         worker = self.observed.worker
         conditions = Conditions.of(worker, self.now)
         ready = sum(member.ready for member in members)
-        stuck = next((member for member in members if member.message and not member.ready), None)
+        every = self.observed.members.members
+        stuck = next((member for member in every if member.message and not member.ready), None)
         if worker.spec.suspend:
             conditions.set("Ready", False, "Suspended", "spec.suspend is set: every replica is taken away")
         elif ready >= wanted:
