@@ -55,6 +55,8 @@ class _Commands(click.Group):
         except click.NoSuchCommand:
             raise
         except ModuleNotFoundError as error:
+            if (error.name or "").startswith("kapstan"):
+                raise
             raise click.ClickException(
                 f"`kapstan {args[0]}` needs the package {error.name!r}: install kapstan[operator]"
             ) from error
