@@ -6,6 +6,7 @@ child keeps the settings and opens connections of its own. Everything above asks
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import weakref
@@ -129,6 +130,10 @@ class Backend:
         from kapstan.store.local_runs import LocalFlowRuns
 
         return LocalFlowRuns.from_settings(self.settings)
+
+    def preload(self) -> None:
+        """Import what the queue needs and connect to nothing: children that are forked afterwards share it."""
+        importlib.import_module("kapstan.queue.redis")
 
     def forget_inherited(self) -> None:
         """Called in a forked child: the connections belong to the parent, so they are kept unused and untouched."""

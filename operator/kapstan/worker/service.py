@@ -70,6 +70,7 @@ def run(
     )
     # The supervisor must not stand still for long: it gives up a call within a beat and comes back to it.
     patient = Backend(replace(ours, redis_retry_seconds=min(ours.redis_retry_seconds, ours.beat_seconds)))
+    patient.preload()
     try:
         return Supervisor(service, patient).run()
     finally:

@@ -87,6 +87,7 @@ class Supervisor:
         self._fork_delay = 0.0
         self._beat_at = 0.0
         self._renewed_at = 0.0
+        self._away = False
         self._stop_signals = 0
         self._order = Order.SERVE
         self._stop_at = float("inf")
@@ -224,10 +225,12 @@ class Supervisor:
         assert self._session is not None
         self._beat_at = now + self._settings.beat_seconds
         try:
-            renewed = self._session.renew(self._held())
+            renewed = self._session.renew(self._held() if self._away else None)
         except QueueUnavailable as error:
+            self._away = True
             logger.warning("The queue is away since %.1f s: %s", time.monotonic() - self._renewed_at, error)
             return
+        self._away = False
         self._acknowledged(now)  # the time of sending: the lease began no earlier
         if not renewed.alive:
             logger.warning("This session had ended; it was opened anew, and its runs are somebody else's")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,20 +33,41 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     redis.stop()
 
 
+Event = tuple[str, str, int]
+
+
 class Sink:
-    """Receives what the tasks tell."""
+    """Receives what the tasks tell: (what, tag, pid)."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self.events: list[tuple[str, str, int]] = []
+        self._path = path
+        self._told = threading.Condition()
+        self._events: list[Event] = []
+        self._read = 0
+        self._reader = threading.Thread(target=self._receive, daemon=True)
+        self._reader.start()
 
-    def next(self, timeout: float = 20.0) -> tuple[str, str, int]:
-        """The next event: (what, tag, pid)."""
-        self._socket.settimeout(timeout)
-        what, tag, pid = self._socket.recv(4096).decode().split()
-        self.events.append((what, tag, int(pid)))
-        return self.events[-1]
+    def _receive(self) -> None:
+        while message := self._socket.recv(4096):
+            what, tag, pid = message.decode().split()
+            with self._told:
+                self._events.append((what, tag, int(pid)))
+                self._told.notify_all()
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything that was told so far."""
+        with self._told:
+            return list(self._events)
+
+    def next(self, timeout: float = 20.0) -> Event:
+        """The next event that no call has returned yet."""
+        with self._told:
+            assert self._told.wait_for(lambda: len(self._events) > self._read, timeout), self._events
+            self._read += 1
+            return self._events[self._read - 1]
 
     def expect(self, what: str, tag: str, timeout: float = 20.0) -> int:
         """Read events until ``what tag`` comes; the pid that told it."""
@@ -55,15 +77,10 @@ class Sink:
             if event[:2] == (what, tag):
                 return event[2]
 
-    def drain(self) -> list[tuple[str, str, int]]:
-        """Everything that was told so far."""
-        try:
-            while True:
-                self.next(0.01)
-        except TimeoutError:
-            return self.events
-
     def close(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self._path))
+        self._reader.join(5)
         self._socket.close()
 
 
@@ -82,22 +99,23 @@ def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sink]:
 def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path / "gate")
     yield gate
-    gate.open()
+    gate.close()
 
 
 class Gate:
-    """A named pipe that holds tasks back until it is opened."""
+    """A named pipe that holds tasks back until it is opened; each takes one byte out of it."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         os.mkfifo(path)
+        self._pipe = os.open(path, os.O_RDWR)
 
     def open(self) -> None:
-        """Let everyone through who waits now."""
-        try:
-            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody waits
-            return
+        """Let everyone through who waits now or comes later."""
+        os.write(self._pipe, b"." * 1000)
+
+    def close(self) -> None:
+        os.close(self._pipe)
 
 
 Start = Callable[..., Worker]

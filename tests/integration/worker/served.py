@@ -37,11 +37,19 @@ def mark(tag: str) -> str:
 
 
 @task
+def work(tag: str) -> str:
+    """An effect, and some milliseconds of work."""
+    tell("ran", tag, os.getpid())
+    time.sleep(0.004)
+    return tag
+
+
+@task
 def hold(tag: str, gate: str) -> str:
     """Runs until the test opens ``gate``, a named pipe."""
     tell("began", tag, os.getpid())
-    with open(gate, "rb") as pipe:
-        pipe.read()
+    with open(gate, "rb", buffering=0) as pipe:
+        pipe.read(1)
     tell("ended", tag, os.getpid())
     return tag
 
@@ -97,8 +105,8 @@ def stubborn(tag: str, gate: str) -> None:
     tell("began", tag, os.getpid())
     while True:
         try:
-            with open(gate, "rb") as pipe:
-                pipe.read()
+            with open(gate, "rb", buffering=0) as pipe:
+                pipe.read(1)
                 return
         except BaseException:  # noqa: BLE001  (the point of it)
             tell("ignored", tag, os.getpid())

@@ -31,7 +31,7 @@ def test_a_killed_child_is_replaced_at_once_and_its_run_repeated(start: Start, s
     gate.open()
     assert lost.result(timeout=20) == "lost"
     assert neighbour.result(timeout=20) == "neighbour"
-    assert [event[:2] for event in sink.drain()].count(("began", "neighbour")) == 1
+    assert [event[:2] for event in sink.events].count(("began", "neighbour")) == 1
     record = backend.current().queue.record(ids.parse(lost.task_run_id))
     assert record is not None
     assert record.crashes == 1
@@ -85,7 +85,7 @@ def test_a_task_that_holds_the_interpreter_for_two_leases_keeps_its_lease(start:
     future = served.seize.delay("t", int(2 * LEASE))
     pid = sink.expect("began", "t")
     assert future.result(timeout=20) == pid
-    assert [event for event in sink.drain() if event[0] == "began"] == [("began", "t", pid)]
+    assert [event for event in sink.events if event[0] == "began"] == [("began", "t", pid)]
     assert not any("LOST" in line for line in worker.output)
 
 
@@ -103,7 +103,7 @@ def test_what_waits_behind_a_task_that_holds_the_interpreter_is_given_back(start
         future.result(timeout=20)
     assert time.monotonic() - began < 2.5
     blocker.result(timeout=20)
-    told = [tag for what, tag, _ in sink.drain() if what == "ran"]
+    told = [tag for what, tag, _ in sink.events if what == "ran"]
     assert sorted(told) == sorted(f"after-{n}" for n in range(50))
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_kills_its_worker_three_times_is_quarantined(start: Start, si
     with pytest.raises(CrashedRun, match="its process died 3 times"):
         poison.result(timeout=30)
     assert [future.result(timeout=20) for future in harmless] == [n + 1 for n in range(20)]
-    assert [event[:2] for event in sink.drain()].count(("began", "poison")) == 3
+    assert [event[:2] for event in sink.events].count(("began", "poison")) == 3
     worker.await_line("is quarantined")
     assert served.add.delay(1, 1).result(timeout=20) == 2
 

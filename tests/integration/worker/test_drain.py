@@ -27,7 +27,7 @@ def test_sigterm_lets_runs_finish_and_nothing_runs_twice(start: Start, sink: Sin
     gate.open()
     assert [future.result(timeout=20) for future in held] == ["a", "b"]
     assert first.wait() == 0
-    events = [event[:2] for event in sink.drain()]
+    events = [event[:2] for event in sink.events]
     assert sorted(events) == sorted({*events}), "something ran twice"
 
 

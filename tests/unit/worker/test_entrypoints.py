@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kapstan.errors import ConfigurationError, DuplicateTask
-from kapstan.worker.entrypoints import load
+from kapstan.worker.entrypoints import by_identity, load
 
 SOURCE = """
 from kapstan import task
@@ -16,7 +18,7 @@ from kapstan import task
 @task
 def charge(): ...
 
-@task(name="refunds")
+@task(name="{1}")
 def refund(): ...
 
 plain = 1
@@ -24,11 +26,13 @@ plain = 1
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with shop_tasks.py and shop_app/tasks.py, current and importable only from there."""
     (tmp_path / "shop_app").mkdir()
-    (tmp_path / "shop_tasks.py").write_text(SOURCE.format(""))
-    (tmp_path / "shop_app" / "tasks.py").write_text(SOURCE.format("from shop_tasks import charge as other"))
+    (tmp_path / "shop_tasks.py").write_text(SOURCE.format("", "refunds"))
+    (tmp_path / "shop_app" / "tasks.py").write_text(
+        SOURCE.format("from shop_tasks import charge as other", "app-refunds")
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
@@ -41,18 +45,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_modules_and_files_give_the_same_identity(project: Path) -> None:
     assert set(load(["shop_tasks:charge"], [])) == {"shop_tasks:charge"}
     assert set(load(["shop_tasks.py:charge"], [])) == {"shop_tasks:charge"}
-    assert set(load(["./shop_app/tasks.py:refund"], [])) == {"refunds"}
+    assert set(load(["./shop_app/tasks.py:refund"], [])) == {"app-refunds"}
     assert set(load([str(project / "shop_app/tasks.py") + ":charge"], [])) == {"shop_app.tasks:charge"}
 
 
 def test_a_module_serves_what_it_defines_not_what_it_imports(project: Path) -> None:
-    assert set(load([], ["shop_app.tasks"])) == {"shop_app.tasks:charge", "refunds"}
+    assert set(load([], ["shop_app.tasks"])) == {"shop_app.tasks:charge", "app-refunds"}
 
 
-def test_naming_a_task_twice_is_no_error_two_of_one_name_are(project: Path) -> None:
+def test_naming_a_task_twice_is_no_error(project: Path) -> None:
     assert set(load(["shop_tasks:charge", "shop_tasks.py:charge"], ["shop_tasks"])) == {"shop_tasks:charge", "refunds"}
-    with pytest.raises(DuplicateTask, match="refunds"):
-        load(["shop_tasks:refund", "shop_app.tasks:refund"], [])
+
+
+def test_two_tasks_of_one_name_are(project: Path) -> None:
+    tasks = load(["shop_tasks:charge", "shop_tasks:refund"], [])
+    renamed = replace(tasks["refunds"], identity="shop_tasks:charge")
+    with pytest.raises(DuplicateTask, match="two tasks are called 'shop_tasks:charge'"):
+        by_identity([*tasks.values(), renamed])
 
 
 @pytest.mark.parametrize(
