@@ -20,8 +20,8 @@ from kapstan import ids, settings
 from kapstan.backend import Backend
 
 RUNS = 20_000
-PEER_RUNS = 3_000
-THREADS = (1, 2, 8)  # dramatiq's best count is looked for first
+PEER_RUNS = 2_000
+THREADS = (2, 8)  # the better count of dramatiq is looked for first
 PER_PIPELINE = 100
 KIND = "background, pure, result stored"
 
@@ -29,7 +29,7 @@ KIND = "background, pure, result stored"
 def throughput(bench: Bench) -> Iterator[Line]:
     with bench.redis("throughput") as server, server.client() as client:
         log = bench.folder / "dramatiq.log"
-        best = max(THREADS, key=lambda threads: _dramatiq(threads, PEER_RUNS // 3, log))
+        best = max(THREADS, key=lambda threads: _dramatiq(threads, PEER_RUNS // 4, log))
         figures = in_turns(
             bench.rounds,
             {"ours": _ours, "dramatiq": lambda: _dramatiq(best, PEER_RUNS, log), "raw": lambda: _raw(client)},

@@ -6,13 +6,14 @@ import os
 import time
 
 import dramatiq
+import redis
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 url = os.environ["BENCH_REDIS_URL"]
 broker = RedisBroker(url=url)
-broker.add_middleware(Results(backend=RedisBackend(url=url)))
+broker.add_middleware(Results(backend=RedisBackend(client=redis.Redis.from_url(url, socket_timeout=None))))
 dramatiq.set_broker(broker)
 
 
