@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit contract property integration e2e chaos bench cluster-up cluster-down lock crds clean
 
+# Compiled modules are worth keeping: tests and demo start hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
