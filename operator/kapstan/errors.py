@@ -33,7 +33,8 @@ KapstanError
 └── MissingContextError         called outside a run
 
 Control flow, BaseException so that no ``except Exception`` of a user's swallows it:
-Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun, JournalLost (nothing can be recorded any more).
+Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun, JournalLost (nothing can be recorded any
+more).
 """
 
 from __future__ import annotations

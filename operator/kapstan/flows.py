@@ -128,9 +128,10 @@ class Flow(Generic[P, R]):
         """
         _check_options("with_options", options)
         given = {key: value for key, value in options.items() if value is not None}
-        probe: Flow[P, R] = Flow(self.fn, **{"name": self.spec.identity, **given})
+        every: dict[str, Any] = {"name": self.spec.identity, **given}
+        probe: Flow[P, R] = Flow(self.fn, **every)
         changed = {field: getattr(probe.spec, field) for key in given for field in _FIELDS[key]}
-        copy: Flow[P, R] = object.__new__(Flow)
+        copy = cast("Flow[P, R]", object.__new__(Flow))
         copy.__dict__.update(self.__dict__)
         copy.spec = replace(self.spec, **changed)
         copy.name = copy.spec.name
@@ -165,8 +166,12 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     """
     _check_options("@flow", options)
     if fn is None:
-        return lambda function: Flow(function, **options)  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
-    return Flow(fn, **options)
+
+        def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
+            return Flow(function, **options)
+
+        return decorate
+    return Flow(cast("Callable[..., Any]", fn), **options)
 
 
 _FIELDS: dict[str, tuple[str, ...]] = {

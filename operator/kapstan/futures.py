@@ -93,7 +93,9 @@ class Future(Resolvable, Generic[R]):
 
     @property
     def is_background(self) -> bool:
-        """Whether the run is in the queue (``.delay()``, ``.submit()`` outside a flow), not in a flow of this process."""
+        """Whether the run is in the queue (``.delay()``, ``.submit()`` outside a flow), not in a flow of this
+        process.
+        """
         return self._pending is None
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:

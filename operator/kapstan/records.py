@@ -1,7 +1,7 @@
 """What the operator, the server and the CLI read of flow runs: from the index, and from the journals themselves.
 
-Loads no user code and unpickles nothing. The index is a shortcut to *ended*; only the journal can say that an attempt did not
-end.
+Loads no user code and unpickles nothing. The index is a shortcut to *ended*; only the journal can say that an attempt
+did not end.
 """
 
 from __future__ import annotations

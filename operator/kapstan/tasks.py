@@ -1,7 +1,8 @@
 """``@task``: turns a function into a task that can be called, submitted, mapped and delayed.
 
-The surface only: options become a frozen ``TaskSpec``, and calls go to the flow run that they are made in, to the queue, or
-straight to the function. Two straight lines lead from here: ``delay`` -> ``engine.submission`` -> queue, and a call in a flow
+The surface only: options become a frozen ``TaskSpec``, and calls go to the flow run that they are made in, to the
+queue, or straight to the function. Two straight lines lead from here: ``delay`` -> ``engine.submission`` -> queue,
+and a call in a flow
 -> ``engine.flow_run``.
 """
 
@@ -64,7 +65,8 @@ class Task(Generic[P, R]):
         retry_delay_seconds: seconds before a retry: a number, a list (its last repeats), or retries -> list.
         retry_jitter_factor: prolongs a delay at random, by up to this part of it.
         retry_condition_fn: (task, task run, state) -> whether to retry; an error in it means no.
-        timeout_seconds: after so long the run fails with ``TaskTimeout``. On a thread other than the main one a blocking
+        timeout_seconds: after so long the run fails with ``TaskTimeout``. On a thread other than the main one a
+        blocking
             call outside Python's control ends first.
         log_prints: whether ``print`` becomes a log line; None: as the flow or the settings say.
         persist_result: False keeps the result out of journal and queue: a resumed flow runs the task again.
@@ -263,7 +265,8 @@ class Task(Generic[P, R]):
         _check_options("with_options", options)
         spec = self.spec
         given = {key: value for key, value in options.items() if value is not None}
-        probe: Task[Any, Any] = Task(spec.fn, **{"name": spec.identity, **given})
+        every: dict[str, Any] = {"name": spec.identity, **given}
+        probe: Task[..., Any] = Task(spec.fn, **every)
         changed = {field: getattr(probe.spec, field) for key in given for field in _FIELDS[key]}
         copy = self._copy(replace(spec, **changed))
         copy.name = copy.spec.name
@@ -291,7 +294,7 @@ class Task(Generic[P, R]):
         return (_rebuilt, (self.fn, self.name, self._bound))
 
     def _copy(self, spec: TaskSpec) -> Task[P, R]:
-        copy: Task[P, R] = object.__new__(Task)
+        copy = cast("Task[P, R]", object.__new__(Task))
         copy.__dict__.update(self.__dict__)
         copy.spec = spec
         return copy
@@ -340,8 +343,12 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     """
     _check_options("@task", options)
     if fn is None:
-        return lambda function: _register(Task(function, **options))
-    return _register(Task(fn, **options))
+
+        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+            return _register(Task(function, **options))
+
+        return decorate
+    return _register(Task(cast("Callable[..., Any]", fn), **options))
 
 
 _registered: dict[str, Task[..., Any]] = {}
@@ -453,7 +460,9 @@ def _expanded(
     bound = specs.bound_arguments(spec.signature, spec.name, args, kwargs)
     columns: dict[str, list[Any]] = {}
     for name, given in bound.arguments.items():
-        value = bound.arguments[name] = given.result() if isinstance(given, Future) else given
+        value: Any = given
+        if isinstance(given, Future):
+            value = bound.arguments[name] = cast("Future[Any]", given).result()
         fixed = isinstance(value, (unmapped, str, bytes, dict)) or spec.signature.parameters[name].kind is _REST
         if not fixed and isinstance(value, Iterable):
             columns[name] = list(cast("Iterable[Any]", value))

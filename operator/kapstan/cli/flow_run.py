@@ -48,7 +48,7 @@ def ls(limit: int, output: str) -> None:
         table.add_row(
             str(ids.to_uuid(run["run_id"])), run["name"], run["flow"], run["state_name"], str(run["attempt"]), started
         )
-    Console(soft_wrap=True).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @command.command()
@@ -78,13 +78,14 @@ def inspect(run_id: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(summary, indent=2))
         return
+    attempts, task_runs = summary.pop("attempts"), summary.pop("task_runs")
     for key, value in summary.items():
-        if isinstance(value, list):
-            click.echo(f"{key}:")
-            for item in value:
-                click.echo("  " + ", ".join(f"{k}={v}" for k, v in item.items() if v not in ("", None)))
-        elif value not in ("", None):
+        if value not in ("", None):
             click.echo(f"{key}: {value}")
+    for title, items in (("attempts", attempts), ("task runs", task_runs)):
+        click.echo(f"{title}:")
+        for item in items:
+            click.echo("  " + ", ".join(f"{key}={value}" for key, value in item.items() if value not in ("", None)))
 
 
 @command.command()
@@ -93,7 +94,8 @@ def inspect(run_id: str, output: str) -> None:
 def resume(run_id: str, force: bool) -> None:
     """Go on, on this machine, with a run that was lost, handed back or failed.
 
-    What it finished is not run again; after a failure, what failed is. Runs of a deployment are resumed by the operator.
+    What it finished is not run again; after a failure, what failed is. Runs of a deployment are resumed by the
+    operator.
     """
     backend = backends.current()
     found = _found(backend, run_id)
@@ -182,10 +184,10 @@ def _lives(summary: dict[str, Any]) -> bool:
 
 
 def _readable(summary: dict[str, Any]) -> dict[str, Any]:
-    shown = {**summary, "run_id": str(ids.to_uuid(summary["run_id"]))}
+    shown: dict[str, Any] = {**summary, "run_id": str(ids.to_uuid(summary["run_id"]))}
     for key in ("started", "ended", "declared", "until"):
-        if shown.get(key) is not None:
-            shown[key] = _time(shown[key])
+        if summary.get(key) is not None:
+            shown[key] = _time(summary[key])
     if shown.get("parent"):
         shown["parent"] = str(ids.to_uuid(shown["parent"]))
     return shown

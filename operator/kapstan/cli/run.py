@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -36,9 +36,10 @@ def command(
 ) -> None:
     """Execute one attempt of a flow run (what a Job or a launcher starts).
 
-    Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this attempt
-    ended. SIGTERM hands the run back at once. Exits with 0 for Completed or Suspended, 1 for Failed or Cancelled, 2 for a
-    wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end could not be recorded.
+    Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this
+    attempt ended. SIGTERM hands the run back at once. Exits with 0 for Completed or Suspended, 1 for Failed or
+    Cancelled, 2 for a wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end
+    could not be recorded.
     """
     given = _object(parameters)
     if given and parameters_ref:
@@ -71,12 +72,13 @@ def load_flow(entrypoint: str) -> FlowSpec:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     module: Any = entrypoints.import_place(place)
-    value = module
+    value: Any = module
     for part in name.split("."):
         value = getattr(value, part, None)
     spec = spec_of(value)
     if spec is None:
-        has = ", ".join(sorted(known for known, other in vars(module).items() if spec_of(other))) or "none"
+        there = vars(cast("object", module))
+        has = ", ".join(sorted(known for known, other in there.items() if spec_of(other))) or "none"
         raise ConfigurationError(f"{entrypoint!r}: {name} is no flow of {module.__name__}; its flows: {has}")
     return spec
 
@@ -92,12 +94,12 @@ def _run_id(text: str | None) -> ids.RunId:
 
 def _object(text: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(text or "{}")
+        value: Any = json.loads(text or "{}")
     except ValueError as error:
         raise ConfigurationError(f"--parameters {text!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigurationError(f'--parameters {text!r}: give a JSON object, such as {{"x": 1}}')
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _referred(key: str) -> dict[str, Any]:
@@ -108,4 +110,4 @@ def _referred(key: str) -> dict[str, Any]:
     value = backend.codec.decode_json(stored.body, "value", key)
     if not isinstance(value, dict):
         raise ParameterError(f"the parameters at {key!r} are not a JSON object")
-    return value
+    return cast("dict[str, Any]", value)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kapstan.backend import Backend
-from kapstan.codec import Reference
+from kapstan.codec import JSON, Reference
 from kapstan.context import TaskRun, current_task
 from kapstan.engine import calls, retries, values
+from kapstan.engine.pending import UpstreamFailed, resolved
 from kapstan.errors import BackendError, CancelRun, KapstanError, ParameterError, SerializationError, ValueTooLarge
 from kapstan.ids import RunId, Token
+from kapstan.logging import redirect_prints
 from kapstan.ports import Claim, Outcome
 from kapstan.specs import TaskSpec
 
@@ -46,6 +48,8 @@ class BackgroundEngine:
         self._codec = backend.codec
         self._inline_bytes = backend.settings.inline_bytes
         self._log_prints = backend.settings.log_prints
+        if self._log_prints or any(spec.log_prints for spec in specs.values()):
+            redirect_prints()
         self._loops = calls.LoopThread()
         self._executing: RunId | None = None
 
@@ -84,6 +88,10 @@ class BackgroundEngine:
             if type(arguments) is Reference:
                 arguments = values.open_value(self._backend, claim.envelope, "arguments", claim.run_id)
             args, kwargs = arguments[0], arguments[1]
+            if claim.envelope[1:2] != JSON:  # futures of other background runs may be among them
+                args, kwargs = resolved(args), resolved(kwargs)
+        except UpstreamFailed as error:
+            return self._refuse(claim, "failed", f"a run that it was to get the result of ended as {error}")
         except BackendError:
             raise
         except (KapstanError, LookupError, TypeError) as error:

@@ -3,7 +3,8 @@
 Equal inputs give equal digests in every process and on every machine, whatever order sets and dicts were filled in and
 whatever objects share memory. Version ``1`` of the rules:
 
-- ``1``, ``1.0``, ``True`` and ``"1"`` differ; ``0.0`` and ``-0.0`` differ; every NaN is one value; lists and tuples differ.
+- ``1``, ``1.0``, ``True`` and ``"1"`` differ; ``0.0`` and ``-0.0`` differ; every NaN is one value; lists and tuples
+  differ.
 - Sets and dicts are unordered. Strings are compared by code points, without normalisation.
 - Dataclasses, attrs classes, pydantic models and named tuples: class name and fields. Enums: class and member name.
 - A future counts as the call that it stands for, not as its value.

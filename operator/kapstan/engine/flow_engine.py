@@ -1,4 +1,5 @@
-"""Runs one attempt of a flow run: opens its journal, calls its function, repeats it as its policy says, records the end.
+"""Runs one attempt of a flow run: opens its journal, calls its function, repeats it as its policy says, records the
+end.
 
 Called by ``flows`` (a direct call, a subflow) and by ``kapstan run`` (an attempt that a Job or a launcher started).
 """
@@ -205,7 +206,7 @@ class _Attempt:
         unknown = flow.parameters.keys() - spec.signature.parameters.keys()
         if unknown:
             known = ", ".join(spec.signature.parameters) or "none"
-            raise ParameterError(f"flow {spec.name} has no parameter {sorted(unknown)[0]!r}; it has {known}")
+            raise ParameterError(f"flow {spec.name} has no parameter {min(unknown)!r}; it has {known}")
         if spec.coerce is not None:
             flow.parameters = spec.coerce(flow.parameters)
         bound = inspect.BoundArguments(spec.signature, dict(flow.parameters))  # type: ignore[arg-type]

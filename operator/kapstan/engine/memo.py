@@ -1,8 +1,8 @@
 """Memo keys of one flow run, and the outcomes that earlier attempts have left under them.
 
-A key says which call this is: run, scope (the task or flow that makes the call), task, inputs, and the how-manieth call of
-this content it is. Order plays no part, so ``gather``, threads and ``map`` find their outcomes again; two intended equal
-calls stay two. The key is also the id of the task run, and of a background run that a flow submits.
+A key says which call this is: run, scope (the task or flow that makes the call), task, inputs, and the how-manieth
+call of this content it is. Order plays no part, so ``gather``, threads and ``map`` find their outcomes again; two
+intended equal calls stay two. The key is also the id of the task run, and of a background run that a flow submits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run in this process whose end others wait for, and how futures among arguments become values.
 
-``futures.Future`` wraps a ``Pending``; the engine itself knows only this and ``Resolvable``, so that it need not import the
-surface above it.
+``futures.Future`` wraps a ``Pending``; the engine itself knows only this and ``Resolvable``, so that it need not
+import the surface above it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Resolvable:
 
     def on_done(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` once when the run has ended; at once if it has."""
-        raise AttributeError("on_done")
+        raise AttributeError(f"on_done({callback})")
 
 
 class Pending:
@@ -71,7 +71,7 @@ class Pending:
         callback()
 
 
-class UpstreamFailed(Exception):  # noqa: N818  (never leaves the engine)
+class UpstreamFailed(Exception):
     """An argument stands for a run that did not complete."""
 
 

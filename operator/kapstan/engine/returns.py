@@ -22,7 +22,7 @@ def state_of(result: Any) -> State:
     if isinstance(result, State):
         return result
     if isinstance(result, (list, tuple, set)):
-        items = cast("list[Any]", list(cast("Any", result)))
+        items = list(cast("Any", result))
         if items and all(isinstance(item, (State, Resolvable)) for item in items):
             return _together([item.final_state() if isinstance(item, Resolvable) else item for item in items])
     return states.Completed(data=result)

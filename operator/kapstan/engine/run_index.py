@@ -1,4 +1,6 @@
-"""Tells the index of flow runs where a run stands; the journal is the truth, so a Redis that is away only costs a warning."""
+"""Tells the index of flow runs where a run stands; the journal is the truth, so a Redis that is away only costs a
+warning.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Hands background runs to the queue: ``.delay()``, ``.apply_async()``, deferred maps, ``.submit()`` outside a flow.
 
-Inside a flow the run's id is its memo key, so that a resumed flow's submit is a duplicate of the first one and not a second
-run.
+Inside a flow the run's id is its memo key, so that a resumed flow's submit is a duplicate of the first one and not a
+second run.
 """
 
 from __future__ import annotations

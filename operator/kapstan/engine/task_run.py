@@ -1,7 +1,7 @@
 """Runs one task call in a flow, or on its own: replay, resolve, execute with retries, record.
 
-Called by ``tasks``. In a flow the outcome of every call, failures included, is in the run's journal before the caller goes
-on; a call that an earlier attempt finished is not executed again.
+Called by ``tasks``. In a flow the outcome of every call, failures included, is in the run's journal before the caller
+goes on; a call that an earlier attempt finished is not executed again.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ _loops = calls.LoopThread()
 
 
 def _run_submitted(call: TaskCall, flow: FlowRun, pending: Pending) -> None:
-    """On a thread of the flow: the outcome is left to the journal's next write, the future resolves when it is stored."""
+    """On a thread of the flow: the outcome is left to the journal's next write, the future resolves when it is
+    stored.
+    """
     try:
         flow.check_stopped()
         args, kwargs = _inputs(call)

@@ -19,7 +19,8 @@ _TRACEBACK_CHARACTERS = 16_000
 
 
 def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what: str) -> bytes:
-    """The envelope of ``value``, signed for ``key`` (the id of its run); above ``inline_bytes`` an envelope that refers to the store.
+    """The envelope of ``value``, signed for ``key`` (the id of its run); above ``inline_bytes`` an envelope that
+    refers to the store.
 
     Raises:
         SerializationError: no allowed serializer carries it; the message names ``what``.

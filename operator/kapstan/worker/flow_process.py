@@ -1,7 +1,7 @@
 """The process of one attempt of a flow run: a supervisor that keeps the lease, and the child that runs user code.
 
-Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow that holds
-the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
+Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow
+that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
         return ExitCode.FAILED
     except JournalLost:
         raise
-    except BaseException as error:  # noqa: BLE001  (HandBack, KeyboardInterrupt, CancelledError: recorded as handed back)
+    except BaseException as error:
         if isinstance(error, Exception):
             raise
         logger.info("Flow run '%s' is handed back after %.1f s", flow.name, time.monotonic() - started)
