@@ -5,7 +5,6 @@ The surface only: options become a frozen ``FlowSpec``; ``engine.flow_engine`` r
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 import typing
@@ -16,11 +15,11 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from kapstan import specs
 from kapstan.engine import flow_engine
+from kapstan.engine.options import RetryDelays, RunName, check_options, number, retry_delays, whole
 from kapstan.errors import ConfigurationError, ParameterTypeError
 from kapstan.specs import FlowSpec
 from kapstan.states import State
 from kapstan.task_runners import ThreadPoolTaskRunner
-from kapstan.tasks import RetryDelays, RunName, number, retry_delays, whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -126,7 +125,7 @@ class Flow(Generic[P, R]):
         Raises:
             TypeError: an unknown option, naming the nearest one.
         """
-        _check_options("with_options", options)
+        check_options("with_options", options, _FIELDS)
         given = {key: value for key, value in options.items() if value is not None}
         every: dict[str, Any] = {"name": self.spec.identity, **given}
         probe: Flow[P, R] = Flow(self.fn, **every)
@@ -164,7 +163,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     Raises:
         TypeError: an unknown option, naming the nearest one.
     """
-    _check_options("@flow", options)
+    check_options("@flow", options, _FIELDS)
     if fn is None:
 
         def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
@@ -187,14 +186,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "persist_result": ("persist_result",),
     "log_prints": ("log_prints",),
 }
-
-
-def _check_options(where: str, options: Mapping[str, Any]) -> None:
-    for option in options:
-        if option not in _FIELDS:
-            near = difflib.get_close_matches(option, _FIELDS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(_FIELDS)}"
-            raise TypeError(f"{where} has no option {option!r}; {hint}")
 
 
 def _entrypoint(fn: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from kapstan import backend as backends
 from kapstan import ids, states
-from kapstan.engine.flow_engine import ended_state
+from kapstan.engine import ended
 from kapstan.states import State
 
 __all__ = ["read_flow_run"]
@@ -22,5 +22,5 @@ def read_flow_run(run_id: UUID | str) -> State:
     Raises:
         StoreUnavailable: the store is away.
     """
-    state = ended_state(backends.current(), ids.parse(run_id))
+    state = ended.state_of(backends.current(), ids.parse(run_id))
     return states.Running(message="the run has not ended") if state is None else state

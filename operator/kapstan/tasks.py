@@ -8,48 +8,37 @@ and a call in a flow
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from kapstan import settings, specs, states
 from kapstan.context import current_flow, current_task
 from kapstan.engine import submission, task_run
-from kapstan.errors import ConfigurationError, DuplicateTask, MappingLengthMismatch, MappingMissingIterable
+from kapstan.engine.mapping import expanded, unmapped
+from kapstan.engine.options import (
+    RetryDelays,
+    RunName,
+    check_options,
+    exponential_backoff,
+    number,
+    retry_delays,
+    whole,
+)
+from kapstan.errors import ConfigurationError, DuplicateTask
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskSpec
 from kapstan.states import State
+
+__all__ = ["Task", "exponential_backoff", "registered", "task", "unmapped"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 
-RetryDelays = float | Sequence[float] | Callable[[int], Sequence[float]]
 RetryCondition = Callable[["Task[..., Any]", Any, State], bool]
-RunName = str | Callable[..., str]
-
-
-class unmapped(Generic[T]):  # noqa: N801  (the name that users know)
-    """In ``map``: the same value for every element, even if it is iterable."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-
-
-def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
-    """For ``retry_delay_seconds``: ``backoff_factor * 2**i`` seconds before retry ``i`` (from 0).
-
-    Raises:
-        ConfigurationError: a negative factor.
-    """
-    if backoff_factor < 0:
-        raise ConfigurationError(f"exponential_backoff({backoff_factor}): the factor must not be negative")
-    return lambda retries: [backoff_factor * max(0, 2**i) for i in range(retries)]
 
 
 class Task(Generic[P, R]):
@@ -199,7 +188,7 @@ class Task(Generic[P, R]):
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables differ in length.
         """
-        calls = _expanded(self.spec, (*self._bound, *args), kwargs)
+        calls = expanded(self.spec, (*self._bound, *args), kwargs)
         if deferred:
             run_ids = submission.submit_many(self.spec, calls)
             return FutureList(Future[Any](run_id) for run_id in run_ids)
@@ -262,7 +251,7 @@ class Task(Generic[P, R]):
         Raises:
             TypeError: an unknown option, naming the nearest one.
         """
-        _check_options("with_options", options)
+        check_options("with_options", options, _FIELDS)
         spec = self.spec
         given = {key: value for key, value in options.items() if value is not None}
         every: dict[str, Any] = {"name": spec.identity, **given}
@@ -341,7 +330,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         TypeError: an unknown option, naming the nearest one.
         DuplicateTask: another function of this process has the same identity.
     """
-    _check_options("@task", options)
+    check_options("@task", options, _FIELDS)
     if fn is None:
 
         def decorate(function: Callable[..., Any]) -> Task[..., Any]:
@@ -381,7 +370,6 @@ def _rebuilt(fn: Any, name: str, bound: tuple[Any, ...]) -> Task[..., Any]:
 
 # ---------------------------------------------------------------------------------------------- options
 
-_REST = inspect.Parameter.VAR_POSITIONAL
 _FIELDS: dict[str, tuple[str, ...]] = {
     "name": ("identity", "name"),
     "description": ("description",),
@@ -396,40 +384,6 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "persist_result": ("persist_result",),
     "task_run_name": ("run_name",),
 }
-
-
-def _check_options(where: str, options: Mapping[str, Any]) -> None:
-    for option in options:
-        if option not in _FIELDS:
-            near = difflib.get_close_matches(option, _FIELDS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(_FIELDS)}"
-            raise TypeError(f"{where} has no option {option!r}; {hint}")
-
-
-def whole(option: str, value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 on")
-    return value
-
-
-def number(option: str, value: Any) -> float | None:
-    if value is not None and (not isinstance(value, (int, float)) or value < 0):
-        raise ConfigurationError(f"{option}={value!r}: give a number from 0 on")
-    return None if value is None else float(value)
-
-
-def retry_delays(given: RetryDelays | None, retries: int) -> specs.RetryDelay:
-    """``retry_delay_seconds`` in the form of a spec.
-
-    Raises:
-        ConfigurationError: it is none of its three forms, or a delay is negative.
-    """
-    if given is None:
-        return settings.current().default_retry_delay_seconds
-    listed = given(retries) if callable(given) else given
-    if isinstance(listed, (int, float)):
-        return number("retry_delay_seconds", listed) or 0.0
-    return tuple(number("retry_delay_seconds", item) or 0.0 for item in listed)
 
 
 def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:
@@ -451,31 +405,3 @@ def _signature(fn: Callable[..., Any]) -> inspect.Signature:
         if reserved in signature.parameters:
             raise ConfigurationError(f"{fn.__name__}({reserved}): the name is an option of the call; choose another")
     return signature
-
-
-def _expanded(
-    spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The calls of ``map``: arguments with the iterables replaced by their n-th elements."""
-    bound = specs.bound_arguments(spec.signature, spec.name, args, kwargs)
-    columns: dict[str, list[Any]] = {}
-    for name, given in bound.arguments.items():
-        value: Any = given
-        if isinstance(given, Future):
-            value = bound.arguments[name] = cast("Future[Any]", given).result()
-        fixed = isinstance(value, (unmapped, str, bytes, dict)) or spec.signature.parameters[name].kind is _REST
-        if not fixed and isinstance(value, Iterable):
-            columns[name] = list(cast("Iterable[Any]", value))
-    if not columns:
-        raise MappingMissingIterable(f"{spec.name}.map(): no argument is iterable; pass at least one list of elements")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise MappingLengthMismatch(f"{spec.name}.map(): the iterables differ in length: {listed}")
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    for index in range(next(iter(lengths.values()))):
-        for name, value in bound.arguments.items():
-            fixed = cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
-            bound.arguments[name] = columns[name][index] if name in columns else fixed
-        calls.append((bound.args, bound.kwargs))
-    return calls

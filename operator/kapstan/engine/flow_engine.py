@@ -15,7 +15,7 @@ from typing import Any
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.context import current_flow, current_task
-from kapstan.engine import calls, definition, naming, returns, values
+from kapstan.engine import calls, definition, ended, naming, returns, values
 from kapstan.engine.definition import Definition
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.pending import resolved
@@ -179,7 +179,7 @@ class _Attempt:
         if flow.parent is not None:
             known = flow.parent.replayed(flow.run_id, flow.name)
             if known is None and not self._is_first():
-                known = ended_state(self._backend, flow.run_id, only="Completed")
+                known = ended.state_of(self._backend, flow.run_id, only="Completed")
                 if known is not None:
                     flow.parent.record(flow.spec, flow.run_id, flow.name, known)
             if known is not None:
@@ -389,20 +389,3 @@ class _Attempt:
 
 def _raised(state: State) -> BaseException | None:
     return state.data if isinstance(state.data, BaseException) and state.data.__traceback__ is not None else None
-
-
-def ended_state(backend: Backend, run_id: RunId, *, only: AttemptOutcome | None = None) -> State | None:
-    """The final state of a flow run by its journal, with its result; None if it has not ended (``only`` in that way).
-
-    Raises:
-        StoreUnavailable: the store is away.
-    """
-    end = read_journal(backend.store, backend.codec, run_id).end
-    if end is None or end.end in ("HandedBack", "Suspended") or (only is not None and end.end != only):
-        return None
-    if end.end == "Completed":
-        loader = None if end.result is None else lambda: values.open_value(backend, end.result or b"", "result", run_id)
-        return State(StateType.COMPLETED, message=end.message, timestamp=end.at, loader=loader)
-    kind = StateType.CANCELLED if end.end == "Cancelled" else StateType.FAILED
-    error = None if end.result is None else values.open_failure(backend, end.result, run_id)
-    return State(kind, message=end.message, timestamp=end.at, data=error, has_data=error is not None)

@@ -20,7 +20,7 @@ from typing import Any
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.engine import calls, flow_engine
+from kapstan.engine import calls, ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
 from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost
 from kapstan.ids import RunId, new_nonce
@@ -157,10 +157,10 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     backend = backends.current()
     try:
         if attempt.number > 1 and not attempt.again:
-            ended = flow_engine.ended_state(backend, attempt.run_id)
-            if ended is not None:
-                logger.info("Flow run %s has ended before: %s", attempt.run_id, ended.name)
-                return _code(ended)
+            known = ended.state_of(backend, attempt.run_id)
+            if known is not None:
+                logger.info("Flow run %s has ended before: %s", attempt.run_id, known.name)
+                return _code(known)
         return _run(attempt, _flow(attempt, load, backend))
     except (BackendError, JournalLost) as error:
         logger.error("Flow run %s: its end cannot be recorded: %s", attempt.run_id, error)
