@@ -17,6 +17,7 @@ from kapstan.backend import Backend
 from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ids import RunId
 from kapstan.ports import Queue, RunRecords
+from kapstan.records import Records
 from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.operator")
@@ -44,7 +45,7 @@ class Namespaces:
         return self._backend(namespace).queue
 
     def records(self, namespace: str) -> RunRecords:
-        return self._backend(namespace).records
+        return Records(self._backend(namespace))
 
     def close(self) -> None:
         self._stopping.set()

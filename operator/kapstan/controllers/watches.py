@@ -38,13 +38,14 @@ class Stream(NamedTuple):
     @classmethod
     def of_path(cls, path: str) -> Stream | None:
         """The stream that a collection's URL path names."""
-        parts = path.strip("/").split("/")
-        parts = parts[1:] if parts[0] == "api" else parts[1:2] + parts[2:]
-        group = "" if path.startswith("/api/") else parts.pop(0)
-        match parts[1:]:
-            case [plural]:
+        match path.strip("/").split("/"):
+            case ["api", _, plural]:
+                return cls("", plural, "")
+            case ["api", _, "namespaces", namespace, plural]:
+                return cls("", plural, namespace)
+            case ["apis", group, _, plural]:
                 return cls(group, plural, "")
-            case ["namespaces", namespace, plural]:
+            case ["apis", group, _, "namespaces", namespace, plural]:
                 return cls(group, plural, namespace)
             case _:
                 return None

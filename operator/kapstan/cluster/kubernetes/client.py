@@ -243,11 +243,17 @@ def _refusal(code: int, content: bytes, path: str) -> KapstanError:
     # An apply of an undeclared field is answered with 500, although no repetition can help.
     if code in (400, 415, 422) or "field not declared in schema" in message:
         causes = cast("list[Json]", details.get("causes") or [])
-        problems = [(str(c.get("field") or ""), str(c.get("message") or "")) for c in causes if c.get("message")]
-        return InvalidResource([p for p in problems if p[0] != "<nil>"] or [("", message)], kind=kind, name=name)
+        problems = [_problem(cause) for cause in causes if cause.get("message") and cause.get("field") != "<nil>"]
+        return InvalidResource(problems or [("", message)], kind=kind, name=name)
     if code in (401, 403, 405):
         return ClusterRefused(message)
     return ClusterUnavailable(f"the API server answers {code}: {message}")
+
+
+def _problem(cause: Json) -> tuple[str, str]:
+    """(field, message) of one cause. A refused patch quotes the whole object before it comes to the point."""
+    _, refused, strict = cause["message"].rpartition("strict decoding error: ")
+    return ("", strict) if refused else (str(cause.get("field") or ""), cause["message"])
 
 
 async def _configuration(kubeconfig: str, context: str | None) -> tuple[Any, str]:

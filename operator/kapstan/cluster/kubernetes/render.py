@@ -28,6 +28,7 @@ POOL_LABEL = "kapstan.dev/work-pool"
 TEMPLATE_HASH = "kapstan.dev/template-hash"
 
 HOME = "/home/kapstan"
+READY_FILE = "/tmp/kapstan-ready"  # noqa: S108  (the pod's own volume)
 FLOW_GRACE_SECONDS = 30
 DRAIN_MARGIN_SECONDS = 15
 """What a worker needs beyond its drain timeout to give back what it did not finish."""
@@ -62,11 +63,15 @@ def job(request: JobRequest) -> Manifest:
         "name": FLOW_CONTAINER,
         "image": flow.image,
         "command": ["kapstan", "run", flow.entrypoint],
-        "args": [f"--run-id={ids.to_uuid(request.run_id)}", f"--attempt={request.attempt}"],
+        "args": [
+            f"--run-id={ids.to_uuid(request.run_id)}",
+            f"--attempt={request.attempt}",
+            *_stored_parameters(request),
+        ],
         "env": [
             {"name": "KAPSTAN_NAMESPACE", "value": request.run.namespace},
             {"name": "KAPSTAN_DEPLOYMENT", "value": deployment.metadata.name},
-            {"name": "KAPSTAN_PARAMETERS", "value": json.dumps(request.parameters, separators=(",", ":"))},
+            *_inline_parameters(request),
             *_common_env(),
         ],
     }
@@ -112,8 +117,13 @@ def app_deployment(request: WorkersRequest) -> Manifest:
     container = {
         "name": WORKER_CONTAINER,
         "image": worker.spec.image,
-        "command": ["kapstan", "task", "serve", *worker.spec.tasks],
-        "args": [f"--limit={worker.spec.concurrency}", f"--drain={drain}"],
+        "command": ["kapstan", "task", "serve", *_served(worker.spec.tasks)],
+        "args": [
+            f"--limit={worker.spec.concurrency}",
+            f"--drain-seconds={drain}",
+            f"--ready-file={READY_FILE}",
+        ],
+        "readinessProbe": {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2},
         "env": [
             {"name": "KAPSTAN_NAMESPACE", "value": namespace},
             {"name": "KAPSTAN_WORKER_NAME", "value": name},
@@ -150,6 +160,21 @@ def worker_deployment_name(worker: str) -> str:
 def worker_selector(worker: str) -> str:
     """The label selector of a TaskWorker's pods, as ``.status.selector`` carries it."""
     return f"{TASK_WORKER_LABEL}={worker}"
+
+
+def _stored_parameters(request: JobRequest) -> list[str]:
+    return [f"--parameters-ref={request.parameters_ref}"] if request.parameters_ref else []
+
+
+def _inline_parameters(request: JobRequest) -> list[Manifest]:
+    if request.parameters_ref:
+        return []
+    return [{"name": "KAPSTAN_PARAMETERS", "value": json.dumps(dict(request.parameters), separators=(",", ":"))}]
+
+
+def _served(tasks: list[str]) -> list[str]:
+    """Arguments of `kapstan task serve`: a task by its name, a module or file with all its tasks."""
+    return [task if ":" in task else f"--module={task}" for task in tasks]
 
 
 def _common_env() -> list[Manifest]:

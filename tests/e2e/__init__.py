@@ -1,0 +1,1 @@
+"""The product on a real cluster, installed by its chart and run under its rights only."""
