@@ -60,6 +60,12 @@ def ensure(home: Path) -> str:
     return url
 
 
+def running(home: Path) -> bool:
+    """Whether this home's server answers; nothing is started."""
+    folder = home / "redis"
+    return (folder / "alive").exists() and _answers(_socket_path(folder))
+
+
 def stop(home: Path) -> bool:
     """End this home's server after it has written everything; False if none ran."""
     folder = home / "redis"

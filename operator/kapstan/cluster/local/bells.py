@@ -48,9 +48,9 @@ class Bells:
     async def _watch(self, process: Process, key: Key, ready: Path | None) -> None:
         with _pipe(process) as closed:
             while process.pid is None and not process.ended and process.request is not None:
-                await asyncio.sleep(LOOK)
+                await self._wait(process, closed, LOOK)
             self._changed(key)
-            while ready is not None and not process.ended and not ready.exists():
+            while ready is not None and not process.ended and not _exists(ready):
                 await self._wait(process, closed, LOOK)
             self._changed(key)
             while not process.ended and process.request is not None:
@@ -71,6 +71,10 @@ class Bells:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK if closed.is_set() else longest):
                 await (asyncio.Event() if closed.is_set() else closed).wait()
+
+
+def _exists(path: Path) -> bool:
+    return path.exists()
 
 
 @contextlib.contextmanager

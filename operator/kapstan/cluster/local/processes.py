@@ -1,8 +1,8 @@
 """`ports.Launcher` with processes of this machine: what a work pool of type process means, and what `kapstan dev` uses.
 
-Each process has a folder under the home (`process`) and a small parent of its own (`waiter`), so it is found again, with
-its exit code, after the launcher was killed. The launcher rings ``changed`` when something started or ended; it is no
-one's parent and holds no lock. Images are ignored: code comes from a directory.
+Each process has a folder under the home (`process`) and a small parent of its own (`waiter`), so it is found again,
+with its exit code, after the launcher was killed. The launcher rings ``changed`` when something started or ended; it is
+no one's parent and holds no lock. Images are ignored: code comes from a directory.
 """
 
 from __future__ import annotations
@@ -124,10 +124,11 @@ class ProcessLauncher:
             *(sys.executable, "-m", "kapstan", "run", flow.entrypoint),
             *("--run-id", str(ids.to_uuid(request.run_id)), "--attempt", str(request.attempt)),
         ]
-        environ = self._environment(request.run.namespace) | {
-            "KAPSTAN_DEPLOYMENT": deployment.metadata.name,
-            "KAPSTAN_PARAMETERS": json.dumps(dict(request.parameters), separators=(",", ":")),
-        }
+        environ = self._environment(request.run.namespace) | {"KAPSTAN_DEPLOYMENT": deployment.metadata.name}
+        if request.parameters_ref is None:
+            environ["KAPSTAN_PARAMETERS"] = json.dumps(dict(request.parameters), separators=(",", ":"))
+        else:
+            command += ["--parameters-ref", request.parameters_ref]
         note = {"uid": request.uid, "number": request.attempt, "at": self._clock()}
         process.start(note, command, cwd=cwd, environ=environ)
         self._bells.hang(process, request.run)
@@ -262,7 +263,9 @@ class ProcessLauncher:
             wanted = json.loads((self._worker(worker) / "wanted").read_bytes())
         except FileNotFoundError:
             wanted = {"replicas": 0, "digest": ""}
-        return WorkerObservation(int(wanted["replicas"]), tuple(members), f"pid of {worker.name}", wanted["digest"])
+        return WorkerObservation(
+            int(wanted["replicas"]), tuple(members), f"pid of {worker.name}", str(wanted["digest"])
+        )
 
     def _member(self, process: Process) -> WorkerMember:
         ended = process.ended
