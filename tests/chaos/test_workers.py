@@ -46,7 +46,7 @@ class Chaos:
 
     def submit(self, count: int) -> None:
         for _ in range(count):
-            self.futures.append(served.effect.delay(f"t{len(self.futures)}", self.random.uniform(0.0, 0.03)))
+            self.futures.append(served.effect.delay(f"t{len(self.futures)}", self.random.uniform(0.0, 0.05)))
         if self.commits is None:
             record = self.redis.get(f"{{default}}:t:{ids.parse(self.futures[0].task_run_id)}")
             assert isinstance(record, bytes)
@@ -55,14 +55,14 @@ class Chaos:
 
     def start(self) -> None:
         name = f"chaos-{len(self.workers) + len(self.retired)}"
-        self.workers.append(Worker("tests.chaos.served", limit=LANES, env={"KAPSTAN_SESSION": name}))
-        self.workers[-1].name = name  # type: ignore[attr-defined]
+        self.workers.append(Worker("tests.chaos.served", limit=LANES, session=name))
 
     def freeze(self) -> Worker:
         """Stop a worker that holds runs, all its processes; what it holds is counted."""
         assert self.commits is not None
         for _ in range(1000):
-            worker = self.random.choice(self.workers).ready()
+            serving = [worker for worker in self.workers if worker.serving] or [self.workers[0].ready()]
+            worker = self.random.choice(serving)
             worker.signal_all(signal.SIGSTOP)
             held = self.held(worker)
             if held:
@@ -76,8 +76,7 @@ class Chaos:
 
     def held(self, worker: Worker) -> list[str]:
         names = [info.session for info in backend.current().queue.sessions()]
-        prefix = f"{worker.name}-"  # type: ignore[attr-defined]
-        (session,) = [name for name in names if name.startswith(prefix)] or [""]
+        (session,) = [name for name in names if name.startswith(f"{worker.session}-")] or [""]
         return [field.decode() for field in self.redis.hkeys(f"{{default}}:w:{session}") if len(field) == ids.ID_LENGTH]
 
     def kill(self) -> None:
@@ -162,4 +161,4 @@ def test_kills_and_stops_of_workers(chaos: Chaos, capsys: pytest.CaptureFixture[
     assert figures["takeovers"] > 0
     assert figures["LOST"] > 0
     assert figures["reruns"] <= chaos.in_flight
-    assert figures["recover_p99"] <= 1.25 * LEASE + 1.0  # the lease, and a turn in the backlog behind it
+    assert figures["recover_p99"] <= 3 * LEASE  # 1.25 leases, and what a machine that starts 20 workers adds

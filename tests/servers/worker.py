@@ -18,8 +18,17 @@ class Worker:
     """One worker process with ``limit`` executor children. Its output is kept in ``output``."""
 
     def __init__(
-        self, module: str, *, limit: int = 1, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
-    ):
+        self,
+        module: str,
+        *,
+        limit: int = 1,
+        session: str = "",
+        env: Mapping[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self.session = session
+        if session:
+            env = {**(env or {}), "KAPSTAN_SESSION": session}
         command = [sys.executable, "-m", "kapstan", "task", "serve", "--limit", str(limit), *arguments]
         self._process = subprocess.Popen(
             [*command, "--module", module] if module else command,
@@ -54,6 +63,11 @@ class Worker:
 
     def _line(self, text: str) -> str | None:
         return next((line for line in self.output if text in line), None)
+
+    @property
+    def serving(self) -> bool:
+        """Whether it has said so."""
+        return self._line("Serving ") is not None
 
     def ready(self) -> Worker:
         self.await_line("Serving ")

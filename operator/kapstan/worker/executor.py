@@ -107,7 +107,8 @@ class Executor:
         try:
             stepped = self._lane.read_step()
         except QueueUnavailable:
-            self.outcomes.extendleft(reversed(sent))
+            with self.lock:
+                self.outcomes.extendleft(reversed(sent))
             raise
         report_lost(stepped.lost)
         return stepped
