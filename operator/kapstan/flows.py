@@ -227,13 +227,18 @@ def _coercion(name: str, fn: Callable[..., Any]) -> _Coerce | None:
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        hints = typing.get_type_hints(fn, include_extras=True)
-    except NameError:  # a name that is imported for type checkers only
-        return {"return": Any}
+    """The type of each parameter; left out where its name cannot be resolved (imported for type checkers only, local)."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    kinds = inspect.signature(fn).parameters
-    return {key: hint for key, hint in hints.items() if key == "return" or kinds[key].kind not in variadic}
+    hints: dict[str, Any] = {"return": Any}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if parameter.kind in variadic or parameter.annotation is parameter.empty:
+            continue
+        holder = type("_One", (), {"__annotations__": {name: parameter.annotation}})
+        try:
+            hints.update(typing.get_type_hints(holder, getattr(fn, "__globals__", {}), include_extras=True))
+        except NameError:
+            continue
+    return hints
 
 
 def _convert(flow_name: str, parameter: str, value: Any, hint: Any) -> Any:

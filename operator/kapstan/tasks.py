@@ -112,8 +112,6 @@ class Task(Generic[P, R]):
         self.__module__ = getattr(plain, "__module__", "")
         self.__wrapped__ = plain
 
-    # ------------------------------------------------------------------ calls
-
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
@@ -243,8 +241,6 @@ class Task(Generic[P, R]):
 
         serve(self, limit=limit)
 
-    # ------------------------------------------------------------------ variants
-
     def with_options(self, **options: Any) -> Task[P, R]:
         """A copy with other options; what is not named stays. The identity stays as well, unless ``name`` is given.
 
@@ -300,9 +296,6 @@ class Task(Generic[P, R]):
         if given is None:
             return None
         return lambda error: bool(given(self, current_task.get(), states.Failed(message=repr(error), data=error)))
-
-
-# ---------------------------------------------------------------------------------------------- the decorator
 
 
 @overload
@@ -367,8 +360,6 @@ def _rebuilt(fn: Any, name: str, bound: tuple[Any, ...]) -> Task[..., Any]:
     rebuilt._bound = bound  # pyright: ignore[reportPrivateUsage]  # half of __reduce__
     return rebuilt
 
-
-# ---------------------------------------------------------------------------------------------- options
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "name": ("identity", "name"),

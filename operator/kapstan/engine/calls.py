@@ -73,6 +73,13 @@ class LoopThread(threading.local):
                 self.loop.run_until_complete(asyncio.wait([task]))
             raise
 
+    def run_once(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """As ``run``, and closes the loop."""
+        try:
+            return self.run(coroutine)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Close the loop of this thread."""
         if self.loop is not None:

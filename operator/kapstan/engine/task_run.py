@@ -128,7 +128,7 @@ def _run_submitted(call: TaskCall, flow: FlowRun, pending: Pending) -> None:
         flow.check_stopped()
         args, kwargs = _inputs(call)
         pending.state = states.Running()
-        state = _loops.run(_aexecute(call, args, kwargs)) if call.spec.is_async else _execute(call, args, kwargs)
+        state = _loops.run_once(_aexecute(call, args, kwargs)) if call.spec.is_async else _execute(call, args, kwargs)
         flow.post(call.spec, call.run.run_id, call.run.name, state, lambda: pending.finish(state))
     except UpstreamFailed as error:
         pending.finish(_not_ready(error))

@@ -200,7 +200,7 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
     try:
         if flow.spec.is_async:
             coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)
-            state = calls.LoopThread().run(coroutine)
+            state = calls.LoopThread().run_once(coroutine)
         else:
             state = flow_engine.run(flow, attempt=attempt.number, again=attempt.again)
         return _code(state)
