@@ -105,16 +105,17 @@ _KINDS: dict[str, type[Record]] = {
     "retry": Retry,
     "end": AttemptEnd,
 }
+_FIELDS = {kind: [(entry.name, entry.default) for entry in fields(kind)] for kind in _KINDS.values()}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _BYTES = frozenset({"value", "result"})
 
 
 def encode(record: Record, codec: Codec, run_id: RunId) -> bytes:
     body: dict[str, Any] = {"v": FORMAT, "kind": _NAMES[type(record)]}
-    for entry in fields(record):
-        value = getattr(record, entry.name)
-        if entry.default is MISSING or value != entry.default:
-            body[entry.name] = binascii.b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
+    for name, default in _FIELDS[type(record)]:
+        value = getattr(record, name)
+        if default is MISSING or value != default:
+            body[name] = binascii.b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return codec.seal(JSON, text.encode("utf-8", "backslashreplace"), "journal", run_id)
 
@@ -127,10 +128,9 @@ def decode(envelope: bytes, codec: Codec, run_id: RunId) -> Record:
             f"the journal of {run_id} holds a record {body.get('kind')!r} of format {body.get('v')!r}, which a newer "
             f"release wrote; this one reads {READABLE}"
         )
-    known = {entry.name for entry in fields(kind)} & body.keys()
-    arguments: dict[str, Any] = {
-        name: binascii.a2b_base64(body[name]) if name in _BYTES else body[name] for name in known
-    }
+    arguments: dict[str, Any] = {name: body[name] for name, _ in _FIELDS[kind] if name in body}
+    for name in _BYTES & arguments.keys():
+        arguments[name] = binascii.a2b_base64(arguments[name])
     return kind(**arguments)
 
 

@@ -27,6 +27,13 @@ def refusing(path: Path) -> Generator[None]:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """``folder`` and what is missing above it, for their owner only."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
 def take_lock(descriptor: int, path: Path, deadline: float) -> None:
     """flock ``descriptor`` exclusively; freed when it is closed, or with ``LOCK_UN``.
 
@@ -43,7 +50,7 @@ def take_lock(descriptor: int, path: Path, deadline: float) -> None:
             if time.monotonic() > end:
                 raise StoreUnavailable(f"another process has held {path} for {deadline:g} s; is one stopped?") from None
             time.sleep(pause)
-            pause = min(2 * pause, 0.02)
+            pause = min(2 * pause, 0.005)
 
 
 @contextlib.contextmanager

@@ -51,14 +51,13 @@ def is_damaged(data: bytes, end: int) -> bool:
 
 def _body_at(data: bytes, position: int) -> bytes | None:
     start = position + _HEAD
-    if len(data) <= start or data[position + 8] != 32 or data[start - 1] != 32:
+    head = data[position:start]
+    if len(head) < _HEAD or head[8] != 32 or head[17] != 32:
         return None
     try:
-        length, checksum = int(data[position : position + 8], 16), int(data[position + 9 : start - 1], 16)
+        end = start + int(head[:8], 16)
+        checksum = int(head[9:17], 16)
     except ValueError:
         return None
-    end = start + length
-    if len(data) <= end or data[end] != 10:
-        return None
     body = data[start:end]
-    return body if zlib.crc32(body) == checksum else None
+    return body if data[end : end + 1] == b"\n" and zlib.crc32(body) == checksum else None

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 from kapstan.ids import new_nonce
 from kapstan.ports import Stored
 from kapstan.settings import Settings
-from kapstan.store.files import held, refusing, sync_folder
+from kapstan.store.files import held, make_folder, refusing, sync_folder
 from kapstan.store.keys import check_key
 from kapstan.store.local_log import LocalLog
 from kapstan.store.probe import probe
@@ -40,7 +40,7 @@ class LocalStore:
         self._deadline = deadline
         with refusing(root):
             for folder in (self._objects, self._aside, self._locks):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(folder)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalStore:
@@ -128,7 +128,7 @@ class LocalStore:
         try:
             move(aside, path)
         except FileNotFoundError:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(path.parent)
             move(aside, path)
         if self._fsync:
             sync_folder(path.parent)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kapstan.errors import Fenced, StoreUnsafe
-from kapstan.store.files import refusing, sync_folder, take_lock
+from kapstan.store.files import make_folder, refusing, sync_folder, take_lock
 from kapstan.store.framing import frame, frames, is_damaged, scan
 
 
@@ -46,7 +46,7 @@ class LocalLog:
     def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         with refusing(self._path):
             if self._descriptor < 0:
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, 0o600)
             with self._locked():
@@ -58,6 +58,7 @@ class LocalLog:
                     os.ftruncate(self._descriptor, good)  # a torn tail would hide the next record
                 self._end, self._fenced, self._doubtful = good, False, b""
                 self._write(frame(opening))
+            self._sync()
             if self._fsync:
                 sync_folder(self._path.parent)
         return records
@@ -65,14 +66,16 @@ class LocalLog:
     def append(self, records: Sequence[bytes]) -> None:
         if self._descriptor < 0:
             raise ValueError(f"the journal {self._path} is not open for writing")
-        with refusing(self._path), self._locked():
-            if self._doubtful:
-                self._settle()
-            now = os.fstat(self._descriptor)
-            self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
-            if self._fenced:
-                raise Fenced(f"another attempt has taken over the journal {self._path}")
-            self._write(frames(records))
+        with refusing(self._path):
+            with self._locked():
+                if self._doubtful:
+                    self._settle()
+                now = os.fstat(self._descriptor)
+                self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
+                if self._fenced:
+                    raise Fenced(f"another attempt has taken over the journal {self._path}")
+                self._write(frames(records))
+            self._sync()  # not under the lock, where a busy writer would keep the next one out
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -95,13 +98,15 @@ class LocalLog:
             written = os.write(self._descriptor, data)
             while written < len(data):  # a full disk: the next write says so
                 written += os.write(self._descriptor, data[written:])
-            if self._fsync:
-                os.fsync(self._descriptor)
         except OSError:
             os.ftruncate(self._descriptor, self._end)
             self._doubtful = b""
             raise
         self._end, self._doubtful = self._end + len(data), b""
+
+    def _sync(self) -> None:
+        if self._fsync:
+            os.fsync(self._descriptor)
 
     def _good(self, data: bytes) -> tuple[list[bytes], int]:
         """The records, and where the good part ends.

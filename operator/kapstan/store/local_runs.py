@@ -18,7 +18,7 @@ from typing import Any
 
 from kapstan.ids import RunId, new_nonce
 from kapstan.settings import Settings
-from kapstan.store.files import held, refusing
+from kapstan.store.files import held, make_folder, refusing
 
 _POLL_SECONDS = 0.2
 _UNSETTLED_NS = 1_000_000_000  # changes so close together may leave a folder's time as it was
@@ -50,7 +50,7 @@ class LocalFlowRuns:
         self._deadline = deadline
         with refusing(root):
             for folder in (self._summaries, self._leases):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(folder)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalFlowRuns:

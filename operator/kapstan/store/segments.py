@@ -12,12 +12,11 @@ still live are never deleted: a deleted number would be free again, and a late w
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from kapstan.errors import BackendError, Fenced, StoreUnsafe
 from kapstan.ids import new_nonce
@@ -43,18 +42,18 @@ class Segment:
     records: tuple[bytes, ...]
 
     def encode(self) -> bytes:
-        head = {"v": FORMAT, "n": self.number, "token": self.token, "kind": self.kind}
-        return frames((json.dumps(head, separators=(",", ":")).encode(), *self.records))
+        return frames((f"{FORMAT} {self.number} {self.kind} {self.token}".encode(), *self.records))
 
     @classmethod
     def decode(cls, name: str, body: bytes) -> Segment:
         bodies, end = scan(body)
         if end != len(body) or not bodies:
             raise _damaged(name, "a segment's checksum does not hold")
-        head = json.loads(bodies[0])
-        if head["v"] not in READABLE:
-            raise _damaged(name, f"format {head['v']} was written by a newer release; this one reads {READABLE}")
-        return cls(head["n"], head["token"], head["kind"], tuple(bodies[1:]))
+        version, *head = bodies[0].decode().split(" ")
+        if int(version) not in READABLE:
+            raise _damaged(name, f"format {version} was written by a newer release; this one reads {READABLE}")
+        number, kind, token = head
+        return cls(int(number), token, cast("Kind", kind), tuple(bodies[1:]))
 
 
 class SegmentLog:
@@ -76,16 +75,18 @@ class SegmentLog:
 
     def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         segments, checkpointed = self._load()
+        records = self._records(segments)
         if admit is not None:
-            admit(self._records(segments))
+            admit(records)
         self._token, self._fenced, self._doubtful = new_nonce(), False, None
         number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
+        shown: set[int] = set()
         while not self._create(number, mine := self._segment(number, "open", (opening,))):
-            number, distance = number + distance, 2 * distance
-        for below in range(number):
-            if below not in segments:
-                segments[below] = self._take(below)
-        records = self._records(segments)
+            shown = set(self._shown(max(segments, default=-1)))
+            number, distance = max(shown) + distance, 2 * distance
+        if missing := [below for below in range(number) if below not in segments]:
+            self._take(missing, shown, segments)
+            records = self._records(segments)
         bodies = [*(segments[n] for n in range(checkpointed, number)), mine]
         full = len(bodies) // CHUNK * CHUNK
         self._checkpoint(checkpointed, bodies[:full])
@@ -123,15 +124,20 @@ class SegmentLog:
     def _create(self, number: int, body: bytes) -> bool:
         return self._store.create(self._segment_key(number), body)
 
-    def _take(self, number: int) -> bytes:
-        """Fill a number below one's own opening, or read what an older writer won."""
-        fill = self._segment(number, "fill", ())
-        if self._create(number, fill):
-            return fill
-        stored = self._store.get(self._segment_key(number))
-        if stored is None:
-            raise _damaged(self._name, f"segment {number} was there and is gone")
-        return stored.body
+    def _take(self, missing: Sequence[int], shown: set[int], segments: dict[int, bytes]) -> None:
+        """Take every number of ``missing``, upwards: fill it, or read what an older writer won (``shown`` are known to
+        be won). Nothing is read before all are taken: the older writer would only win more in the meantime."""
+        won: list[int] = []
+        for number in missing:
+            fill = self._segment(number, "fill", ())
+            if number not in shown and self._create(number, fill):
+                segments[number] = fill
+            else:
+                won.append(number)
+        for number, body in zip(won, self._read([self._segment_key(number) for number in won]), strict=True):
+            if body is None:
+                raise _damaged(self._name, f"segment {number} was there and is gone")
+            segments[number] = body
 
     def _checkpoint(self, first: int, bodies: list[bytes]) -> None:
         """Write the full chunks in ``bodies``, whose first segment has number ``first``, on a thread of their own."""
@@ -170,12 +176,15 @@ class SegmentLog:
                 raise _damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
             segments.update(enumerate(bodies, len(segments)))
         checkpointed = len(segments)
-        last = self._segment_key(checkpointed - 1) if checkpointed else ""
-        shown = list(self._store.keys(f"{self._name}/j/", after=last))
-        numbers = range(checkpointed, int(shown[-1].rpartition("/")[2]) + 1 if shown else checkpointed)
+        numbers = range(checkpointed, max(self._shown(checkpointed - 1), default=-1) + 1)
         bodies = self._read([self._segment_key(number) for number in numbers])
         segments.update({number: body for number, body in zip(numbers, bodies, strict=True) if body is not None})
         return segments, checkpointed
+
+    def _shown(self, after: int) -> list[int]:
+        """The numbers above ``after`` that a LIST shows."""
+        last = self._segment_key(after) if after >= 0 else ""
+        return [int(key.rpartition("/")[2]) for key in self._store.keys(f"{self._name}/j/", after=last)]
 
     def _read(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) < 2:

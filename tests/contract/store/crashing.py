@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from kapstan.errors import StoreUnavailable
 from kapstan.ports import RunLog, Store, Stored
 from kapstan.store.segments import SegmentLog
 
@@ -14,7 +15,7 @@ class Crash(BaseException):
 
 
 class CrashingStore:
-    """``store``, until the ``at``-th create (from 1): the process dies just before, or just after it was made.
+    """``store``, until the ``at``-th create (from 1; 0 for never): the process dies just before it, or just after.
 
     Attributes:
         creates: how many creates were begun.
@@ -30,13 +31,19 @@ class CrashingStore:
 
     def create(self, key: str, body: bytes) -> bool:
         self.creates += 1
-        if self.creates == self._at and self._when == "before":
-            raise Crash
+        is_last = self.creates == self._at
+        if self._at and self.creates >= self._at and not (is_last and self._when == "after"):
+            raise self._death(key)
         is_ours = self._store.create(key, body)
-        if self.creates == self._at:
-            raise Crash
+        if is_last:
+            raise self._death(key)
         self.beaten += not is_ours
         return is_ours
+
+    @staticmethod
+    def _death(key: str) -> BaseException:
+        """Checkpoints are written by a thread that must not end in a traceback."""
+        return StoreUnavailable("the process is dead") if "/c/" in key else Crash()
 
     def log(self, name: str) -> RunLog:
         return SegmentLog(self, name)
