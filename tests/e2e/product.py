@@ -60,6 +60,8 @@ def install(cluster: Cluster, *namespaces: str, values: tuple[str, ...] = ()) ->
         f"devServices.minio.image={image('minio-dev')}",
         f"operator.image.repository={operator}",
         f"operator.image.tag={tag}",
+        # The tag stays; this says to a running installation that what stands behind it has changed.
+        f"operator.podAnnotations.sources={_digest(ROOT / 'operator')}",
         *values,
     )
     words = [word for setting in settings for word in ("--set", setting)]
@@ -89,6 +91,13 @@ def _context(cluster: Cluster, scratch: Path, progress: Progress) -> Path:
     tools.ensure(["minio"], progress)
     shutil.copy(tools.path("minio"), context / "images" / "bin" / "minio")
     return context
+
+
+def _digest(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.suffix in (".py", ".lua")):
+        digest.update(str(path.relative_to(directory)).encode() + b"\0" + path.read_bytes())
+    return f"sha256-{digest.hexdigest()[:16]}"
 
 
 def _wheels(progress: Progress) -> Path:

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 
 from kapstan.settings import Settings
 
+SHORTEST_SECRET = 8
+"""Shorter values are words (the access key of a development store), and cutting them out would tear lines apart."""
+
 # What kopf says of each event at INFO, and what aiohttp says of each request, is not ours to say again.
 _QUIET = {"kopf": logging.WARNING, "kopf.objects": logging.WARNING, "aiohttp": logging.WARNING}
 
@@ -23,7 +26,7 @@ _QUIET = {"kopf": logging.WARNING, "kopf.objects": logging.WARNING, "aiohttp": l
 class JsonFormatter(logging.Formatter):
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
