@@ -132,7 +132,7 @@ class Interval(Schedule):
         return (moment for moment in map(self._moment, itertools.count(number)) if moment > after)
 
     def past(self, until: datetime) -> Iterator[datetime]:
-        number = self._number(until) + 1
+        number = self._number(until) + 4  # as far above as `_number` may be below
         return (moment for moment in map(self._moment, itertools.count(number, -1)) if moment <= until)
 
     @property

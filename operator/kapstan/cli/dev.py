@@ -52,7 +52,7 @@ def command(directory: Path, paths: tuple[Path, ...], grace: float) -> None:
     async def work() -> None:
         cluster = LocalCluster.from_settings(current)
         for manifest in manifests:
-            console.print(await apply(cluster, manifest))
+            console.print(await apply(cluster, manifest), soft_wrap=True)
         control = Control(current, cluster, directory, say=console.print, heard=lines.heard)
         stop = until_signal()
         console.print(f"Kapstan serves {current.home_path} with code from {directory}. Ctrl-C ends it.")
@@ -73,7 +73,7 @@ class _Lines:
     def heard(self, key: Key, manifest: Manifest | None) -> None:
         line = "" if manifest is None else self._line(key, manifest)
         if line and self._told.get(key) != line:
-            self._console.print(line)
+            self._console.print(line, soft_wrap=True)
         if manifest is None:
             self._told.pop(key, None)
         else:

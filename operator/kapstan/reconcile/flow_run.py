@@ -177,7 +177,8 @@ class _Step:
         if judgement.outcome == "Failed":
             return self.end("Failed", diagnosis.diagnosis("UserCode", end.message if end else ""))
         if spec.cancel or judgement.outcome == "Cancelled":
-            return self.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=judgement.outcome != "Cancelled")
+            knows = end is not None and end.outcome == "Cancelled"
+            return self.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=not knows)
         if done.reason in STOPPED_FOR:
             return self.end("Crashed", diagnosis.of_end(seen, reason=done.reason or ""))
         if judgement.outcome != "Lost" or spec.suspend:

@@ -1,0 +1,162 @@
+"""Makes what reconcilers are shown, with only what a row is about spelled out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from kapstan.ports import (
+    AttemptEnd,
+    AttemptObservation,
+    AttemptRecord,
+    Key,
+    SessionInfo,
+    WorkerMember,
+    WorkerObservation,
+)
+from kapstan.reconcile.naming import job_name
+from kapstan.reconcile.observed import (
+    DeploymentObserved,
+    PoolObserved,
+    Record,
+    RunBrief,
+    RunObserved,
+    WorkersObserved,
+)
+from kapstan.reconcile.plan import Plan, SetStatus
+from kapstan.resources import API_VERSION, Deployment, FlowRun, TaskWorker, WorkPool
+
+NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+A = TypeVar("A")
+
+
+def at(seconds: float) -> datetime:
+    """Seconds from now."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def text(seconds: float) -> str:
+    return at(seconds).isoformat().replace("+00:00", "Z")
+
+
+def _manifest(kind: str, name: str, spec: dict[str, Any], status: dict[str, Any] | None, **metadata: Any) -> Any:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": f"uid-{name}",
+            "resourceVersion": "1",
+            "generation": 1,
+            "creationTimestamp": text(-3600),
+            **metadata,
+        },
+        "spec": spec,
+        "status": status or {},
+    }
+
+
+def pool(status: dict[str, Any] | None = None, **spec: Any) -> WorkPool:
+    return WorkPool.from_dict(_manifest("WorkPool", "pool", spec, status))
+
+
+def deployment(
+    status: dict[str, Any] | None = None, *, metadata: dict[str, Any] | None = None, **spec: Any
+) -> Deployment:
+    wanted = {"flow": {"entrypoint": "flow.py:main", "image": "shop:1"}, "workPoolRef": {"name": "pool"}, **spec}
+    return Deployment.from_dict(_manifest("Deployment", "nightly", wanted, status, **(metadata or {})))
+
+
+def flow_run(status: dict[str, Any] | None = None, **spec: Any) -> FlowRun:
+    return FlowRun.from_dict(_manifest("FlowRun", "run", {"deploymentRef": {"name": "nightly"}, **spec}, status))
+
+
+def attempt(number: int = 1, **fields: Any) -> dict[str, Any]:
+    return {"number": number, "job": job_name("run", number), **fields}
+
+
+def lost(number: int, seconds: float = -600) -> dict[str, Any]:
+    return attempt(number, outcome="Lost", finishedAt=text(seconds))
+
+
+def seen(number: int = 1, **fields: Any) -> AttemptObservation:
+    return AttemptObservation(number, job_name("run", number), **{"exists": True, "created_at": text(-60), **fields})
+
+
+def gone(number: int = 1) -> AttemptObservation:
+    return AttemptObservation(number, job_name("run", number), exists=False, ended=True)
+
+
+def told(number: int, outcome: Any | None = None, **fields: Any) -> AttemptRecord:
+    end = None if outcome is None else AttemptEnd(outcome, at(-5).timestamp(), **fields)
+    return AttemptRecord(number, at(-50).timestamp(), end)
+
+
+def run_observed(run: FlowRun, **fields: Any) -> RunObserved:
+    given: dict[str, Any] = {"deployment": deployment(), "pool": pool(), "launcher": "job", **fields}
+    return RunObserved(run=run, **given)
+
+
+def journal(*attempts: AttemptRecord) -> Record:
+    return Record(attempts, journal=True)
+
+
+def brief(name: str, phase: str = "", seconds: float = -60, **fields: Any) -> RunBrief:
+    given: dict[str, Any] = {
+        "deployment": "nightly",
+        "schedule": "",
+        "created": at(seconds),
+        "scheduled": at(seconds),
+        "in_flight": False,
+        "cancelled": False,
+        **fields,
+    }
+    return RunBrief(key=Key("FlowRun", "shop", name), uid=f"uid-{name}", phase=phase, **given)
+
+
+def pool_observed(found: WorkPool, runs: list[RunBrief], waiting: str = "", **fields: Any) -> PoolObserved:
+    """``waiting``: names of the runs that wait, separated by blanks."""
+    lined_up = frozenset(Key("FlowRun", "shop", name) for name in waiting.split())
+    given: dict[str, Any] = {"served": True, "deployments": {"nightly": deployment()}, **fields}
+    return PoolObserved(pool=found, runs=tuple(runs), waiting=lined_up, **given)
+
+
+def deployment_observed(found: Deployment, *runs: RunBrief) -> DeploymentObserved:
+    return DeploymentObserved(found, pool(), runs)
+
+
+def task_worker(replicas: int, status: dict[str, Any] | None = None, **spec: Any) -> TaskWorker:
+    wanted = {"tasks": ["shop.tasks"], "image": "shop:1", "replicas": replicas, **spec}
+    return TaskWorker.from_dict(_manifest("TaskWorker", "mailer", wanted, status or {"observedGeneration": 1}))
+
+
+def member(name: str, **fields: Any) -> WorkerMember:
+    return WorkerMember(**{"name": name, "session_prefix": name, "ready": True, "ending": False, **fields})
+
+
+def session(name: str, claimed: int = 0, *, draining: bool = False) -> SessionInfo:
+    return SessionInfo(f"{name}-boot", "mailer", ("shop.tasks:send",), 2, claimed, draining, 9.0)
+
+
+def workers_observed(
+    worker: TaskWorker, members: list[WorkerMember], sessions: list[SessionInfo] | None, wanted: int, **fields: Any
+) -> WorkersObserved:
+    observation = WorkerObservation(wanted, tuple(members), selector="worker=mailer")
+    told_sessions = None if sessions is None else tuple(sessions)
+    return WorkersObserved(worker, observation, told_sessions, **{"depth": None, **fields})
+
+
+def actions(plan: Plan, type_: type[A]) -> list[A]:
+    return [action for action in plan.actions if isinstance(action, type_)]
+
+
+def status(plan: Plan) -> dict[str, Any]:
+    """The last status that a plan writes."""
+    return actions(plan, SetStatus)[-1].status
+
+
+def condition(written: dict[str, Any], type_: str) -> tuple[str, str]:
+    """(status, reason)"""
+    found = next(condition for condition in written["conditions"] if condition["type"] == type_)
+    return found["status"], found["reason"]
