@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from kapstan import backend, ids
-from kapstan.futures import Future
 from tests.chaos import served
 from tests.chaos.commits import Commits
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 
+from kapstan import backend, ids
+from kapstan.futures import Future
+
 RUNS, KILLS, STOPS = 5_000, 20, 5
 LEASE, BEAT = 1.0, 0.25
-WORKERS, LANES = 3, 2
+WORKERS, LANES = 4, 2
 SEED = 20_261_122
 
 
@@ -57,12 +57,16 @@ class Chaos:
         name = f"chaos-{len(self.workers) + len(self.retired)}"
         self.workers.append(Worker("tests.chaos.served", limit=LANES, session=name))
 
+    def await_survivors(self) -> None:
+        """Block until a fault leaves two workers that serve: somebody must be there to take over."""
+        for worker in self.workers[:3]:
+            worker.ready()
+
     def freeze(self) -> Worker:
         """Stop a worker that holds runs, all its processes; what it holds is counted."""
         assert self.commits is not None
         for _ in range(1000):
-            serving = [worker for worker in self.workers if worker.serving] or [self.workers[0].ready()]
-            worker = self.random.choice(serving)
+            worker = self.random.choice([worker for worker in self.workers if worker.serving])
             worker.signal_all(signal.SIGSTOP)
             held = self.held(worker)
             if held:
@@ -98,6 +102,16 @@ class Chaos:
             self.commits.wait_for_next(0.1)
         worker.signal_all(signal.SIGCONT)
         worker.await_line("This session had ended")
+
+    def stuck(self) -> str:
+        """Who holds the runs that do not end."""
+        assert self.commits is not None
+        run_ids = [ids.parse(future.task_run_id) for future in self.futures]
+        records = backend.current().queue.records([run_id for run_id in run_ids if run_id not in self.commits.times])
+        lines = [f"{record.run_id} {record.state} {record.token}" for record in records if record is not None]
+        for worker in self.workers:
+            lines += [f"-- {worker.session} holds {self.held(worker)}", *worker.output[1:]]
+        return "\n".join([*lines, *map(str, backend.current().queue.sessions())])
 
     def figures(self) -> dict[str, int | float]:
         """What is to be printed; see the issue for the meaning of each."""
@@ -143,16 +157,19 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
 
 
 def test_kills_and_stops_of_workers(chaos: Chaos, capsys: pytest.CaptureFixture[str]) -> None:
+    chaos.submit(1)  # before anybody commits: its record names the channel on which commits are told
     for _ in range(WORKERS):
         chaos.start()
     faults = ["kill"] * KILLS + ["stop"] * STOPS
     chaos.random.shuffle(faults)
-    for fault in faults:
-        chaos.submit(RUNS // len(faults))
+    for number, fault in enumerate(faults, 1):
+        chaos.await_survivors()
+        chaos.submit(RUNS * number // len(faults) - len(chaos.futures))
         getattr(chaos, fault)()
     assert chaos.commits is not None
     ended = chaos.commits.wait_for(RUNS, 60)
-    figures = chaos.figures() if ended else {"lost": RUNS - len(chaos.commits.times)}
+    assert ended, chaos.stuck()
+    figures = chaos.figures()
     with capsys.disabled():
         print("\nchaos: " + " ".join(f"{name}={value:.3g}" for name, value in figures.items()))
     assert figures["lost"] == 0
