@@ -22,7 +22,7 @@ from kapstan.states import State
 from kapstan.task_runners import ThreadPoolTaskRunner
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 
 
 class Flow(Generic[P, R]):

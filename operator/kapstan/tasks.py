@@ -35,7 +35,7 @@ __all__ = ["Task", "exponential_backoff", "registered", "task", "unmapped"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 RetryCondition = Callable[["Task[..., Any]", Any, State], bool]

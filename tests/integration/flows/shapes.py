@@ -1,7 +1,7 @@
 """The flows that the tests of this folder break off. Effects go to the file ``SINK``, fsynced line by line.
 
-``gate`` tells the test, through the fifo ``REACHED``, that the flow stands there, and waits for ever; where ``REACHED`` is not
-set it lets pass.
+``gate`` tells the test, through the fifo ``REACHED``, that the flow stands there, and waits for ever; where
+``REACHED`` is not set it lets pass.
 """
 
 from __future__ import annotations
