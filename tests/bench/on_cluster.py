@@ -1,7 +1,7 @@
 """Row cluster: from a FlowRun's creation to its first line of user code, beside a bare Job of the same image.
 
-The product is installed as the end-to-end tests install it. Both pods print the time at which user code runs; the node's
-clock must be this machine's, so a borrowed cluster is left out.
+The product is installed as the end-to-end tests install it. Both pods print the time at which user code runs; the
+node's clock must be this machine's, so a borrowed cluster is left out.
 """
 
 from __future__ import annotations
