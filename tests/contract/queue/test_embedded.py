@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.contract.queue.makers import TASK, Register, run
 
 from kapstan.errors import ConfigurationError
 from kapstan.queue import server
 from kapstan.queue.redis import RedisQueue
 from kapstan.settings import Settings
-from tests.contract.queue.makers import TASK, Register, run
 
 
 @pytest.fixture
@@ -55,7 +55,10 @@ def test_it_listens_on_a_private_socket_only(home: Path) -> None:
 
 
 def test_it_outlives_the_process_that_started_it_and_is_shared(home: Path) -> None:
-    code = "import sys; from pathlib import Path; from kapstan.queue import server; print(server.ensure(Path(sys.argv[1])))"
+    code = (
+        "import sys; from pathlib import Path; from kapstan.queue import server\n"
+        "print(server.ensure(Path(sys.argv[1])))\n"
+    )
     started = subprocess.run([sys.executable, "-c", code, str(home)], capture_output=True, text=True, check=True)
     queue = opened(home)
     assert started.stdout.strip() == server.ensure(home)

@@ -6,10 +6,11 @@ import queue as standard_queue
 import threading
 import time
 
+from tests.servers.redis import RedisServer
+
 from kapstan.ids import new_id
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.redis import RedisQueue
-from tests.servers.redis import RedisServer
 
 
 class TestLease:

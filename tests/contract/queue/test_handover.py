@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-
-from kapstan.queue.redis import RedisQueue
 from tests.contract.queue.makers import TASK, done, run
 from tests.servers.redis import RedisServer
+
+from kapstan.queue.redis import RedisQueue
 
 
 def test_a_submit_hands_the_run_to_a_parked_lane(queue: RedisQueue, hire) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.queue.makers import TASK, done, run
+from tests.servers.redis import RedisServer
 
 from kapstan.errors import ConfigurationError
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.keys import KEYS, prefix_of, spec_of
 from kapstan.queue.record import TERMINAL
 from kapstan.queue.redis import RedisQueue
-from tests.contract.queue.makers import TASK, done, run
-from tests.servers.redis import RedisServer
 
 
 def left_behind(queue: RedisQueue, server: RedisServer) -> dict[str, tuple[str, int]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.contract.queue.makers import TASK, done, run
 
 from kapstan.ids import Token
 from kapstan.ports import Depth, Outcome
 from kapstan.queue.redis import RedisQueue
-from tests.contract.queue.makers import TASK, done, run
 
 
 def test_a_claim_carries_the_run_and_its_first_token(queue: RedisQueue, hire) -> None:

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-
-from kapstan.errors import ConfigurationError, QueueUnavailable
-from kapstan.queue.redis import RedisQueue
 from tests.contract.queue.conftest import server_program
 from tests.contract.queue.makers import TASK, Register, done, run, worker
 from tests.servers.redis import RedisServer
+
+from kapstan.errors import ConfigurationError, QueueUnavailable
+from kapstan.queue.redis import RedisQueue
 
 
 def killed_and_started(server: RedisServer) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.contract.queue.makers import TASK, Register, done, run
+from tests.servers.redis import RedisServer
 
 from kapstan.errors import ConfigurationError
 from kapstan.queue.redis import RedisQueue
-from tests.contract.queue.makers import TASK, Register, done, run
-from tests.servers.redis import RedisServer
 
 
 def test_a_session_shows_itself(queue: RedisQueue, hire) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.contract.queue.makers import TASK, done, run
 
 from kapstan.errors import ConfigurationError, IdempotencyConflict
 from kapstan.ids import Token, new_id
 from kapstan.ports import Depth, RunRecord, Submitted
 from kapstan.queue.redis import RedisQueue
-from tests.contract.queue.makers import TASK, done, run
 
 
 def test_a_submitted_run_is_ready_and_its_record_says_everything(queue: RedisQueue) -> None:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 
-from kapstan.ids import new_id
-from kapstan.queue.redis import RedisQueue
 from tests.contract.queue.makers import done, run
 from tests.servers.redis import RedisServer
+
+from kapstan.ids import new_id
+from kapstan.queue.redis import RedisQueue
 
 
 def test_an_end_that_came_before_is_seen(queue: RedisQueue, hire) -> None:

@@ -1,0 +1,313 @@
+"""The scripts against a model: any order of what clients, workers, crashes and restarts do, on a real Redis.
+
+The model is what docs/protocol.md promises, in Python: who holds which run with which token. After every step the
+records are compared with it, so no run is lost, none has two holders, none commits twice and no token repeats.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tests.contract.queue.makers import TASK, Register, Worker, run, worker
+from tests.servers.redis import RedisServer
+
+from kapstan.errors import IdempotencyConflict
+from kapstan.ids import RunId, Token
+from kapstan.ports import Claim, Outcome, RunState, Submitted
+from kapstan.queue.redis import RedisQueue
+from kapstan.queue.wire import pack
+from kapstan.settings import Settings
+
+TERMINAL = ("completed", "failed", "crashed", "cancelled")
+LANES = 2
+NEVER = Token(0, 0)
+_namespaces = itertools.count(1)
+
+
+@dataclass
+class Modelled:
+    """What the model knows of one run."""
+
+    state: RunState = "ready"
+    token: Token = NEVER
+    attempt: int = 1
+    crashes: int = 0
+    alone: bool = False
+    cancelling: bool = False
+    holder: tuple[str, int] | None = None
+    envelope: bytes = b"arguments"
+    effect: str = "p"
+    claims: list[Claim] = field(default_factory=list)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Two workers of two lanes, one task; ``server`` is set by the test."""
+
+    server: RedisServer
+
+    @initialize()
+    def begin(self) -> None:
+        self.register = Register()
+        given = Settings(redis_url=self.server.url, namespace=f"model{os.getpid()}-{next(_namespaces)}")
+        self.queue = RedisQueue(given, self.register)
+        self.runs: dict[RunId, Modelled] = {}
+        self.minted: set[tuple[RunId, Token]] = set()
+        self.workers: dict[str, Worker] = {}
+        self.serial = itertools.count()
+        for _ in range(2):
+            self.hire()
+
+    def teardown(self) -> None:
+        if hasattr(self, "queue"):
+            for each in self.workers.values():
+                each.close()
+            self.queue.close()
+
+    def hire(self) -> None:
+        name = f"worker-{next(self.serial)}"
+        self.workers[name] = worker(self.queue, lanes=LANES, name=name)
+
+    # ------------------------------------------------------------------ helpers of the rules
+
+    def pick(self, choice: int, states: tuple[str, ...] = ()) -> RunId | None:
+        fitting = [run_id for run_id, model in self.runs.items() if not states or model.state in states]
+        return fitting[choice % len(fitting)] if fitting else None
+
+    def holder(self, run_id: RunId) -> tuple[Worker, int, Claim]:
+        name, lane = self.runs[run_id].holder
+        return self.workers[name], lane, self.runs[run_id].claims[-1]
+
+    def take_in(self, name: str, lane: int, claims: list[Claim]) -> None:
+        for claim in claims:
+            model = self.runs[claim.run_id]
+            assert model.state == "ready", f"{claim.run_id} was {model.state} and is claimed"
+            assert claim.token > model.token, "tokens grow"
+            assert (claim.run_id, claim.token) not in self.minted, "tokens never repeat"
+            assert (claim.attempt, claim.crashes, claim.envelope) == (model.attempt, model.crashes, b"arguments")
+            assert len(claims) == 1 or (model.effect == "p" and not model.alone), "only what is pure comes in batches"
+            self.minted.add((claim.run_id, claim.token))
+            model.state, model.token, model.holder = "running", claim.token, (name, lane)
+            model.claims.append(claim)
+
+    def let_go(self, run_id: RunId) -> None:
+        model = self.runs[run_id]
+        model.holder = None
+        if model.cancelling:
+            model.state, model.envelope = "cancelled", b""
+        else:
+            model.state = "ready"
+
+    def held_by(self, name: str, lane: int | None = None) -> list[RunId]:
+        return [r for r, m in self.runs.items() if m.holder and m.holder[0] == name and lane in (None, m.holder[1])]
+
+    # ------------------------------------------------------------------ clients
+
+    @rule(effect=st.sampled_from("pppi"))
+    def submit(self, effect: str) -> None:
+        submission = run(effect=effect)
+        assert self.queue.submit(submission) == Submitted("ready", duplicate=False)
+        self.runs[submission.run_id] = Modelled(effect=effect)
+
+    @rule(count=st.integers(1, 6))
+    def submit_many(self, count: int) -> None:
+        submissions = [run() for _ in range(count)]
+        self.queue.submit_many(submissions)
+        self.runs.update({submission.run_id: Modelled() for submission in submissions})
+
+    @rule(choice=st.integers(0, 99), same=st.booleans())
+    def submit_again(self, choice: int, same: bool) -> None:
+        if (run_id := self.pick(choice)) is None:
+            return
+        if same:
+            assert self.queue.submit(run(run_id=run_id)) == Submitted(self.runs[run_id].state, duplicate=True)
+            return
+        with pytest.raises(IdempotencyConflict):
+            self.queue.submit(run(run_id=run_id, fingerprint="other-inputs"))
+
+    @rule(choice=st.integers(0, 99))
+    def cancel(self, choice: int) -> None:
+        if (run_id := self.pick(choice)) is None:
+            return
+        model = self.runs[run_id]
+        assert self.queue.cancel(run_id) == model.state
+        if model.state in ("ready", "delayed"):
+            model.state, model.envelope = "cancelled", b""
+        elif model.state == "running":
+            model.cancelling = True
+
+    # ------------------------------------------------------------------ workers
+
+    @rule(which=st.integers(0, 9), lane=st.integers(0, LANES - 1), want=st.integers(1, 4))
+    def claim(self, which: int, lane: int, want: int) -> None:
+        name = sorted(self.workers)[which % len(self.workers)]
+        ready = [run_id for run_id, model in self.runs.items() if model.state == "ready"]
+        claims = self.workers[name].lanes[lane].step([], want).claims
+        assert bool(claims) == bool(ready), "what is ready can be claimed"
+        assert len(claims) <= want
+        self.take_in(name, lane, claims)
+        if not claims:  # not parked: what the model does not see must not happen behind its back
+            self.queue.command(_del(f"{self.queue.prefix}idle:{TASK}"))
+
+    @rule(choice=st.integers(0, 99), state=st.sampled_from(["completed", "failed", "cancelled"]), twice=st.booleans())
+    def finish(self, choice: int, state: RunState, twice: bool) -> None:
+        if (run_id := self.pick(choice, ("running",))) is None:
+            return
+        each, lane, claim = self.holder(run_id)
+        outcome = Outcome(run_id, claim.token, state, state.encode())
+        for _ in range(1 + twice):
+            assert each.lanes[lane].step([outcome], 0).lost == []
+        model = self.runs[run_id]
+        model.state, model.envelope, model.holder = state, state.encode(), None
+
+    @rule(choice=st.integers(0, 99), which=st.integers(0, 9))
+    def finish_late(self, choice: int, which: int) -> None:
+        late = [
+            claim
+            for model in self.runs.values()
+            for claim in model.claims
+            if claim.token != model.token or model.state == "ready"
+        ]
+        if not late:
+            return
+        claim = late[choice % len(late)]
+        each = self.workers[sorted(self.workers)[which % len(self.workers)]]
+        outcome = Outcome(claim.run_id, claim.token, "completed", b"too late")
+        assert each.lanes[0].step([outcome], 0).lost == [claim.run_id]
+
+    @rule(choice=st.integers(0, 99))
+    def give_back(self, choice: int) -> None:
+        if (run_id := self.pick(choice, ("running",))) is None:
+            return
+        each, lane, _ = self.holder(run_id)
+        mine = self.held_by(each.session.name, lane)
+        assert sorted(each.lanes[lane].give_back([run_id])) == sorted(set(mine) - {run_id})
+        for other in mine:
+            if other != run_id:
+                self.let_go(other)
+
+    @rule(choice=st.integers(0, 99), delay=st.sampled_from([0.0, 3600.0]))
+    def retry(self, choice: int, delay: float) -> None:
+        if (run_id := self.pick(choice, ("running",))) is None:
+            return
+        each, lane, claim = self.holder(run_id)
+        assert each.lanes[lane].retry(run_id, claim.token, delay)
+        self.let_go(run_id)
+        model = self.runs[run_id]
+        if model.state == "ready":
+            model.attempt += 1
+            model.state = "delayed" if delay else "ready"
+
+    # ------------------------------------------------------------------ faults
+
+    @rule(which=st.integers(0, 9))
+    def worker_dies(self, which: int) -> None:
+        name = sorted(self.workers)[which % len(self.workers)]
+        held = {run_id: self.runs[run_id].holder[1] for run_id in self.held_by(name)}
+        assert self.queue.expire_session(name) == [name]
+        for run_id, lane in held.items():
+            if list(held.values()).count(lane) == 1:
+                self.runs[run_id].crashes += 1
+            else:
+                self.runs[run_id].alone = True
+            self.let_go(run_id)
+        dead = self.workers.pop(name)
+        dead.close()
+        self.hire()
+
+    @rule(choice=st.integers(0, 99))
+    def lane_dies(self, choice: int) -> None:
+        if (run_id := self.pick(choice, ("running",))) is None:
+            return
+        each, lane, _ = self.holder(run_id)
+        model = self.runs[run_id]
+        mine = self.held_by(each.session.name, lane)
+        quarantined = model.crashes + 1 >= 3 and not model.cancelling
+        assert each.session.lane_died(lane, run_id, b"reason") == quarantined
+        model.crashes = min(model.crashes + 1, 9)
+        for other in mine:
+            self.let_go(other)
+        if quarantined:
+            model.state, model.envelope = "crashed", b"reason"
+
+    @rule()
+    def era_changes(self) -> None:
+        """As if the server had come back: the stored start is another one, until a supervisor sees it."""
+        self.queue.command(_hset(f"{self.queue.prefix}m", "run_id", "0" * 40))
+        before = self.register.era
+        for each in self.workers.values():
+            assert each.session.renew().alive
+        assert self.register.era == before + 1
+
+    @precondition(lambda self: self.runs)
+    @rule()
+    def beat(self) -> None:
+        for each in self.workers.values():
+            renewed = each.session.renew()
+            held = self.held_by(each.session.name)
+            assert sorted(renewed.cancelled) == sorted(r for r in held if self.runs[r].cancelling)
+            assert renewed.alive
+
+    # ------------------------------------------------------------------ what holds after every step
+
+    @invariant()
+    def records_are_as_modelled(self) -> None:
+        ids = list(self.runs)
+        for record, model in zip(self.queue.records(ids), self.runs.values(), strict=True):
+            assert record is not None, "no run is lost"
+            assert (record.state, record.token) == (model.state, model.token)
+            assert (record.attempt, record.crashes, record.envelope) == (model.attempt, model.crashes, model.envelope)
+
+    @invariant()
+    def holders_are_unique_and_counted(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        states = [model.state for model in self.runs.values()]
+        claimed = {info.session: info.claimed for info in self.queue.sessions()}
+        assert claimed == {name: len(self.held_by(name)) for name in self.workers}
+        depth = self.queue.depth([TASK])
+        assert (depth.running, depth.delayed) == (states.count("running"), states.count("delayed"))
+        assert depth.ready >= states.count("ready")
+
+
+def _del(key: str) -> bytes:
+    return pack("DEL", key)
+
+
+def _hset(key: str, name: str, value: str) -> bytes:
+    return pack("HSET", key, name, value)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.timeout(600)
+def test_every_order_of_events_keeps_the_promises(server: RedisServer) -> None:
+    Protocol.server = server
+    run_state_machine_as_test(
+        Protocol,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
