@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from kapstan.errors import Fenced, StoreRefused, StoreUnavailable, StoreUnsafe
 from kapstan.store import local_log
+from kapstan.store.files import held
 from kapstan.store.framing import frame
 from kapstan.store.local import LocalStore
 from kapstan.store.local_log import LocalLog
@@ -173,6 +175,23 @@ def test_a_lock_that_is_held_too_long_is_unavailable(new_log, path: Path) -> Non
             log.append([b"a"])
     log.append([b"b"])
     assert log.read() == [b"open 1", b"b"]
+
+
+def test_what_changes_an_object_waits_for_its_lock(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store", deadline=0.05)
+    store.create("register", b"1")
+    there = store.get("register")
+    assert there is not None
+    changes = (
+        lambda: store.replace("register", b"2", there.version),
+        lambda: store.put("register", b"2"),
+        lambda: store.delete(["register"]),
+    )
+    for change in changes:
+        with held(tmp_path / "store" / "locks" / hashlib.sha256(b"register").hexdigest()[:2], 1.0):
+            with pytest.raises(StoreUnavailable, match=r"another process has held .* for 0\.05 s"):
+                change()
+            assert store.get("register") == there
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
