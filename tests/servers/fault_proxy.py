@@ -49,7 +49,7 @@ class FaultProxy:
         self._random = random.Random(seed)
         self._strip = strip
         self._resign = resign
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._late: list[threading.Timer] = []
         self._connections = threading.local()
         self.counts: collections.Counter[str] = collections.Counter()
@@ -100,6 +100,11 @@ class FaultProxy:
         for timer in list(self._late):
             timer.join()
 
+    def wait_for_gone(self, count: int, deadline: float = 30.0) -> None:
+        """Wait until so many requests have found no upstream."""
+        with self._lock:
+            assert self._lock.wait_for(lambda: self.counts["gone"] >= count, deadline), self.counts
+
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         headers = {name.lower(): value for name, value in handler.headers.items()}
         body = handler.rfile.read(int(headers.get("content-length", 0)))
@@ -122,6 +127,7 @@ class FaultProxy:
         except OSError:
             with self._lock:
                 self.counts["gone"] += 1
+                self._lock.notify_all()
             handler.close_connection = True
             return
         if fault == "drop_reply":
