@@ -54,7 +54,7 @@ class Codec:
         keys: the current key first, then the one before the last rotation.
     """
 
-    __slots__ = ("_allow_pickle", "_by_id", "_current", "_max_bytes", "namespace")
+    __slots__ = ("_allow_pickle", "_begun", "_by_id", "_current", "_max_bytes", "namespace")
 
     def __init__(
         self, namespace: str, keys: list[SigningKey], *, allow_pickle: bool = True, max_bytes: int = 64 * 1024 * 1024
@@ -62,6 +62,7 @@ class Codec:
         self.namespace = namespace
         self._current = keys[0]
         self._by_id = {key.key_id: key.secret for key in reversed(keys)}
+        self._begun = {key.secret: _begun_hmac(key.secret) for key in keys}
         self._allow_pickle = allow_pickle
         self._max_bytes = max_bytes
 
@@ -91,7 +92,7 @@ class Codec:
             ValueTooLarge: more than ``max_value_bytes``.
         """
         if exact_json(value):
-            serializer, body = JSON, json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            serializer, body = JSON, _to_json(value)
         else:
             serializer, body = PICKLE, self._pickle(value, what)
         if len(body) > self._max_bytes:
@@ -110,7 +111,7 @@ class Codec:
         """
         serializer, body = self.open(envelope, purpose, key)
         if serializer == JSON:
-            return json.loads(body)
+            return _from_json(body)
         if serializer == PICKLE:
             return self._unpickle(body)
         if serializer == REFERENCE:
@@ -176,7 +177,13 @@ class Codec:
     def _sign(self, secret: bytes, serializer: bytes, body: bytes, purpose: str, key: str) -> bytes:
         place = f"{self.namespace}\0{purpose}\0{key}".encode()
         head = FORMAT + serializer + len(place).to_bytes(4, "big") + place
-        return hmac.digest(secret, head + body, "sha256")[:16]
+        inner, outer = self._begun[secret]
+        inner = inner.copy()
+        inner.update(head)
+        inner.update(body)
+        outer = outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:16]
 
     # ------------------------------------------------------------------ pickle
 
@@ -204,6 +211,32 @@ class Codec:
             raise SerializationError(
                 f"a pickled value cannot be loaded here: {type(error).__name__}: {error}"
             ) from error
+
+
+# The hot path of every background run: a scanner and an encoder made once, and hashes that have taken in the key. The
+# first two are the standard library's own parts, which its stubs leave out.
+_plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_scan = cast("Any", json.JSONDecoder()).scan_once
+_make_encoder = cast("Any", json.encoder).c_make_encoder
+_encoder = _make_encoder and _make_encoder(
+    None, _plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, True
+)
+
+
+def _to_json(value: Any) -> bytes:
+    """Compact JSON of a value that ``exact_json`` has passed (so it has no cycle)."""
+    return ("".join(_encoder(value, 0)) if _encoder else _plain.encode(value)).encode()
+
+
+def _from_json(body: bytes) -> Any:
+    """The value of what ``_to_json`` gave."""
+    return _scan(body.decode(), 0)[0]
+
+
+def _begun_hmac(secret: bytes) -> tuple[Any, Any]:
+    """HMAC-SHA256 (RFC 2104) with ``secret``, begun: the inner and the outer hash."""
+    key = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
+    return hashlib.sha256(bytes(byte ^ 0x36 for byte in key)), hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
 
 def describe(envelope: bytes) -> str:
