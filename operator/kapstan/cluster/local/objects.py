@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,6 +262,6 @@ def _completed(manifest: Manifest) -> Manifest:
 def write(path: Path, body: bytes) -> None:
     """Put a file in place at once."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     beside.write_bytes(body)
     beside.replace(path)

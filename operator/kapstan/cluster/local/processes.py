@@ -130,7 +130,7 @@ class ProcessLauncher:
         else:
             command += ["--parameters-ref", request.parameters_ref]
         note = {"uid": request.uid, "number": request.attempt, "at": self._clock()}
-        process.start(note, command, cwd=cwd, environ=environ)
+        await asyncio.to_thread(process.start, note, command, cwd=cwd, environ=environ)
         self._bells.hang(process, request.run)
 
     async def stop(self, run: Key, job: str, *, grace: float) -> None:
@@ -201,9 +201,9 @@ class ProcessLauncher:
         if len(kept) < request.replicas and self._may_start(key):
             self._ignore_image(worker.spec.image)
             for _ in range(request.replicas - len(kept)):
-                self._start_member(key, worker, digest)
+                await self._start_member(key, worker, digest)
 
-    def _start_member(self, key: Key, worker: TaskWorker, digest: str) -> None:
+    async def _start_member(self, key: Key, worker: TaskWorker, digest: str) -> None:
         name = f"{key.name}-{ids.new_nonce()[:8].lower().replace('_', '0').replace('-', '1')}"
         process = Process(self._worker(key) / name)
         cwd = self._code("spec.directory", worker.spec.directory, "TaskWorker", key.name)
@@ -215,7 +215,8 @@ class ProcessLauncher:
             *("--drain-seconds", str(worker.spec.drain.timeout_seconds)),
         ]
         environ = self._environment(key.namespace) | {"KAPSTAN_WORKER_NAME": key.name, "KAPSTAN_SESSION": name}
-        process.start({"digest": digest, "at": self._clock()}, command, cwd=cwd, environ=environ)
+        note = {"digest": digest, "at": self._clock()}
+        await asyncio.to_thread(process.start, note, command, cwd=cwd, environ=environ)
         self._bells.hang(process, key, ready)
 
     def _may_start(self, key: Key) -> bool:

@@ -27,6 +27,8 @@ def main(folder: str, command: list[str]) -> int:
         return 0  # another waiter has this attempt
     if os.path.exists(f"{folder}/pid") or os.path.exists(f"{folder}/exit"):
         return 0  # it was started before; never again
+    if os.fork():
+        return 0  # whoever launches waits for this much only; the lock stays with the one that goes on
     os.open(f"{folder}/alive", os.O_RDWR)  # kept open until this process ends
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # meant for the command; whoever means it sends it there
