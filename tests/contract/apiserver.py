@@ -88,6 +88,25 @@ class ApiServer:
             with error:
                 return Answer(error.code, json.load(error))
 
+    def kubeconfig(self) -> Path:
+        """A kubeconfig for clients that read one."""
+        cluster = {"server": self.url, "certificate-authority": str(self._authority)}
+        context = {"cluster": "test", "user": "tester", "namespace": "default"}
+        path = self._home / "kubeconfig"
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "test", "cluster": cluster}],
+                    "users": [{"name": "tester", "user": {"token": self._token}}],
+                    "contexts": [{"name": "test", "context": context}],
+                    "current-context": "test",
+                }
+            )
+        )
+        return path
+
     def ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {self._token}"})
         try:

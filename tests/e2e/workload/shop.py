@@ -19,8 +19,8 @@ def where(x: int) -> tuple[int, str]:
 
 
 @flow
-def sum_of_squares(n: int = 3) -> int:
-    return sum(square(x) for x in range(n))
+def sum_of_squares(count: int = 3) -> int:
+    return sum(square(x) for x in range(count))
 
 
 @flow

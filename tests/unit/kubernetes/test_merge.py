@@ -23,6 +23,8 @@ BASE: dict[str, Any] = {
     }
 }
 
+ENV = BASE["spec"]["containers"][0]["env"]
+
 
 def container(patch: dict[str, Any]) -> dict[str, Any]:
     return merged(BASE, {"spec": {"containers": [{"name": "flow", **patch}]}})["spec"]["containers"][0]
@@ -33,11 +35,19 @@ def container(patch: dict[str, Any]) -> dict[str, Any]:
     [
         ({"resources": {"limits": {"memory": "1Gi"}}}, "resources", {"limits": {"memory": "1Gi"}}),
         ({"image": "b"}, "image", "b"),
-        ({"env": [{"name": "C", "value": "3"}]}, "env", [*BASE["spec"]["containers"][0]["env"], {"name": "C", "value": "3"}]),
-        ({"env": [{"name": "A", "value": "2"}]}, "env", [{"name": "A", "value": "2"}, BASE["spec"]["containers"][0]["env"][1]]),
+        (
+            {"env": [{"name": "C", "value": "3"}]},
+            "env",
+            [*ENV, {"name": "C", "value": "3"}],
+        ),
+        (
+            {"env": [{"name": "A", "value": "2"}]},
+            "env",
+            [{"name": "A", "value": "2"}, ENV[1]],
+        ),
         # One source of a value replaces the other: both at once would be refused.
         ({"env": [{"name": "B", "value": "2"}]}, "env", [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]),
-        ({"env": [{"name": "A", "$patch": "delete"}]}, "env", [BASE["spec"]["containers"][0]["env"][1]]),
+        ({"env": [{"name": "A", "$patch": "delete"}]}, "env", [ENV[1]]),
         ({"env": [{"$patch": "replace"}, {"name": "Z", "value": "0"}]}, "env", [{"name": "Z", "value": "0"}]),
         (
             {"volumeMounts": [{"name": "big", "mountPath": "/tmp"}]},

@@ -24,7 +24,12 @@ def job_request(
         "metadata": {"name": "etl", "namespace": "team"},
         "spec": {"flow": {"entrypoint": "etl.py:main", "image": "etl:1"} | (flow or {}), "workPoolRef": {"name": "p"}},
     }
-    work_pool = {"apiVersion": API, "kind": "WorkPool", "metadata": {"name": "p", "namespace": "team"}, "spec": pool or {}}
+    work_pool = {
+        "apiVersion": API,
+        "kind": "WorkPool",
+        "metadata": {"name": "p", "namespace": "team"},
+        "spec": pool or {},
+    }
     fields: dict[str, Any] = {
         "run": Key("FlowRun", "team", "etl-1"),
         "uid": "uid-1",

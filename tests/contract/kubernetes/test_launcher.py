@@ -1,0 +1,165 @@
+"""Jobs and workers on a real API server without controllers: what is created, refused, and never created twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from tests.contract.apiserver import ApiServer
+
+from kapstan import ids
+from kapstan.cluster.kubernetes.cache import Cache
+from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
+from kapstan.cluster.kubernetes.launcher import KubernetesLauncher
+from kapstan.errors import InvalidResource, NotFound, ResourceConflict
+from kapstan.ports import JobRequest, Key, WorkersRequest
+
+API = "kapstan.dev/v1alpha1"
+RUN = Key("FlowRun", "default", "etl-1")
+WORKER = Key("TaskWorker", "default", "mail")
+
+
+def request(uid: str = "uid-1", pool: dict[str, Any] | None = None) -> JobRequest:
+    return JobRequest(
+        run=RUN,
+        uid=uid,
+        run_id=ids.derived_id("run"),
+        attempt=1,
+        job="etl-1-1",
+        deployment={
+            "apiVersion": API,
+            "kind": "Deployment",
+            "metadata": {"name": "etl", "namespace": "default"},
+            "spec": {"flow": {"entrypoint": "etl:main", "image": "etl:1"}, "workPoolRef": {"name": "p"}},
+        },
+        pool={
+            "apiVersion": API,
+            "kind": "WorkPool",
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": pool or {},
+        },
+    )
+
+
+def workers(replicas: int, uid: str = "uid-2", image: str = "mail:1") -> WorkersRequest:
+    metadata = {"name": WORKER.name, "namespace": "default", "uid": uid}
+    spec = {"image": image, "tasks": ["shop.tasks"]}
+    return WorkersRequest({"apiVersion": API, "kind": "TaskWorker", "metadata": metadata, "spec": spec}, replicas)
+
+
+@contextlib.asynccontextmanager
+async def launching(server: ApiServer) -> AsyncGenerator[tuple[Client, KubernetesLauncher]]:
+    client = await Client.connect(str(server.kubeconfig()))
+    try:
+        async with asyncio.timeout(30):
+            yield client, KubernetesLauncher(client, Cache())
+    finally:
+        for resource in (JOBS, PODS, APP_DEPLOYMENTS):
+            await client.delete(resource.path("default"))
+        await client.close()
+
+
+def test_an_attempt_is_created_once(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            await launcher.start(request())
+            (seen,) = await launcher.observe_attempts(RUN, "uid-1", [(1, "etl-1-1")])
+            assert (seen.exists, seen.running, seen.ended) == (True, False, False)
+            made = await client.get(JOBS.path("default", "etl-1-1"))
+            # A restarted operator knows nothing of it and asks again.
+            again = KubernetesLauncher(client, Cache())
+            await again.start(request())
+            found = await client.get(JOBS.path("default", "etl-1-1"))
+            assert found["metadata"]["uid"] == made["metadata"]["uid"]
+            (seen,) = await again.observe_attempts(RUN, "uid-1", [(1, "etl-1-1")])
+            assert seen.exists
+
+    asyncio.run(body())
+
+
+def test_a_job_of_somebody_else_is_not_taken_for_ours(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (_, launcher):
+            await launcher.start(request(uid="uid-of-an-older-run"))
+            with pytest.raises(ResourceConflict, match="delete or rename it"):
+                await launcher.start(request())
+            (seen,) = await launcher.observe_attempts(RUN, "uid-1", [(1, "etl-1-1")])
+            assert not seen.exists
+
+    asyncio.run(body())
+
+
+def test_a_template_that_is_no_pod_is_refused_in_the_servers_words(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (_, launcher):
+            template = {"spec": {"containers": [{"name": "flow", "resources": {"limits": {"memory": "much"}}}]}}
+            with pytest.raises(InvalidResource, match="quantities must match"):
+                await launcher.start(request(pool={"podTemplate": template}))
+            with pytest.raises(InvalidResource, match=r'unknown field "spec\.template\.spec\.nodeselector"'):
+                await launcher.start(request(pool={"podTemplate": {"spec": {"nodeselector": {}}}}))
+
+    asyncio.run(body())
+
+
+def test_stopping_and_removing_what_is_gone_is_no_error(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            await launcher.start(request())
+            await launcher.stop(RUN, "etl-1-1", grace=1)
+            with pytest.raises(NotFound):
+                await client.get(JOBS.path("default", "etl-1-1"))
+            await launcher.stop(RUN, "etl-1-1", grace=1)
+            await launcher.remove(RUN, "etl-1-1")
+
+    asyncio.run(body())
+
+
+def test_workers_follow_what_is_asked(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            path = APP_DEPLOYMENTS.path("default", "mail-workers")
+            await launcher.ensure_workers(workers(2))
+            first = await client.get(path)
+            observed = await launcher.observe_workers(WORKER, "uid-2")
+            assert (observed.wanted, observed.selector) == (2, "kapstan.dev/task-worker=mail")
+            await launcher.ensure_workers(workers(2))
+            assert (await client.get(path))["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+            await launcher.ensure_workers(workers(5, image="mail:2"))
+            changed = await client.get(path)
+            assert changed["spec"]["replicas"] == 5
+            assert changed["spec"]["template"]["spec"]["containers"][0]["image"] == "mail:2"
+            assert (await launcher.observe_workers(WORKER, "uid-2")).template_hash != observed.template_hash
+
+    asyncio.run(body())
+
+
+def test_a_deployment_of_apps_that_is_not_ours_is_left_alone(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            await launcher.ensure_workers(workers(1, uid="somebody"))
+            with pytest.raises(ResourceConflict, match="delete or rename it"):
+                await KubernetesLauncher(client, Cache()).ensure_workers(workers(1))
+
+    asyncio.run(body())
+
+
+def test_the_deletion_cost_is_answered(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            labels = {"kapstan.dev/task-worker": "mail"}
+            pod = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "mail-1", "labels": labels},
+                "spec": {"containers": [{"name": "worker", "image": "mail:1"}]},
+            }
+            await client.create(PODS.path("default"), pod, field_manager="test")
+            await launcher.set_deletion_cost(WORKER, "mail-1", -100)
+            (member,) = (await launcher.observe_workers(WORKER, "uid-2")).members
+            assert member.deletion_cost == -100
+            await launcher.set_deletion_cost(WORKER, "nobody", -100)
+
+    asyncio.run(body())
