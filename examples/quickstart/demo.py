@@ -1,9 +1,9 @@
 """`make demo`: the main job in one go, on this machine or (`--cluster`) on the cluster that kubectl would use.
 
 Applies the quickstart, kills its flow in the middle and shows the next attempt reuse what was done; delays background
-work to two workers, kills one and shows that nothing is lost. Here `kapstan dev` launches processes; on a cluster, where
-the chart is installed and the quickstart's image is on the nodes, the operator launches pods. The rest of this script is
-the same for both.
+work to two workers, kills one and shows that nothing is lost. Here `kapstan dev` launches processes; on a cluster,
+where the chart is installed and the quickstart's image is on the nodes, the operator launches pods. The rest of this
+script is the same for both.
 """
 
 from __future__ import annotations
