@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,6 @@ def test_pickling_can_be_forbidden_both_ways() -> None:
 
 def test_what_cannot_be_pickled_is_named() -> None:
     with pytest.raises(SerializationError, match=r"the result \(_thread.lock\) cannot be serialised"):
-        import threading
-
         make().encode(threading.Lock(), "result", "r", what="the result")
 
 

@@ -10,7 +10,7 @@ from kapstan.settings import Settings
 
 
 def test_an_unknown_setting_is_refused_and_the_nearest_named() -> None:
-    with pytest.raises(UnknownSetting, match="KAPSTAN_REDIS_URI is no setting.*did you mean KAPSTAN_REDIS_URL"):
+    with pytest.raises(UnknownSetting, match=r"KAPSTAN_REDIS_URI is no setting.*did you mean KAPSTAN_REDIS_URL"):
         Settings.from_env({"KAPSTAN_REDIS_URI": "redis://x"})
 
 
