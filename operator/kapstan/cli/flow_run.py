@@ -45,9 +45,8 @@ def ls(limit: int, output: str) -> None:
     table = Table("ID", "NAME", "FLOW", "STATE", "ATTEMPT", "STARTED", box=None, pad_edge=False)
     for run in runs:
         started = _time(run.get("started"))
-        table.add_row(
-            str(ids.to_uuid(run["run_id"])), run["name"], run["flow"], run["state_name"], str(run["attempt"]), started
-        )
+        told = [str(run.get(key, "")) for key in ("name", "flow", "state_name", "attempt")]
+        table.add_row(str(ids.to_uuid(run["run_id"])), *told, started)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
