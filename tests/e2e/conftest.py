@@ -1,0 +1,111 @@
+"""The installed product, once a session: images built and loaded, chart installed, a namespace to work in.
+
+Everything runs under the chart's rights and in namespaces that enforce Pod Security `restricted`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cluster.cluster import Cluster
+from tests.cluster.progress import Progress
+from tests.e2e import product
+
+from kapstan.backend import Backend
+from kapstan.settings import Settings
+
+TEAM = "team"
+WORKLOAD = Path(__file__).parent / "workload"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The product on a cluster, with a pool in `namespace` and an image of user code."""
+
+    cluster: Cluster
+    namespace: str
+    image: str
+
+    def apply(self, kind: str, name: str, spec: dict[str, Any]) -> None:
+        manifest = {
+            "apiVersion": "kapstan.dev/v1alpha1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": spec,
+        }
+        self.cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+
+    def deploy(self, name: str, flow: str, **spec: Any) -> None:
+        """A Deployment of a flow of the workload image."""
+        code = {"entrypoint": f"shop.py:{flow}", "image": self.image}
+        self.apply("Deployment", name, {"flow": code, "workPoolRef": {"name": "pool"}, **spec})
+
+    def run(self, name: str, deployment: str, **spec: Any) -> None:
+        self.apply("FlowRun", name, {"deploymentRef": {"name": deployment}, **spec})
+
+    def get(self, resource: str, name: str) -> dict[str, Any]:
+        return self.cluster.get(f"{resource}.kapstan.dev", name, "-n", self.namespace)
+
+    def wait(self, resource: str, name: str, path: str, value: str, seconds: int = 60) -> dict[str, Any]:
+        """The object once ``path`` (a JSONPath) has ``value``."""
+        condition = f"--for=jsonpath={{{path}}}={value}"
+        names = (f"{resource}.kapstan.dev/{name}", "-n", self.namespace)
+        self.cluster.kubectl("wait", condition, *names, f"--timeout={seconds}s", timeout=seconds + 10)
+        return self.get(resource, name)
+
+    @contextlib.contextmanager
+    def backend(self) -> Generator[Backend]:
+        """Queue, store and codec of the namespace, as a program outside the cluster reaches them."""
+        stored = self.cluster.get("secret", "kapstan-workload", "-n", self.namespace)["data"]
+        environ = {name: base64.b64decode(value).decode() for name, value in stored.items()}
+        settings = Settings.from_env(environ | {"KAPSTAN_NAMESPACE": self.namespace})
+        forward = self.cluster.forward
+        with (
+            forward(f"{product.RELEASE}-redis", product.NAMESPACE, 6379) as redis,
+            forward(f"{product.RELEASE}-minio", product.NAMESPACE, 9000) as minio,
+        ):
+            service = f"{product.RELEASE}-redis.{product.NAMESPACE}.svc:6379"
+            backend = Backend(
+                replace(
+                    settings,
+                    redis_url=settings.redis_url.replace(service, f"{redis[0]}:{redis[1]}"),
+                    s3_endpoint=f"http://{minio[0]}:{minio[1]}",
+                )
+            )
+            try:
+                yield backend
+            finally:
+                backend.close()
+
+
+@pytest.fixture(scope="session")
+def installed(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Installed]:
+    """Images, chart, namespace; a cluster that stays up keeps them, and the next session finds them."""
+    capture: Any = request.config.pluginmanager.getplugin("capturemanager")
+    progress = Progress()
+    with capture.global_and_fixture_disabled():
+        product.load_images(cluster, tmp_path_factory.mktemp("images"), progress)
+        image = cluster.load_image(
+            WORKLOAD / "Dockerfile",
+            tag="kapstan.test/shop:e2e",
+            context=WORKLOAD,
+            build_args={"RUNTIME": product.image("runtime")},
+        )
+        for namespace in (product.NAMESPACE, TEAM):
+            product.make_namespace(cluster, namespace)
+        with progress.step("chart"):
+            product.install(cluster, TEAM)
+    made = Installed(cluster, TEAM, image)
+    made.apply("WorkPool", "pool", {})
+    yield made
+    for kind in ("flowruns", "taskworkers", "deployments", "workpools"):
+        cluster.kubectl("delete", f"{kind}.kapstan.dev", "--all", "-n", TEAM, timeout=120)

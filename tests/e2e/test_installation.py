@@ -1,0 +1,129 @@
+"""The chart's product on real pods: a flow run completes, workers serve, rights are what the table says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from tests.cluster.errors import CommandFailed
+from tests.e2e import product
+from tests.e2e.conftest import Installed
+
+from kapstan import ids
+from kapstan.controllers import rbac
+from kapstan.records import Records
+
+OPERATOR = f"system:serviceaccount:{product.NAMESPACE}:{product.RELEASE}-operator"
+
+
+def test_a_flow_run_completes_and_its_result_is_read_from_outside(installed: Installed) -> None:
+    installed.deploy("squares", "sum_of_squares")
+    installed.run("squares-1", "squares", parameters={"count": 4})
+    run = installed.wait("flowruns", "squares-1", ".status.phase", "Completed")
+    (attempt,) = run["status"]["attempts"]
+    assert (attempt["number"], attempt["job"], attempt["outcome"]) == (1, "squares-1-1", "Completed")
+    run_id = ids.parse(run["status"]["runId"])
+    with installed.backend() as backend:
+        history = Records(backend).history(run_id)
+        end = history.attempts[-1].end
+        assert end is not None
+        assert end.result is not None
+        assert backend.codec.decode(end.result, "result", run_id) == 0 + 1 + 4 + 9
+
+
+def test_a_flow_that_raises_fails_with_its_words(installed: Installed) -> None:
+    installed.deploy("broken", "broken")
+    installed.run("broken-1", "broken")
+    run = installed.wait("flowruns", "broken-1", ".status.phase", "Failed")
+    assert run["status"]["diagnosis"]["category"] == "UserCode"
+    assert "broken on purpose" in run["status"]["diagnosis"]["message"]
+
+
+def test_a_pod_holds_no_token_and_no_rights(installed: Installed) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kapstan-redis", "namespace": installed.namespace},
+        "spec": {"ports": [{"port": 6379}]},
+    }
+    installed.cluster.kubectl("apply", "-f", "-", input=json.dumps(service))
+    installed.deploy("facts", "pod_facts")
+    installed.run("facts-1", "facts")
+    run = installed.wait("flowruns", "facts-1", ".status.phase", "Completed")
+    run_id = ids.parse(run["status"]["runId"])
+    with installed.backend() as backend:
+        end = Records(backend).history(run_id).attempts[-1].end
+        assert end is not None
+        assert end.result is not None
+        assert backend.codec.decode(end.result, "result", run_id) == {
+            "root": False,
+            "token": False,
+            "service_variables": False,
+        }
+
+
+def test_an_image_that_does_not_exist_is_diagnosed(installed: Installed) -> None:
+    code = {"entrypoint": "shop.py:broken", "image": "kapstan.test/nowhere:1"}
+    installed.apply("Deployment", "nowhere", {"flow": code, "workPoolRef": {"name": "pool"}})
+    installed.run("nowhere-1", "nowhere")
+    run = installed.wait("flowruns", "nowhere-1", ".status.diagnosis.category", "ImagePull")
+    assert "kapstan.test/nowhere:1" in run["status"]["diagnosis"]["message"]
+    assert "image" in run["status"]["diagnosis"]["resolution"]
+
+
+def test_workers_serve_and_follow_scale(installed: Installed) -> None:
+    installed.apply("TaskWorker", "shop", {"image": installed.image, "tasks": ["shop.py"], "replicas": 2})
+    installed.wait("taskworkers", "shop", ".status.readyReplicas", "2")
+    names = ("-n", installed.namespace, "taskworkers.kapstan.dev/shop")
+    installed.cluster.kubectl("scale", "--replicas=1", *names)
+    installed.wait("taskworkers", "shop", ".status.replicas", "1")
+    installed.cluster.kubectl("scale", "--replicas=2", *names)
+    installed.wait("taskworkers", "shop", ".status.readyReplicas", "2")
+
+
+def test_kubectl_shows_and_explains(installed: Installed) -> None:
+    shown = installed.cluster.kubectl("get", "kapstan", "-n", installed.namespace)
+    assert "workpool.kapstan.dev/pool" in shown
+    explained = installed.cluster.kubectl("explain", "flowrun.spec.deploymentRef")
+    assert "The Deployment (kapstan.dev) to run" in explained
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        *itertools.product(("get", "list", "create"), ("secrets",)),
+        ("create", "pods/exec"),
+        ("create", "pods"),
+        ("delete", "workpools.kapstan.dev"),
+        ("create", "rolebindings.rbac.authorization.k8s.io"),
+    ],
+)
+def test_the_operator_may_not(installed: Installed, verb: str, resource: str) -> None:
+    assert not _can(installed, OPERATOR, verb, resource)
+
+
+def test_the_operator_has_every_right_of_the_table(installed: Installed) -> None:
+    for right in rbac.OPERATOR:
+        for resource, verb in itertools.product(right.resources, right.verbs):
+            plural, _, subresource = resource.partition("/")
+            named = f"{plural}.{right.group}" if right.group else plural
+            assert _can(installed, OPERATOR, verb, named, subresource), (verb, resource)
+
+
+def test_workload_accounts_have_none_of_them(installed: Installed) -> None:
+    account = f"system:serviceaccount:{installed.namespace}:default"
+    for right in rbac.OPERATOR:
+        for resource, verb in itertools.product(right.resources, right.verbs):
+            plural, _, subresource = resource.partition("/")
+            named = f"{plural}.{right.group}" if right.group else plural
+            assert not _can(installed, account, verb, named, subresource), (verb, resource)
+
+
+def _can(installed: Installed, account: str, verb: str, resource: str, subresource: str = "") -> bool:
+    extra = (f"--subresource={subresource}",) if subresource else ()
+    words = ("auth", "can-i", verb, resource, *extra, "-n", installed.namespace, f"--as={account}")
+    try:
+        return installed.cluster.kubectl(*words).strip() == "yes"
+    except CommandFailed:
+        return False
