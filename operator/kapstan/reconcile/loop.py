@@ -162,7 +162,11 @@ class Loop:
             self.queue.close()
             stopping.cancel()
             await asyncio.gather(*workers)
-            self._threads.shutdown(wait=False)
+            self.close()
+
+    def close(self) -> None:
+        """Let the threads go; `run` does so at its end."""
+        self._threads.shutdown(wait=False)
 
     async def _work(self) -> None:
         while (key := await self.queue.take()) is not None:

@@ -1,0 +1,287 @@
+"""A control plane with everything around it in the test's hand: time, processes, what is heard, where it is killed.
+
+Resources are the real files of `LocalCluster`; the loop is the real one. Processes and their records are a model that
+does what a script says, because what is under test is what the loop makes of it, in whatever order it hears.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kapstan.cluster.local.cluster import LocalCluster
+from kapstan.ids import RunId
+from kapstan.ports import (
+    AttemptEnd,
+    AttemptObservation,
+    AttemptRecord,
+    JobRequest,
+    Key,
+    Manifest,
+    Queue,
+    RunRecords,
+    WorkerObservation,
+    WorkersRequest,
+)
+from kapstan.reconcile.loop import Loop
+from kapstan.resources import API_VERSION
+
+Fate = Literal["Completed", "Failed", "HandedBack", "Lost"]
+NAMESPACE = "default"
+DEPLOYMENT = Key("Deployment", NAMESPACE, "nightly")
+POOL = Key("WorkPool", NAMESPACE, "pool")
+
+
+class Killed(BaseException):
+    """The operator's process ended here."""
+
+
+@dataclass
+class Process:
+    run_id: RunId
+    number: int
+    fate: Fate
+    stage: int = 0
+    """0: created, 1: begun, 2: ended."""
+    stopping: bool = False
+    ended_at: float = 0.0
+
+
+@dataclass
+class Writes:
+    """Counts the writes of the operator and kills it at one: before it, or after it had its effect."""
+
+    kill_at: int = -1
+    after: bool = False
+    done: int = 0
+
+    async def perform(self, write: Callable[[], Any]) -> Any:
+        mine, self.done = self.done, self.done + 1
+        if mine == self.kill_at and not self.after:
+            raise Killed
+        answer = await write()
+        if mine == self.kill_at:
+            raise Killed
+        return answer
+
+
+class Infrastructure:
+    """Launcher and records of the simulation; processes go on only when `progress` says so."""
+
+    flavour: Literal["job", "process"] = "job"
+
+    def __init__(self, fates: Sequence[Fate], clock: Callable[[], float]) -> None:
+        self._fates = fates
+        self._clock = clock
+        self.processes: dict[str, Process] = {}
+        self.created: Counter[str] = Counter()
+        self.declared: dict[RunId, str] = {}
+        self.together = 0
+        """Most attempts of one run that were begun and not ended at one time."""
+
+    def fate(self, number: int) -> Fate:
+        return self._fates[number - 1] if number <= len(self._fates) else "Completed"
+
+    def progress(self, job: str) -> None:
+        process = self.processes.get(job)
+        if process is not None and process.stage < 2:
+            process.stage += 1
+            process.ended_at = self._clock()
+            living = Counter(other.run_id for other in self.processes.values() if other.stage == 1)
+            self.together = max(self.together, *living.values(), 0)
+
+    # -- ports.Launcher
+
+    async def start(self, request: JobRequest) -> None:
+        if request.job not in self.processes:
+            self.created[request.job] += 1
+            self.processes[request.job] = Process(request.run_id, request.attempt, self.fate(request.attempt))
+
+    async def stop(self, run: Key, job: str, *, grace: float) -> None:
+        if job in self.processes:
+            self.processes[job].stopping = True
+
+    async def remove(self, run: Key, job: str) -> None:
+        self.processes.pop(job, None)
+
+    async def observe_attempts(self, run: Key, uid: str, jobs: Sequence[tuple[int, str]]) -> list[AttemptObservation]:
+        return [self._observe(number, job) for number, job in jobs]
+
+    def _observe(self, number: int, job: str) -> AttemptObservation:
+        process = self.processes.get(job)
+        if process is None:
+            return AttemptObservation(number, job, exists=False, ended=True)
+        ended = process.stage == 2
+        return AttemptObservation(
+            number, job, exists=True, running=process.stage == 1, ended=ended, stopping=process.stopping
+        )
+
+    async def ensure_workers(self, request: WorkersRequest) -> None: ...
+
+    async def remove_workers(self, worker: Key) -> None: ...
+
+    async def set_deletion_cost(self, worker: Key, member: str, cost: int) -> None: ...
+
+    async def observe_workers(self, worker: Key, uid: str) -> WorkerObservation:
+        return WorkerObservation(0)
+
+    async def close(self) -> None: ...
+
+    # -- ports.RunRecords
+
+    def attempts(self, run_id: RunId) -> list[AttemptRecord]:
+        begun = [process for process in self.processes.values() if process.run_id == run_id and process.stage > 0]
+        return [self._record(process) for process in sorted(begun, key=lambda process: process.number)]
+
+    def ended(self, run_id: RunId) -> AttemptRecord | None:
+        return next((told for told in reversed(self.attempts(run_id)) if told.end is not None), None)
+
+    def declare(self, run_id: RunId, state: str, message: str) -> None:
+        self.declared[run_id] = state
+
+    @staticmethod
+    def _record(process: Process) -> AttemptRecord:
+        end = None
+        if process.stage == 2 and process.fate != "Lost":
+            end = AttemptEnd(process.fate, process.ended_at)
+        return AttemptRecord(process.number, 0.0, end)
+
+
+class KillableCluster(LocalCluster):
+    """The real files; every write goes through `Writes`."""
+
+    def __init__(self, root: Path, clock: Callable[[], float], writes: Writes) -> None:
+        super().__init__(root, clock=clock)
+        self._writes = writes
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        return await self._writes.perform(lambda: LocalCluster.create(self, manifest))
+
+    async def set_status(
+        self, key: Key, status: Manifest, *, uid: str, resource_version: str | None = None
+    ) -> Manifest:
+        write = LocalCluster.set_status
+        return await self._writes.perform(lambda: write(self, key, status, uid=uid, resource_version=resource_version))
+
+    async def delete(self, key: Key) -> None:
+        await self._writes.perform(lambda: LocalCluster.delete(self, key))
+
+
+class KillableLauncher:
+    """The simulation's launcher as the operator reaches it: starts and stops are writes, too."""
+
+    flavour: Literal["job", "process"] = "job"
+
+    def __init__(self, infrastructure: Infrastructure, writes: Writes) -> None:
+        self._writes = writes
+        self._infrastructure = infrastructure
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._infrastructure, name)
+
+    async def start(self, request: JobRequest) -> None:
+        await self._writes.perform(lambda: self._infrastructure.start(request))
+
+    async def stop(self, run: Key, job: str, *, grace: float) -> None:
+        await self._writes.perform(lambda: self._infrastructure.stop(run, job, grace=grace))
+
+
+@dataclass
+class Simulation:
+    """One world; the operator in it may be killed and started again."""
+
+    root: Path
+    fates: Sequence[Fate] = ()
+    now: float = 1_772_452_800.0
+    writes: Writes = field(default_factory=Writes)
+
+    def __post_init__(self) -> None:
+        self.infrastructure = Infrastructure(self.fates, lambda: self.now)
+        self.cluster = LocalCluster(self.root, clock=lambda: self.now)
+        self.loop = self._operator()
+
+    def _operator(self) -> Loop:
+        records: Callable[[str], RunRecords] = lambda _: self.infrastructure  # noqa: E731
+
+        def no_queue(_: str) -> Queue:
+            raise AssertionError("no TaskWorker is simulated")
+
+        launcher: Any = KillableLauncher(self.infrastructure, self.writes)
+        cluster = KillableCluster(self.root, lambda: self.now, self.writes)
+        return Loop(cluster, {"kubernetes": launcher}, None, records, no_queue, clock=lambda: self.now)
+
+    async def restart(self) -> None:
+        """Another operator, which knows what is stored and nothing else."""
+        self.loop.close()
+        self.loop = self._operator()
+        await self.loop.sync()
+
+    async def give(self, *names: str, pool: Mapping[str, Any] | None = None, **spec: Any) -> None:
+        """A pool, a Deployment, and runs of it."""
+        flow = {"flow": {"entrypoint": "flow.py:main", "image": "shop:1"}, "workPoolRef": {"name": "pool"}, **spec}
+        for kind, name, given in (("WorkPool", "pool", dict(pool or {})), ("Deployment", "nightly", flow)):
+            await self.cluster.create(_manifest(kind, name, given))
+        for name in names:
+            await self.cluster.create(_manifest("FlowRun", name, {"deploymentRef": {"name": "nightly"}}))
+
+    async def step(self) -> bool:
+        """One key's turn, if one is in line; whether there was one."""
+        if len(self.loop.queue) == 0:
+            return False
+        key = await self.loop.queue.take()
+        assert key is not None
+        await self.loop.turn(key)
+        return True
+
+    async def settle(self, until: float = 0.0) -> None:
+        """Work off what is in line, and what comes into line until that moment (seconds from now)."""
+        horizon = self.now + until
+        while True:
+            while await self.step():
+                pass
+            due = self.loop.queue.next_due
+            if due is None or due > horizon:
+                self.now = max(self.now, horizon)
+                return
+            self.now = max(self.now, due)
+            key = await self.loop.queue.take()
+            assert key is not None
+            await self.loop.turn(key)
+
+    async def finish(self) -> None:
+        """Everything is heard and every process goes its way, until nothing happens any more."""
+        for _ in range(40):
+            for kind in ("WorkPool", "Deployment", "FlowRun"):
+                for manifest in await self.cluster.list(kind):
+                    self.loop.changed(manifest)
+                    self.loop.enqueue(Key(kind, NAMESPACE, manifest["metadata"]["name"]))
+            await self.settle(until=70)
+            before = [(job, process.stage) for job, process in self.infrastructure.processes.items()]
+            for job in list(self.infrastructure.processes):
+                self.infrastructure.progress(job)
+            if before == [(job, process.stage) for job, process in self.infrastructure.processes.items()]:
+                return
+        raise AssertionError("it does not come to rest")
+
+    async def outcome(self, name: str) -> tuple[Any, ...]:
+        """What a run came to: phase, attempts and how they ended, losses."""
+        manifest = await self.cluster.get(Key("FlowRun", NAMESPACE, name))
+        assert manifest is not None
+        status = manifest.get("status") or {}
+        attempts = [(attempt["number"], attempt.get("outcome")) for attempt in status.get("attempts", [])]
+        return status.get("phase"), attempts, status.get("infrastructureLosses")
+
+    def version(self) -> str:
+        return (self.root / "version").read_text()
+
+
+def _manifest(kind: str, name: str, spec: dict[str, Any]) -> Manifest:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
