@@ -47,7 +47,7 @@ class RedisLane:
         self._broadcast = f"{prefix}b".encode()
         self._wake = Wake()
         self._steps: deque[_Step] = deque()
-        self._held: dict[RunId, str] = {}
+        self._held: dict[RunId, tuple[Token, str]] = {}
         self._pushed: list[Claim] = []
         self._went_back: set[tuple[RunId, str]] = set()
         self._parked = False
@@ -70,13 +70,14 @@ class RedisLane:
             held = self._held
             for outcome in outcomes:
                 run_id = outcome.run_id
-                era, epoch = outcome.token
-                token_text = f"{era:06d}{epoch:08d}"
-                text = held.pop(run_id, None)
-                if text is not None and text != token_text:
-                    held[run_id] = text  # an outcome of an older claim; the newer one stays ours
-                finished[run_id] = token_text
-                rest += (run_id, token_text, LETTERS[outcome.state], outcome.envelope)
+                claim = held.get(run_id)
+                if claim is not None and claim[0] == outcome.token:
+                    del held[run_id]
+                    text = claim[1]
+                else:  # an outcome of an older claim; a newer one stays ours
+                    text = str(outcome.token)
+                finished[run_id] = text
+                rest += (run_id, text, LETTERS[outcome.state], outcome.envelope)
             idle = not held and not self._pushed and not self._steps
         if len(finished) > MOST:
             raise ValueError(f"{len(finished)} outcomes in one step; the most is {MOST}")
@@ -114,8 +115,9 @@ class RedisLane:
             claims = self._pushed
             self._pushed = []
             flat = reply[3]
-            for at in range(0, len(flat), 3):
-                self._accept(flat[at], flat[at + 1], flat[at + 2], claims)
+            with self._lock:
+                for at in range(0, len(flat), 3):
+                    self._accept(flat[at].decode(), flat[at + 1].decode(), flat[at + 2], claims)
             return Stepped([run_id.decode() for run_id in reply[2]], claims)
 
     def wait(self, timeout: float | None) -> list[Claim]:
@@ -154,15 +156,14 @@ class RedisLane:
 
     # ------------------------------------------------------------------ claims
 
-    def _accept(self, run_id: bytes, token: bytes, record: bytes, claims: list[Claim]) -> None:
-        """Add a claim that was read, unless ``give_back`` has returned it before it was read."""
-        rid, text = run_id.decode(), token.decode()
-        with self._lock:
-            if self._went_back and (rid, text) in self._went_back:
-                self._went_back.discard((rid, text))
-                return
-            self._held[rid] = text
-        claims.append(claim_of(rid, text, record))
+    def _accept(self, run_id: RunId, token: str, record: bytes, claims: list[Claim]) -> None:
+        """Add a claim that was read, unless ``give_back`` has returned it before it was read. With the lock held."""
+        if self._went_back and (run_id, token) in self._went_back:
+            self._went_back.discard((run_id, token))
+            return
+        claim = claim_of(run_id, token, record)
+        self._held[run_id] = (claim.token, token)
+        claims.append(claim)
 
     def _read_pushes(self, wire: Wire) -> None:
         while wire.pushes:
@@ -175,7 +176,8 @@ class RedisLane:
         if push[1] == self._broadcast:
             return True
         payload: bytes = push[2]
-        self._accept(payload[1:23], payload[23:37], payload[37:], self._pushed)
+        with self._lock:
+            self._accept(payload[1:23].decode(), payload[23:37].decode(), payload[37:], self._pushed)
         return False
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
@@ -186,7 +188,8 @@ class RedisLane:
         with self._lock:
             for at in range(0, len(reply[1]), 2):
                 rid, token = reply[1][at].decode(), reply[1][at + 1].decode()
-                if self._held.get(rid) == token:
+                held = self._held.get(rid)
+                if held is not None and held[1] == token:
                     del self._held[rid]
                     back.append(rid)
                 else:
@@ -213,7 +216,8 @@ class RedisLane:
                 break
             time.sleep(0.05)  # a supervisor is raising the era
         with self._lock:
-            if self._held.get(run_id) == str(token):
+            held = self._held.get(run_id)
+            if held is not None and held[0] == token:
                 del self._held[run_id]
         return reply[1] == b"OK"
 
@@ -244,7 +248,7 @@ class RedisLane:
         wire = self._dialer.dial()
         try:
             with self._lock:
-                known = dict(self._held)
+                known = {run_id: text for run_id, (_, text) in self._held.items()}
             for step in self._steps:
                 known.update(step.finished)
             flat = [text for claim in known.items() for text in claim]

@@ -6,6 +6,7 @@ Called by the adapter's other modules; knows nothing of connections or envelopes
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
@@ -25,7 +26,7 @@ _STATES: dict[int, RunState] = {
 }
 LETTERS = {state: chr(letter) for letter, state in _STATES.items()}
 TERMINAL = b"cfxk"
-_HEAD = 38  # where the fingerprint begins
+_HEAD = 40  # where the fingerprint begins
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _FINGERPRINT = re.compile(r"[\x21-\x7e]{8,16}")
 
@@ -45,6 +46,7 @@ class Route(NamedTuple):
         return cls(queue, task) if bar else cls("default", text)
 
 
+@lru_cache(maxsize=4096)
 def route_of(task: str, queue: str) -> str:
     """The route of a task in a queue.
 
@@ -95,18 +97,27 @@ def check_format(reply: list[bytes]) -> None:
 
 
 def claim_of(run_id: RunId, token: str, record: bytes) -> Claim:
-    """A claim from the record as it was before it."""
-    _, route, envelope = record[_HEAD:].split(b"\0", 2)
-    task = route.decode()
+    """A claim from the record as it was before it. Made for every run of a batch, so it counts microseconds."""
+    start = record.index(b"\0", _HEAD) + 1
+    end = record.index(b"\0", start)
+    attempt = record[27:30]
     return Claim(
         run_id,
-        task.partition("|")[2] if "|" in task else task,
-        Token.parse(token),
-        int(record[25:28]),
-        record[24] - 48,
-        chr(record[29]),
-        envelope,
+        _task_of(record[start:end]),
+        Token(int(token[:6]), int(token[6:])),
+        1 if attempt == b"001" else int(attempt),
+        record[26] - 48,
+        _CLASSES[record[31]],
+        record[end + 1 :],
     )
+
+
+_CLASSES = {ord(letter): letter for letter in "piat"}
+
+
+@lru_cache(maxsize=4096)
+def _task_of(route: bytes) -> str:
+    return Route.parse(route.decode()).task
 
 
 def record_of(run_id: RunId, record: bytes) -> RunRecord:
@@ -120,7 +131,7 @@ def record_of(run_id: RunId, record: bytes) -> RunRecord:
         queue,
         _STATES[record[1]],
         Token(int(record[2:8] or b"0"), int(record[8:16] or b"0")),
-        int(record[25:28]),
-        record[24] - 48,
+        int(record[27:30]),
+        record[26] - 48,
         envelope,
     )

@@ -195,10 +195,18 @@ class RedisQueue:
             QueueUnavailable: Redis stayed away.
         """
         try:
-            with self._wire() as wire:
-                return wire.call(packed)
-        except ConnectionLost:
+            wire = self._idle.pop()
+        except IndexError:
             return self._dialer.patiently(lambda: self._call_anew(packed), self.settings.redis_retry_seconds)
+        try:
+            reply = wire.call(packed)
+        except BaseException as error:
+            self._drop(wire)
+            if not isinstance(error, ConnectionLost):
+                raise
+            return self._dialer.patiently(lambda: self._call_anew(packed), self.settings.redis_retry_seconds)
+        self._idle.append(wire)
+        return reply
 
     def dial(self) -> Wire:
         """A connection of one's own; see ``Dialer.dial``."""
@@ -242,13 +250,15 @@ class RedisQueue:
         try:
             yield wire
         except BaseException:
-            wire.close()
-            if self._idle:  # of the same age: likely gone with it
-                stale, self._idle = self._idle, deque()
-                for other in stale:
-                    other.close()
+            self._drop(wire)
             raise
         self._idle.append(wire)
+
+    def _drop(self, wire: Wire) -> None:
+        wire.close()
+        stale, self._idle = self._idle, deque()
+        for other in stale:  # of the same age: likely gone with it
+            other.close()
 
 
 _queues: weakref.WeakSet[RedisQueue] = weakref.WeakSet()

@@ -1,7 +1,8 @@
 """Typed stubs of the Lua scripts: what each takes, in the order of the header comment of its file.
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
-other. A script's text is its first line, ``prelude.lua`` and its own lines; it is called by hash.
+other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections they include; it is
+called by hash.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ P = ParamSpec("P")
 Argument = bytes | str | int
 _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _FOLDER = Path(__file__).with_name("lua")
-_PRELUDE = (_FOLDER / "prelude.lua").read_text()
+_HEAD, *_REST = re.split(r"^-- section: (\w+)\n", (_FOLDER / "prelude.lua").read_text(), flags=re.MULTILINE)
+_SECTIONS = dict(zip(_REST[::2], _REST[1::2], strict=True))
+_INCLUDE = re.compile(r"^ *-- include: (\w+)$", re.MULTILINE)
 SCRIPTS: dict[str, Script[...]] = {}
 
 
@@ -28,7 +31,7 @@ class Script(Generic[P]):
     def __init__(self, stub: Callable[P, None]) -> None:
         self.name: str = stub.__name__
         first, body = (_FOLDER / f"{self.name}.lua").read_text().split("\n", 1)
-        self.text = f"{first}\n{_PRELUDE}{body}"
+        self.text = f"{first}\n{_HEAD}{_INCLUDE.sub(lambda found: _SECTIONS[found[1]], body)}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         _check_header(self.name, body, stub)
         SCRIPTS[self.name] = self

@@ -29,6 +29,14 @@ def test_the_header_names_keys_arguments_and_reply(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
+def test_what_a_script_uses_of_the_prelude_is_included(name: str) -> None:
+    shared = re.findall(r"^local function (\w+)", (FOLDER / "prelude.lua").read_text(), re.MULTILINE)
+    text = re.sub(r"--.*", "", scripts.SCRIPTS[name].text)
+    used = {function for function in shared if re.search(rf"(?<!function )\b{function}\b", text)}
+    assert used <= set(re.findall(r"local function (\w+)", text))
+
+
+@pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
 def test_every_reply_begins_with_the_format(name: str) -> None:
     replies = re.findall(r"^ *(?:if .* then )?return \{(.*)\}", (FOLDER / f"{name}.lua").read_text(), re.MULTILINE)
     assert replies

@@ -6,6 +6,12 @@
 -- Reply: format, rids that went back
 -- Cures a lost reply (claims that no one has read) and a server that came back with an older state. A supervisor, which
 -- speaks for lanes that go on claiming meanwhile ('*'), gives back claims of older eras only.
+-- include: era
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: release
 local session, lane = ARGV[1], ARGV[2]
 local known, claims, answer = {}, {}, {}
 local current = era() or '000000'

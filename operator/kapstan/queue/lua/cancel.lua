@@ -4,6 +4,8 @@
 -- ARGV: run_id ttl
 -- Reply: format, the state before ('' if there is no such run)
 -- A cancelled run stays in its ready list until a claim comes by and skips it.
+-- include: settle
+-- include: finish
 local rid = ARGV[1]
 local record = call('GET', P .. 't:' .. rid)
 if not record then return {'1', ''} end
@@ -15,7 +17,7 @@ if state == 'q' or state == 'd' then
   end
   finish(rid, record, 'k', token_of(record), '', ARGV[2])
 elseif state == 'r' then
-  call('SETRANGE', P .. 't:' .. rid, 0, sub(flagged(record, CANCEL), 1, 29))
+  call('SETRANGE', P .. 't:' .. rid, 0, sub(flagged(record, CANCEL), 1, 31))
   for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
     local w = P .. 'w:' .. session
     if call('HEXISTS', w, rid) == 1 then

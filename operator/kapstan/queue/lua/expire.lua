@@ -4,6 +4,13 @@
 -- ARGV: name exact crashed ttl
 --   exact: 1 if name is a whole name, 0 if it is how names begin; crashed: 1 if the process died
 -- Reply: format, 1 if all is done (0: call again), names of the sessions that were ended
+-- include: era
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: release
+-- include: end_session
 local done, names = 1, {}
 for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
   if session == ARGV[1] or (ARGV[2] == '0' and sub(session, 1, #ARGV[1]) == ARGV[1]) then

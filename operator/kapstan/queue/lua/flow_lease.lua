@@ -15,9 +15,9 @@ if action == 'release' then
   return {'1', mine and 1 or 0}
 end
 if there and not mine then
-  local held = tonumber(sub(there, 10, 23)) > now
+  local held = tonumber(sub(there, 10, 23)) > now()
   if sub(there, 1, 9) > attempt or (sub(there, 1, 9) == attempt and held) then return {'1', 0} end
   if sub(there, 1, 9) == attempt and action == 'renew' then return {'1', 0} end
 end
-call('SET', key, attempt .. format('%014d', now + ARGV[5]) .. holder, 'EX', ARGV[6])
+call('SET', key, attempt .. format('%014d', now() + ARGV[5]) .. holder, 'EX', ARGV[6])
 return {'1', 1}

@@ -5,8 +5,8 @@
 --   keep: how many runs the index holds; the oldest fall out
 -- Reply: format, OK
 call('SET', P .. 'f:' .. ARGV[1], ARGV[2], 'EX', ARGV[3])
-call('ZADD', P .. 'fi', 'NX', now, ARGV[1])
-call('ZREMRANGEBYSCORE', P .. 'fi', '-inf', now - ARGV[3] * 1000)
+call('ZADD', P .. 'fi', 'NX', now(), ARGV[1])
+call('ZREMRANGEBYSCORE', P .. 'fi', '-inf', now() - ARGV[3] * 1000)
 call('ZREMRANGEBYRANK', P .. 'fi', 0, -1 - ARGV[4])
 call('PUBLISH', P .. 'runs', ARGV[1])
 return {'1', 'OK'}

@@ -4,6 +4,12 @@
 -- ARGV: session lane ttl executing...
 -- Reply: format, rid and token of each run that went back
 -- Needs no era: it mints nothing and commits nothing.
+-- include: era
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: release
 local session, lane = ARGV[1], ARGV[2]
 local keep, claims, answer = {}, {}, {}
 for i = 4, #ARGV do keep[ARGV[i]] = true end

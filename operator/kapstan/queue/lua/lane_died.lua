@@ -4,13 +4,19 @@
 -- ARGV: session lane executing max_crashes envelope ttl
 --   executing: rid, or '' if it was idle; envelope: the outcome that is recorded when max_crashes is reached
 -- Reply: format, crashes of the run (0: it was not charged), 1 if it was quarantined
+-- include: era
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: release
 local session, lane, executing = ARGV[1], ARGV[2], ARGV[3]
 local crashes, quarantined = 0, 0
 call('HDEL', P .. 'w:' .. session, '#' .. lane)
 local routes = release(session, claims_of(session, lane), ARGV[6], function(claim, record)
   if claim[1] ~= executing then return record end
   record = charged(record)
-  crashes = tonumber(sub(record, 25, 25))
+  crashes = tonumber(sub(record, 27, 27))
   if crashes < tonumber(ARGV[4]) or has(record, CANCEL) then return record end
   quarantined = 1
   finish(claim[1], record, 'x', claim[2], ARGV[5], ARGV[6])

@@ -1,8 +1,10 @@
--- Stands in front of every script: the record's layout, the clock, the era, and the steps that scripts share.
+-- What scripts share: the record's layout, the clock, the era, and the steps of a state change. The first section
+-- stands in front of every script; the others where a script says `-- include: <section>`, since a server makes every
+-- function anew at each call (0.2 us each).
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
---   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-24 since (hex seconds of the present state), 25 crashes,
---   26-28 attempt, 29 flags (1 watched, 2 cancel asked, 4 alone), 30 effect class, 31-38 client, then
+--   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (seconds: when this state began), 27 crashes,
+--   28-30 attempt, 31 flags (1 watched, 2 cancel asked, 4 alone), 32 effect class, 33-40 client, then
 --   fingerprint NUL route NUL envelope.
 -- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
 -- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' parked lane,
@@ -14,21 +16,22 @@ local WATCHED, CANCEL, ALONE = 1, 2, 4
 local RID = 22
 
 local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local since = format('%08x', time[1])
+local since = time[1]
+local function now() return time[1] * 1000 + math.floor(time[2] / 1000) end
 
 local function state_of(record) return sub(record, 2, 2) end
 local function token_of(record) return sub(record, 3, 16) end
-local function has(record, flag) return bit.band(sub(record, 29, 29), flag) ~= 0 end
-local function flagged(record, flag) return sub(record, 1, 28) .. bit.bor(sub(record, 29, 29), flag) .. sub(record, 30) end
+local function has(record, flag) return bit.band(sub(record, 31, 31), flag) ~= 0 end
+local function flagged(record, flag) return sub(record, 1, 30) .. bit.bor(sub(record, 31, 31), flag) .. sub(record, 32) end
 
 -- The route of a record, and the position of the NUL behind it.
 local function route_of(record)
-  local from = find(record, '\0', 39, true) + 1
+  local from = find(record, '\0', 41, true) + 1
   local to = find(record, '\0', from, true)
   return sub(record, from, to - 1), to
 end
 
+-- section: era
 -- The era in which this server may mint tokens; false from its start until set_era names this very start.
 local known_era
 local function era()
@@ -39,6 +42,7 @@ local function era()
   return known_era
 end
 
+-- section: settle
 -- How many runs of a route run or are delayed (hash n): collected here, written once by settle().
 local moved = {}
 local function count(kind, route, by)
@@ -67,18 +71,21 @@ local function settle()
   end
 end
 
--- Write the end of a run and note it for its submitter and for whoever watches it.
+-- section: finish
+-- Write the end of a run and note it for its submitter and for whoever watches it; its route.
 local function finish(rid, record, state, token, envelope, ttl)
-  local _, to = route_of(record)
-  local ended = '1' .. state .. token .. since .. sub(record, 25, 28) .. '0' .. sub(record, 30, to) .. envelope
+  local route, to = route_of(record)
+  local ended = '1' .. state .. token .. since .. sub(record, 27, 30) .. '0' .. sub(record, 32, to) .. envelope
   call('SET', P .. 't:' .. rid, ended, 'EX', ttl)
-  note(sub(record, 31, 38), rid, ended)
+  note(sub(record, 33, 40), rid, ended)
   if has(record, WATCHED) then
     for _, client in ipairs(call('SMEMBERS', P .. 'v:' .. rid)) do note(client, rid, ended) end
     call('DEL', P .. 'v:' .. rid)
   end
+  return route
 end
 
+-- section: claim
 -- Take up to `want` ready runs off a route's list as {rid, record} pairs; whatever was cancelled meanwhile is skipped.
 -- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: claim no more now.
 local function take(route, want, empty)
@@ -93,7 +100,7 @@ local function take(route, want, empty)
     for i, rid in ipairs(rids) do
       local record = records[i]
       if record and state_of(record) == 'q' then
-        if sub(record, 30, 30) ~= 'p' or has(record, ALONE) then
+        if sub(record, 32, 32) ~= 'p' or has(record, ALONE) then
           if empty and #taken == 0 then
             taken[1] = {rid, record}
             i = i + 1
@@ -126,6 +133,7 @@ local function hold(session, lane, route, taken, claims)
   count('r:', route, #taken)
 end
 
+-- section: offer
 -- The next parked lane of a live session that serves `route`: session, lane. Stale entries are dropped on the way.
 local function idle_lane(route)
   for _ = 1, 1000 do
@@ -134,7 +142,7 @@ local function idle_lane(route)
     local session, lane = string.match(member, '^(.*)|(%d+)$')
     local marks = call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
     local lease = call('ZSCORE', P .. 's', session)
-    if marks[1] and not marks[2] and marks[3] and lease and tonumber(lease) > now then return session, lane end
+    if marks[1] and not marks[2] and marks[3] and lease and tonumber(lease) > now() then return session, lane end
   end
   return nil
 end
@@ -167,9 +175,10 @@ local function offer_all(routes)
   for route in pairs(routes) do offer(route) end
 end
 
+-- section: promote
 -- Move at most 100 due runs to their ready lists and offer them.
 local function promote()
-  local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', now, 'LIMIT', 0, 100)
+  local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', now(), 'LIMIT', 0, 100)
   if #due == 0 then return end
   local routes = {}
   for _, rid in ipairs(due) do
@@ -186,6 +195,7 @@ local function promote()
   offer_all(routes)
 end
 
+-- section: delay
 -- Let a run wait until `due` (ms); supervisors are told when nothing was due earlier.
 local function delay_until(rid, route, due)
   call('ZADD', P .. 'd', due, rid)
@@ -193,6 +203,7 @@ local function delay_until(rid, route, due)
   if call('ZRANGE', P .. 'd', 0, 0)[1] == rid then call('PUBLISH', P .. 'due', due) end
 end
 
+-- section: release
 -- The claims of a session, of one lane (or of all: lane nil), as {rid, token, lane} in the order of submission.
 local function claims_of(session, lane)
   local found = {}
@@ -223,7 +234,7 @@ local function release(session, claims, ttl, mark)
       if record and has(record, CANCEL) then
         finish(rid, record, 'k', token, '', ttl)
       elseif record then
-        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 25, 29))
+        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         call('LPUSH', P .. 'q:' .. route, rid)
         routes[route] = true
       end
@@ -233,9 +244,10 @@ local function release(session, claims, ttl, mark)
 end
 
 local function charged(record)
-  return sub(record, 1, 24) .. math.min(sub(record, 25, 25) + 1, 9) .. sub(record, 26)
+  return sub(record, 1, 26) .. math.min(sub(record, 27, 27) + 1, 9) .. sub(record, 28)
 end
 
+-- section: end_session
 -- End a session: its runs go back. If its process died (`crashed`), a lane that held one run was executing it, and that
 -- run is charged; of several nobody can tell which one it was, so each is claimed alone from now on. False: more than
 -- 1,000 claims were held, the rest is for the next call.

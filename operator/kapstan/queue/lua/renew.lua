@@ -6,17 +6,25 @@
 --   info: JSON, longer than 64 bytes, with routes and lanes; opening: 1 at the session's first call
 -- Reply: format, OK | ERA, alive, draining, ms until the next delayed run is due (-1: none), rids to cancel, sessions
 --   that were ended
+-- include: era
 if not era() then return {'1', 'ERA', 0, 0, -1, {}, {}} end
 local session = ARGV[1]
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: promote
+-- include: release
+-- include: end_session
 local w = P .. 'w:' .. session
 local alive = call('HEXISTS', w, '@')
-call('ZADD', P .. 's', now + ARGV[2], session)
+call('ZADD', P .. 's', now() + ARGV[2], session)
 if alive == 0 then
   call('HSET', w, '@', ARGV[3])
   if ARGV[4] == '0' then call('PUBLISH', P .. 'b', 'open') end
 end
 local reaped = {}
-for _, other in ipairs(call('ZRANGEBYSCORE', P .. 's', '-inf', now, 'LIMIT', 0, 3)) do
+for _, other in ipairs(call('ZRANGEBYSCORE', P .. 's', '-inf', now(), 'LIMIT', 0, 3)) do
   end_session(other, ARGV[5], true)
   reaped[#reaped + 1] = other
 end
@@ -33,4 +41,4 @@ if marks[2] then
 end
 local next_due = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
 settle()
-return {'1', 'OK', alive, marks[1] and 1 or 0, next_due and math.max(0, next_due - now) or -1, cancelled, reaped}
+return {'1', 'OK', alive, marks[1] and 1 or 0, next_due and math.max(0, next_due - now()) or -1, cancelled, reaped}

@@ -4,6 +4,12 @@
 -- ARGV: session run_id token delay_ms ttl repeated
 --   repeated: 1 if an earlier call with these arguments may have been carried out
 -- Reply: format, OK | LOST | ERA
+-- include: era
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: delay
 local session, rid, token, delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 if not era() then return {'1', 'ERA'} end
 local w = P .. 'w:' .. session
@@ -19,10 +25,10 @@ count('r:', route, -1)
 if has(record, CANCEL) then
   finish(rid, record, 'k', token, '', ARGV[5])
 else
-  local attempt = format('%03d', math.min(sub(record, 26, 28) + 1, 999))
-  call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 25, 25) .. attempt)
+  local attempt = format('%03d', math.min(sub(record, 28, 30) + 1, 999))
+  call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)
   if delay > 0 then
-    delay_until(rid, route, now + delay)
+    delay_until(rid, route, now() + delay)
   else
     call('RPUSH', P .. 'q:' .. route, rid)
     offer(route)

@@ -5,6 +5,7 @@
 --   era: 6 digits, from the register outside Redis
 -- Reply: format, OK | OLD, the era in force
 -- Only a larger era is accepted: tokens never repeat, whatever state the server came back with.
+-- include: era
 local stored = call('HGET', P .. 'm', 'era') or '000000'
 if ARGV[1] <= stored then return {'1', era() and 'OK' or 'OLD', stored} end
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')

@@ -8,6 +8,9 @@
 -- Reply: format, OK | PARKED | DRAIN | DEAD | ERA, lost rids, claims (rid, token, record as it was before the claim)
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
+-- include: era
+-- include: settle
+-- include: finish
 local session, lane, want, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5]
 local first = 7 + ARGV[6]
 if not era() then return {'1', 'ERA', {}, {}} end
@@ -26,8 +29,7 @@ if #keys > 0 then
     local rid, token = ARGV[at], ARGV[at + 1]
     local claim = held[i + 3]
     if record and claim and sub(claim, 1, 14) == token then
-      finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl)
-      count('r:', route_of(record), -1)
+      count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl), -1)
       gone[#gone + 1] = rid
     elseif not (record and TERMINAL[state_of(record)] and token_of(record) == token) then
       lost[#lost + 1] = rid
@@ -41,6 +43,9 @@ if not held[1] then
 elseif held[2] then
   status = 'DRAIN'
 elseif want > 0 then
+  -- include: claim
+  -- include: offer
+  -- include: promote
   if held[3] then call('HDEL', w, '#' .. lane) end -- before promote, which must not hand to this very lane
   promote()
   for i = 7, first - 1 do

@@ -4,6 +4,11 @@
 -- ARGV: items...
 --   items: run_id, delay_ms and tail (as in submit) of each run
 -- Reply: format, one string of two characters a run: state and '0' new, '1' duplicate, '!' conflict
+-- include: era
+-- include: settle
+-- include: claim
+-- include: offer
+-- include: delay
 local answers, batch, batch_route, routes = {}, {}, nil, {}
 local function push()
   if #batch > 0 then
@@ -18,7 +23,7 @@ for i = 1, #ARGV, 3 do
   if call('SET', P .. 't:' .. rid, record, 'NX') then
     local route = route_of(record)
     if delay > 0 then
-      delay_until(rid, route, now + delay)
+      delay_until(rid, route, now() + delay)
     else
       if route ~= batch_route then
         push()
@@ -29,7 +34,7 @@ for i = 1, #ARGV, 3 do
     answers[#answers + 1] = sub(record, 2, 2) .. '0'
   else
     local there = call('GET', P .. 't:' .. rid)
-    local same = sub(there, 39, find(there, '\0', 39, true)) == sub(record, 39, find(record, '\0', 39, true))
+    local same = sub(there, 41, find(there, '\0', 41, true)) == sub(record, 41, find(record, '\0', 41, true))
     answers[#answers + 1] = state_of(there) .. (same and '1' or '!')
   end
 end

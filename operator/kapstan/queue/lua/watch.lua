@@ -12,11 +12,11 @@ for i, record in ipairs(records) do
   if record and TERMINAL[state_of(record)] then
     answer[#answer + 1] = rid
     answer[#answer + 1] = record
-  elseif record and sub(record, 31, 38) ~= ARGV[1] then
+  elseif record and sub(record, 33, 40) ~= ARGV[1] then
     call('SADD', P .. 'v:' .. rid, ARGV[1])
     call('EXPIRE', P .. 'v:' .. rid, ARGV[2])
     if not has(record, WATCHED) then
-      call('SETRANGE', P .. 't:' .. rid, 28, bit.bor(sub(record, 29, 29), WATCHED))
+      call('SETRANGE', P .. 't:' .. rid, 30, bit.bor(sub(record, 31, 31), WATCHED))
     end
   end
 end
