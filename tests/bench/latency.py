@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.bench.measuring import Bench, Line, in_turns, serving
-from tests.bench.peers.processes import running
+from tests.bench.rivals.processes import running
 from tests.bench.served import noop
 
 BLOCK = 100
@@ -16,9 +16,9 @@ KIND = "background, pure, result stored"
 
 def latency(bench: Bench) -> Iterator[Line]:
     with bench.redis("latency"), serving():
-        from tests.bench.peers import huey_tasks  # needs the server's address
+        from tests.bench.rivals import huey_tasks  # needs the server's address
 
-        arguments = ("tests.bench.peers.huey_tasks.huey", "--workers", "1", "--no-periodic", "--quiet")
+        arguments = ("tests.bench.rivals.huey_tasks.huey", "--workers", "1", "--no-periodic", "--quiet")
         with running("huey_consumer", *arguments, log=bench.folder / "huey.log"):
             starts: dict[str, list[float]] = {"ours": [], "huey": []}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 from tests.bench.measuring import Bench, Line, in_turns, serving
-from tests.bench.peers.processes import running
+from tests.bench.rivals.processes import running
 from tests.bench.served import noop
 
 from kapstan import ids, settings
@@ -51,13 +51,13 @@ def _ours() -> float:
 
 
 def _dramatiq(threads: int, runs: int, log: Path) -> float:
-    from tests.bench.peers import dramatiq_tasks  # needs the server's address
+    from tests.bench.rivals import dramatiq_tasks  # needs the server's address
 
     first = dramatiq_tasks.noop.send(True)
     for _ in range(runs - 2):
         dramatiq_tasks.noop.send()
     last = dramatiq_tasks.noop.send(True)
-    arguments = ("--processes", "1", "--threads", str(threads), "--skip-logging", "tests.bench.peers.dramatiq_tasks")
+    arguments = ("--processes", "1", "--threads", str(threads), "--skip-logging", "tests.bench.rivals.dramatiq_tasks")
     with running("dramatiq", *arguments, log=log):
         ended = last.get_result(block=True, timeout=120_000)
         return runs / (ended - first.get_result(block=True, timeout=1_000))
