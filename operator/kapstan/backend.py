@@ -64,11 +64,6 @@ class Backend:
     def flow_runs(self) -> FlowRuns:
         return self._part("flow_runs", self._open_flow_runs)
 
-    @property
-    def has_queue(self) -> bool:
-        """Whether a queue is configured or was used already: asking for ``queue`` then starts no server."""
-        return bool(self.settings.redis_url) or "queue" in self._parts
-
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """``function(*args)`` on a thread: how asyncio callers reach the synchronous queue and store.
 
@@ -180,11 +175,6 @@ def current() -> Backend:
         with _current_lock:
             _current = _current or Backend(settings_module.current())
     return _current
-
-
-def is_open() -> bool:
-    """Whether this process has a backend already (a task called on its own does not make one)."""
-    return _current is not None
 
 
 def use(settings: Settings | None) -> None:

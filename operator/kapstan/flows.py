@@ -72,7 +72,7 @@ class Flow(Generic[P, R]):
             name=self.name,
             fn=fn,
             is_async=inspect.iscoroutinefunction(fn),
-            signature=inspect.signature(fn),
+            signature=specs.signature_of(fn),
             description=description if description is not None else inspect.getdoc(fn) or "",
             version=version or "",
             retries=retries,
@@ -227,7 +227,7 @@ def _coercion(name: str, fn: Callable[..., Any]) -> _Coerce | None:
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
-    """The type of each parameter; left out where its name cannot be resolved (imported for type checkers only, local)."""
+    """The type of each parameter; none where its name cannot be resolved (imported for type checkers, or local)."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     hints: dict[str, Any] = {"return": Any}
     for name, parameter in inspect.signature(fn).parameters.items():

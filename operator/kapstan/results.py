@@ -1,7 +1,6 @@
 """Results by id, from any process that reaches the store.
 
-state = read_flow_run("0197...")      # of a flow run: from its journal
-Future(task_run_id=...).result()      # of a background run: see kapstan.futures
+A flow run by ``read_flow_run``, from its journal; a background run by ``kapstan.futures.Future``.
 """
 
 from __future__ import annotations

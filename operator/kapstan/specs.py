@@ -103,6 +103,24 @@ def bare_flow(fn: Callable[[], Any], *, name: str) -> FlowSpec:
     return FlowSpec(name, name, fn, is_async=False, signature=inspect.signature(fn))
 
 
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
+    """The signature of ``fn``; of a builtin that tells none, one that takes anything.
+
+    Raises:
+        ConfigurationError: a parameter has a name that calls of tasks and flows use for themselves.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
+        return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()])
+    for reserved in ("return_state", "wait_for"):
+        if reserved in signature.parameters:
+            name = getattr(fn, "__qualname__", repr(fn))
+            raise ConfigurationError(f"{name}({reserved}): the name is an option of the call; choose another")
+    return signature
+
+
 def bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by parameter name, defaults applied; ``**kwargs`` stay one dict under their own name.
 

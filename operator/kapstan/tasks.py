@@ -1,9 +1,7 @@
 """``@task``: turns a function into a task that can be called, submitted, mapped and delayed.
 
-The surface only: options become a frozen ``TaskSpec``, and calls go to the flow run that they are made in, to the
-queue, or straight to the function. Two straight lines lead from here: ``delay`` -> ``engine.submission`` -> queue,
-and a call in a flow
--> ``engine.flow_run``.
+The surface only: options become a frozen ``TaskSpec``. Two straight lines lead from here: ``delay`` ->
+``engine.submission`` -> queue, and a call -> ``engine.task_run`` -> the journal of the flow run that it is made in.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
-__all__ = ["Task", "exponential_backoff", "registered", "task", "unmapped"]
+__all__ = ["Task", "exponential_backoff", "registered", "start_background", "task", "unmapped"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -93,7 +91,7 @@ class Task(Generic[P, R]):
             name=self.name,
             fn=plain,
             is_async=inspect.iscoroutinefunction(plain),
-            signature=_signature(plain),
+            signature=specs.signature_of(plain),
             description=description if description is not None else inspect.getdoc(plain) or "",
             version=version or "",
             tags=frozenset(tags or ()),
@@ -341,6 +339,13 @@ def registered() -> dict[str, Task[..., Any]]:
     return dict(_registered)
 
 
+def start_background() -> None:
+    """Take up what ``.submit()`` left when this application last ended; its first ``.submit()`` does so by itself."""
+    from kapstan.worker import in_process
+
+    in_process.start(registered)
+
+
 def _register(new: Task[P, R]) -> Task[P, R]:
     before = _registered.get(new.spec.identity)
     if before is not None and _origin(before) != _origin(new):
@@ -388,11 +393,3 @@ def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:
     if not callable(fn):
         raise ConfigurationError(f"@task on {fn!r}: give a function")
     return fn, "instance"
-
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    signature = inspect.signature(fn)
-    for reserved in ("return_state", "wait_for"):
-        if reserved in signature.parameters:
-            raise ConfigurationError(f"{fn.__name__}({reserved}): the name is an option of the call; choose another")
-    return signature

@@ -185,9 +185,11 @@ class _Attempt:
             if known is not None:
                 return known
             flow.parent.logger.info("Created subflow run for flow '%s'", flow.spec.name)
-        elif attempt is None:
-            logger.info("Created flow run '%s' for flow '%s'", flow.name, flow.spec.name)
-            self._define()
+        else:
+            if attempt in (None, 1):
+                logger.info("Created flow run '%s' for flow '%s'", flow.name, flow.spec.name)
+            if attempt is None:
+                self._define()
         try:
             self._take_over(attempt, again)
         except BackendError as error:
@@ -246,7 +248,7 @@ class _Attempt:
             journal.append(Retry(history.retries, time.time(), "started again", by_hand=True))
             outcomes = {memo: outcome for memo, outcome in outcomes.items() if outcome.state == StateType.COMPLETED}
         flow.opened(journal, outcomes)
-        if outcomes:
+        if outcomes or attempt > 1:
             flow.logger.info("Attempt %d: %d finished task runs are not run again", attempt, len(outcomes))
 
     def _define(self) -> None:

@@ -105,11 +105,6 @@ def open_failure(backend: Backend, envelope: bytes, key: str, *, state: str = "f
     return error
 
 
-def failure_message(body: dict[str, Any]) -> str:
-    """One line about a failure's JSON body."""
-    return f"{body['type']}: {body['message']}" if body["type"] else str(body["message"])
-
-
 def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException | None:
     if "exception" not in body:
         return None

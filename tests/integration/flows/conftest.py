@@ -46,7 +46,7 @@ class Attempt:
 
     def ends(self) -> int:
         """The exit code."""
-        _, self.errors = self._process.communicate()
+        self.output, self.errors = self._process.communicate()
         return self._process.returncode
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -143,3 +144,35 @@ def test_a_script_killed_on_a_laptop_is_resumed_from_the_command_line(runs: Runs
     assert resumed.ends() == 0, resumed.errors
     assert runs.effects == ["step 1"] * 6
     assert runs.ends(summary["run_id"]) == [None, "Completed"]
+
+
+def test_cancel_stops_the_process_and_says_so(runs: Runs) -> None:
+    run_id = ids.new_id()
+    first = runs.start("loop", run_id, 1, gate=True)
+    first.reached()
+    assert runs.command(["flow-run", "cancel", str(ids.to_uuid(run_id))]).ends() == 0
+    assert first.ends() == 75, first.errors
+    assert runs.ends(run_id) == ["HandedBack"]
+    summary = runs.records.summary(run_id)
+    assert summary is not None
+    assert (summary["state"], summary["message"]) == ("CANCELLED", "cancelled by kapstan flow-run cancel")
+    again = runs.command(["flow-run", "cancel", str(ids.to_uuid(run_id))])
+    assert again.ends() == 2
+    assert "has ended: Cancelled" in again.errors
+
+
+def test_the_command_line_shows_runs(runs: Runs) -> None:
+    run_id = ids.new_id()
+    assert runs.start("caught", run_id, 1).ends() == 0
+    uuid = str(ids.to_uuid(run_id))
+    listed = runs.command(["flow-run", "ls"])
+    assert listed.ends() == 0, listed.errors
+    assert uuid in listed.output
+    inspected = runs.command(["flow-run", "inspect", uuid, "-o", "json"])
+    assert inspected.ends() == 0, inspected.errors
+    shown = json.loads(inspected.output)
+    assert [attempt["end"] for attempt in shown["attempts"]] == ["Completed"]
+    assert sorted(task["state"] for task in shown["task_runs"]) == ["Completed"] * 5 + ["Failed"]
+    unknown = runs.command(["flow-run", "inspect", str(ids.to_uuid(ids.new_id()))])
+    assert unknown.ends() == 1
+    assert "there is no flow run" in unknown.errors
