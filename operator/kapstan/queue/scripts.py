@@ -1,8 +1,8 @@
 """Typed stubs of the Lua scripts: what each takes, in the order of the header comment of its file.
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
-other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections they include; it is
-called by hash.
+other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections that they
+include; it is called by hash.
 """
 
 from __future__ import annotations

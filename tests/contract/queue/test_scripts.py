@@ -32,7 +32,7 @@ def test_the_header_names_keys_arguments_and_reply(name: str) -> None:
 def test_what_a_script_uses_of_the_prelude_is_included(name: str) -> None:
     shared = re.findall(r"^local function (\w+)", (FOLDER / "prelude.lua").read_text(), re.MULTILINE)
     text = re.sub(r"--.*", "", scripts.SCRIPTS[name].text)
-    used = {function for function in shared if re.search(rf"(?<!function )\b{function}\b", text)}
+    used = {function for function in shared if re.search(rf"(?<!function )\b{function}\(", text)}
     assert used <= set(re.findall(r"local function (\w+)", text))
 
 
