@@ -24,6 +24,7 @@ from kapstan.engine.options import (
     retry_delays,
     whole,
 )
+from kapstan.engine.pending import resolvables
 from kapstan.errors import ConfigurationError, DuplicateTask
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskSpec
@@ -164,6 +165,8 @@ class Task(Generic[P, R]):
         if current_flow.get() is None:
             from kapstan.worker import in_process
 
+            for upstream in resolvables(list(wait_for or ())):
+                upstream.final_state()
             future: Future[Any] = Future(in_process.submit(self.spec, (*self._bound, *args), kwargs, registered))
         else:
             call = self._prepare(args, kwargs, wait_for)

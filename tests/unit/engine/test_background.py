@@ -153,7 +153,10 @@ def test_large_values_go_through_the_store() -> None:
 
 
 def test_a_result_that_cannot_be_serialised_fails_the_run() -> None:
-    ended = outcome(spec(lambda: threading.Lock()), claim())
+    def lock() -> object:
+        return threading.Lock()
+
+    ended = outcome(spec(lock), claim())
     assert ended.state == "failed"
     raised = error(ended)
     assert isinstance(raised, SerializationError)

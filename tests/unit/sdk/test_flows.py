@@ -161,44 +161,11 @@ def test_parameters_take_the_types_of_the_annotations() -> None:
     with pytest.raises(ParameterTypeError) as raised:
         typed("five", {"number": 1}, [])  # pyright: ignore
     assert str(raised.value) == (
-        "flow typed: parameter n='five' is not int: Input should be a valid integer, unable
-        to
-       
-        parse
-       
-       
-        string
-       
-       
-       
-        as
-       
-        an
-      
-       
-      
-       
-      
-       
-      
-       
-      
-       
-        integer"
-  
-   
-   
-    ) assert last_run()["state"] == "FAILED" with
-    pytest.raises(ParameterError, match="missing a
-   
-    required
-  
-   
-    argument:
-   
-  
-   
-    'order'"):
+        "flow typed: parameter n='five' is not int: "
+        "Input should be a valid integer, unable to parse string as an integer"
+    )
+    assert last_run()["state"] == "FAILED"
+    with pytest.raises(ParameterError, match="missing a required argument: 'order'"):
         typed(1)  # pyright: ignore
 
 
