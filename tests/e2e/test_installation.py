@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 
 import pytest
 from tests.cluster.errors import CommandFailed
 from tests.e2e import product
-from tests.e2e.conftest import Installed
+from tests.e2e.conftest import TEAM, Installed
 
 from kapstan import ids
 from kapstan.controllers import rbac
@@ -127,3 +128,38 @@ def _can(installed: Installed, account: str, verb: str, resource: str, subresour
         return installed.cluster.kubectl(*words).strip() == "yes"
     except CommandFailed:
         return False
+
+
+def test_the_chart_is_sound_and_keeps_its_keys(installed: Installed) -> None:
+    chart = ("lint", product.CHART, "--strict", "--kube-version", "1.34.0", "--set", "devServices.enabled=true")
+    key = base64.b64encode(bytes(32)).decode()
+    installed.cluster.helm(*chart, "--set", f"signing.keys.default={key}")
+    before = [_secret(installed, *place) for place in _PLACES]
+    product.install(installed.cluster, installed.namespace)
+    assert [_secret(installed, *place) for place in _PLACES] == before
+
+
+def test_without_a_cluster_to_ask_no_key_is_invented(installed: Installed) -> None:
+    template = ("template", "x", product.CHART, "--kube-version", "1.34.0", "--set", "devServices.enabled=true")
+    with pytest.raises(CommandFailed, match=r"signing\.keys\.default is not given"):
+        installed.cluster.helm(*template)
+
+
+def test_a_leader_that_is_told_to_go_hands_over(installed: Installed) -> None:
+    product.install(installed.cluster, installed.namespace, values=("operator.replicas=2",))
+    lease = ("lease", f"{product.RELEASE}-operator", "-n", product.NAMESPACE)
+    leader = installed.cluster.get(*lease)["spec"]["holderIdentity"].split("_")[0]
+    installed.cluster.kubectl("delete", "pod", leader, "-n", product.NAMESPACE)
+    successor = installed.cluster.get(*lease)["spec"]["holderIdentity"].split("_")[0]
+    assert successor not in ("", leader), "the Lease runs for 15 s; a pod that is gone has released it"
+    installed.deploy("squares", "sum_of_squares")
+    installed.run("handed-over", "squares", parameters={"count": 2})
+    installed.wait("flowruns", "handed-over", ".status.phase", "Completed")
+    product.install(installed.cluster, installed.namespace)
+
+
+_PLACES = ((TEAM, "kapstan-workload", "KAPSTAN_SIGNING_KEY"), (product.NAMESPACE, "kapstan-signing-keys", TEAM))
+
+
+def _secret(installed: Installed, namespace: str, name: str, key: str) -> str:
+    return installed.cluster.get("secret", name, "-n", namespace)["data"][key]

@@ -133,21 +133,20 @@ class Operator:
         registry, settings = kopf.OperatorRegistry(), kopf_settings()
         self._informers.register(registry, settings)
         kopf.on.login(registry=registry)(self._login)
-        kopf.on.startup(registry=registry)(self._take_signals)
         scope: dict[str, Any] = (
             {"clusterwide": True} if self._options.namespaces is None else {"namespaces": self._options.namespaces}
         )
-        await kopf.operator(registry=registry, settings=settings, stop_flag=stop, **scope)
+        ours = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(registry=registry, settings=settings, stop_flag=stop, **scope)
+        # kopf has just taken the signals for itself, and would end before what depends on it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        await kopf.run_tasks(tasks, ignored=ours)
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(
             server=self._client.server, default_namespace=self._client.namespace, aiohttp_session=self._client.session
         )
-
-    async def _take_signals(self, **_: Any) -> None:
-        """kopf has just taken them for itself, and would end before what depends on it."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
 
     async def _work(self) -> None:
         """Lead, once the caches are filled and the Lease is ours."""

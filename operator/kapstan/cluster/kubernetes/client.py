@@ -3,7 +3,7 @@
 One aiohttp session serves the operator's requests and kopf's watches alike. The `kubernetes` package reads the
 configuration (kubeconfig with all its ways to log in, or the pod's service account) and refreshes tokens; its models
 are left alone, because turning every answer into objects costs more than the rest of the work
-(docs/decisions/0004-api-client.md). Called by the adapters beside it and by `controllers`; knows no kind of ours.
+(docs/decisions/0005-api-requests.md). Called by the adapters beside it and by `controllers`; knows no kind of ours.
 """
 
 from __future__ import annotations
