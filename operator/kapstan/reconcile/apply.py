@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kapstan.errors import InvalidResource, KapstanError, NotFound, ResourceConflict
+from kapstan.errors import ClusterRefused, InvalidResource, KapstanError, NotFound, ResourceConflict
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.observed import RunBrief, Tokens
 from kapstan.reconcile.plan import (
@@ -39,6 +39,10 @@ class LaunchRefused(KapstanError):
     """The launcher can never start this attempt as it is."""
 
 
+class LaunchDelayed(KapstanError):
+    """The launcher may not start this attempt now, such as for a quota; it may later."""
+
+
 class Applier:
     """Acts for one loop."""
 
@@ -52,7 +56,7 @@ class Applier:
 
         Raises:
             ResourceConflict: the object has changed since; nothing after the status was done.
-            LaunchRefused: see there.
+            LaunchRefused, LaunchDelayed: see there.
             ClusterUnavailable, BackendError: as they come.
         """
         for action in plan.actions:
@@ -100,6 +104,8 @@ class Applier:
                     await self._world.launcher(action.pool_type).start(action.request)
                 except InvalidResource as error:
                     raise LaunchRefused(str(error)) from error
+                except ClusterRefused as error:
+                    raise LaunchDelayed(str(error)) from error
             case StopAttempt():
                 await self._world.launcher(action.pool_type).stop(action.run, action.job, grace=action.grace)
             case RemoveAttempt():

@@ -59,6 +59,11 @@ def launch_refused(observed: RunObserved, message: str, now: datetime) -> Plan:
     return step.end("Crashed", diagnosis.diagnosis("ConfigError", message))
 
 
+def launch_delayed(observed: RunObserved, message: str, now: datetime) -> Plan:
+    """The launcher may not start this attempt yet: say so; the loop tries again."""
+    return _Step(observed, now).delayed(message)
+
+
 @dataclass(slots=True)
 class _Step:
     """One reconciliation under construction."""
@@ -297,6 +302,13 @@ class _Step:
         self._tell("Pending", f"attempt {attempt.number}: {PHASES['Pending']}")
         started = self._event("Normal", "AttemptStarted", f"started attempt {attempt.number} as {attempt.job}")
         return self._plan(ahead, (StartAttempt(self.pool_type, request), *self._write(), started))
+
+    def delayed(self, message: str) -> Plan:
+        found = diagnosis.diagnosis("QuotaExceeded", message)
+        self.status = self.status.model_copy(update={"diagnosis": found})
+        self._degraded(found.category, f"{message}: {found.resolution}")
+        self._tell("Scheduled", message, reason="LaunchDelayed")
+        return self._plan(self._write(), ())
 
     def _store_away(self) -> Plan:
         why = self.observed.record.unreachable

@@ -19,7 +19,7 @@ from kapstan.errors import ClusterUnavailable, InvalidResource, NotFound, Resour
 from kapstan.ids import RunId
 from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
 from kapstan.reconcile import deployment, flow_run, task_worker, work_pool
-from kapstan.reconcile.apply import Applier, LaunchRefused
+from kapstan.reconcile.apply import Applier, LaunchDelayed, LaunchRefused
 from kapstan.reconcile.cache import OURS, key_of_manifest
 from kapstan.reconcile.observe import Observer
 from kapstan.reconcile.observed import RunBrief, RunObserved
@@ -184,6 +184,8 @@ class Loop:
         except ResourceConflict:
             await self._refresh(key)
             self.queue.failed(key)
+        except LaunchDelayed as error:
+            log.warning("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except ClusterUnavailable as error:
             log.warning("%s: the cluster does not answer (%s); again in %.1f s", key, error, self.queue.failed(key))
         except Exception:
@@ -219,15 +221,24 @@ class Loop:
             return
         try:
             await self._applier.apply(plan, version)
-        except LaunchRefused as refusal:
-            manifest = self._world.cache.get(key) or await self._world.cluster.get(key)
-            if manifest is None:
-                return
-            observed = await self._observer.flow_run(manifest, journal=False)
-            plan = flow_run.launch_refused(observed, str(refusal), now)
-            await self._applier.apply(plan, str(manifest["metadata"].get("resourceVersion") or ""))
+        except LaunchRefused as error:
+            plan = await self._tell_of_launch(key, flow_run.launch_refused, str(error), now)
+        except LaunchDelayed as error:
+            await self._tell_of_launch(key, flow_run.launch_delayed, str(error), now)
+            raise
         if plan.requeue_at is not None:
             self.queue.add_at(key, plan.requeue_at.timestamp())
+
+    async def _tell_of_launch(
+        self, key: Key, decide: Callable[[RunObserved, str, datetime], Plan], message: str, now: datetime
+    ) -> Plan:
+        """The attempt stands in the status by now: what becomes of its launch is decided on that."""
+        manifest = self._world.cache.get(key) or await self._world.cluster.get(key)
+        if manifest is None:
+            return Plan()
+        plan = decide(await self._observer.flow_run(manifest, journal=False), message, now)
+        await self._applier.apply(plan, str(manifest["metadata"].get("resourceVersion") or ""))
+        return plan
 
     async def _decide(self, key: Key, manifest: Manifest, now: datetime) -> tuple[Plan, str]:
         """The plan, and the version of the object that it was made on."""

@@ -340,6 +340,15 @@ def test_a_refused_launch_ends_the_run_with_the_words_of_who_refused() -> None:
     assert "imge" in status(plan)["message"]
 
 
+def test_a_launch_that_a_quota_forbids_is_told_and_may_be_made_later() -> None:
+    recorded = {"phase": "Scheduled", "attempts": [attempt()]}
+    plan = reconciler.launch_delayed(run_observed(flow_run(recorded)), "exceeded quota: jobs=5", NOW)
+    assert status(plan)["diagnosis"]["category"] == "QuotaExceeded"
+    assert condition(status(plan), "Degraded") == ("True", "QuotaExceeded")
+    plan = reconcile(run_observed(flow_run(status(plan)), attempts=(gone(),), record=journal()))
+    assert [start.request.job for start in actions(plan, StartAttempt)] == ["run-1"]
+
+
 # ---------------------------------------------------------------------------------------------- cancel and suspend
 
 

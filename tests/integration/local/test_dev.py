@@ -1,0 +1,173 @@
+"""`kapstan dev` with the quickstart: what a person does on the first day, every part of it real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kapstan import settings
+from kapstan.queue import server
+
+QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
+DEADLINE = 90.0
+
+
+class Dev:
+    """A running `kapstan dev`, and the command line beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sink = folder / "effects"
+        self._output = (folder / "dev.log").open("w+")
+        self.environ = {
+            **os.environ,
+            "KAPSTAN_HOME": str(folder / "home"),
+            "QUICKSTART_SINK": str(self.sink),
+            "QUICKSTART_STEP_SECONDS": "0.8",
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, *options: str) -> None:
+        command = [sys.executable, "-m", "kapstan", "dev", "--dir", str(QUICKSTART), *options]
+        self._process = subprocess.Popen(
+            command, env=self.environ, stdout=self._output, stderr=subprocess.STDOUT, text=True
+        )
+
+    def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(DEADLINE)
+
+    def run(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kapstan", *arguments]
+        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=DEADLINE, **options)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        return json.loads(self.run("get", kind, name, "-o", "json").stdout)
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        """Ask the command line again until it holds; the answer."""
+        end = time.monotonic() + DEADLINE
+        while not (answer := holds()):
+            assert time.monotonic() < end, f"not in time; {self.log()}"
+        return answer
+
+    def effects(self) -> list[str]:
+        return self.sink.read_text().splitlines() if self.sink.exists() else []
+
+    def log(self) -> str:
+        return Path(self._output.name).read_text()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.end(signal.SIGTERM)
+        self._output.close()
+
+
+@pytest.fixture
+def dev(tmp_path: Path) -> Iterator[Dev]:
+    dev = Dev(tmp_path)
+    yield dev
+    dev.close()
+    server.stop(settings.current().home_path)
+
+
+def phase(dev: Dev, name: str) -> str:
+    return dev.get("flowrun", name).get("status", {}).get("phase", "")
+
+
+def pod_of(dev: Dev, name: str) -> str:
+    attempts = dev.get("flowrun", name).get("status", {}).get("attempts") or [{}]
+    return attempts[-1].get("pod", "")
+
+
+STEPS = [f"{name} order=2" for name in ("reserve", "charge", "pick", "pack", "ship", "thank")]
+
+
+@pytest.mark.timeout(240)
+def test_a_killed_flow_goes_on_and_background_work_is_done(dev: Dev) -> None:
+    dev.start("-f", str(QUICKSTART / "deployment.yaml"))
+    dev.until(lambda: "Kapstan serves" in dev.log())
+    assert dev.run("apply", "-f", str(QUICKSTART / "run.yaml")).stdout == "flowrun.kapstan.dev/fulfil-2 created\n"
+    pod = dev.until(lambda: pod_of(dev, "fulfil-2"))
+    dev.until(lambda: len(dev.effects()) >= 3)
+    os.kill(int(pod.removeprefix("pid-")), signal.SIGKILL)
+    dev.until(lambda: phase(dev, "fulfil-2") == "Completed")
+    status = dev.get("fr", "fulfil-2")["status"]
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Lost", "Completed"]
+    assert status["attempts"][0]["exitCode"] == -9
+    done = [effect for effect in dev.effects() if effect in STEPS]
+    assert done == STEPS, "each step once, in order"
+
+    delayed = "from tasks import send_mail; print([f.result() for f in [send_mail.delay(str(n)) for n in range(4)]])"
+    out = subprocess.run(
+        [sys.executable, "-c", delayed], cwd=QUICKSTART, env=dev.environ, capture_output=True, text=True, timeout=60
+    )
+    assert out.stdout.strip() == "['sent to 0', 'sent to 1', 'sent to 2', 'sent to 3']", out.stderr
+    dev.run("scale", "taskworker", "mailer", "--replicas", "1")
+    dev.until(lambda: dev.get("tw", "mailer")["status"]["replicas"] == 1)
+    assert dev.end(signal.SIGINT) == 0
+
+
+@pytest.mark.timeout(240)
+def test_what_ctrl_c_breaks_off_goes_on_at_the_next_start(dev: Dev) -> None:
+    dev.run("apply", "-f", str(QUICKSTART / "run.yaml"), "-f", str(QUICKSTART / "deployment.yaml"))
+    dev.run("scale", "tw", "mailer", "--replicas", "0")
+    dev.start()
+    dev.until(lambda: len(dev.effects()) >= 2)
+    assert dev.end(signal.SIGINT) == 0
+    before = len(dev.effects())
+    assert before < 6
+    dev.start()
+    dev.until(lambda: phase(dev, "fulfil-2") == "Completed")
+    assert dev.effects() == STEPS
+    outcomes = [attempt["outcome"] for attempt in dev.get("fr", "fulfil-2")["status"]["attempts"]]
+    assert outcomes == ["HandedBack", "Completed"]
+
+
+@pytest.mark.timeout(240)
+def test_a_dev_that_was_killed_finds_its_processes_again(dev: Dev) -> None:
+    dev.run("apply", "-f", str(QUICKSTART / "run.yaml"), "-f", str(QUICKSTART / "deployment.yaml"))
+    dev.run("scale", "tw", "mailer", "--replicas", "0")
+    dev.start()
+    dev.until(lambda: len(dev.effects()) >= 2)
+    assert dev.end(signal.SIGKILL) == -9
+    dev.start()
+    dev.until(lambda: phase(dev, "fulfil-2") == "Completed")
+    assert dev.effects() == STEPS
+    attempts = dev.get("fr", "fulfil-2")["status"]["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["Completed"]
+    assert dev.run("get", "all").returncode == 0
+
+
+def test_a_second_dev_of_a_home_is_refused(dev: Dev) -> None:
+    dev.start()
+    dev.until(lambda: "Kapstan serves" in dev.log())
+    refused = dev.run("dev", check=False)
+    assert refused.returncode == 2
+    assert "already runs for" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("kind: FlowRun\nmetadata: {name: x}\nspec: {}", "deploymentRef is missing"),
+        ("kind: Nonsense\nmetadata: {name: x}\nspec: {}", "'Nonsense' is none of"),
+        ("kind: FlowRun\nmetadata: {name: x}\nspec: {deploymentRef: {name: d}, paramters: {}}", "paramters"),
+    ],
+)
+def test_a_bad_manifest_is_refused_with_the_fix(dev: Dev, document: str, words: str) -> None:
+    text = f"apiVersion: kapstan.dev/v1alpha1\n{document}\n"
+    refused = dev.run("apply", "-f", "-", input=text, check=False)
+    assert refused.returncode == 2
+    assert words in refused.stderr
