@@ -92,10 +92,11 @@ def _machine(folder: Path) -> str:
     with server.client() as client:
         version = client.info("server")["redis_version"]
     server.stop()
-    load = os.getloadavg()[0]
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = ", busy: trust the ratios only" if load > cores + 1 else ""
     return (
-        f"{os.cpu_count()} cores (load {load:.1f}), Python {platform.python_version()}, Redis {version} on loopback "
-        f"TCP with append-only file, redis-py {redis.__version__}"
+        f"{cores} cores (load {load:.1f}{busy}), Python {platform.python_version()}, Redis {version} on loopback TCP "
+        f"with append-only file, redis-py {redis.__version__}"
     )
 
 
