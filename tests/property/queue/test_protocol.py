@@ -116,7 +116,7 @@ class Protocol(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ clients
 
-    @rule(effect=st.sampled_from("pppi"))
+    @rule(effect=st.sampled_from("ipat"))
     def submit(self, effect: str) -> None:
         submission = run(effect=effect)
         assert self.queue.submit(submission) == Submitted("ready", duplicate=False)
@@ -124,9 +124,9 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 6))
     def submit_many(self, count: int) -> None:
-        submissions = [run() for _ in range(count)]
+        submissions = [run(effect="pppi"[index % 4]) for index in range(count)]
         self.queue.submit_many(submissions)
-        self.runs.update({submission.run_id: Modelled() for submission in submissions})
+        self.runs.update({submission.run_id: Modelled(effect=submission.effect) for submission in submissions})
 
     @rule(choice=st.integers(0, 99), same=st.booleans())
     def submit_again(self, choice: int, same: bool) -> None:
@@ -138,9 +138,9 @@ class Protocol(RuleBasedStateMachine):
         with pytest.raises(IdempotencyConflict):
             self.queue.submit(run(run_id=run_id, fingerprint="other-inputs"))
 
-    @rule(choice=st.integers(0, 99))
-    def cancel(self, choice: int) -> None:
-        if (run_id := self.pick(choice)) is None:
+    @rule(choice=st.integers(0, 99), state=st.sampled_from(["ready", "running", "delayed", "completed"]))
+    def cancel(self, choice: int, state: RunState) -> None:
+        if (run_id := self.pick(choice, (state,))) is None:
             return
         model = self.runs[run_id]
         assert self.queue.cancel(run_id) == model.state
@@ -173,20 +173,42 @@ class Protocol(RuleBasedStateMachine):
         model = self.runs[run_id]
         model.state, model.envelope, model.holder = state, state.encode(), None
 
-    @rule(choice=st.integers(0, 99), which=st.integers(0, 9))
-    def finish_late(self, choice: int, which: int) -> None:
-        late = [
-            claim
+    def late_claims(self) -> list[tuple[Claim, Worker]]:
+        """Claims that are no longer good, each in the hands of every worker, its present holder too."""
+        return [
+            (claim, each)
             for model in self.runs.values()
             for claim in model.claims
-            if claim.token != model.token or model.state == "ready"
+            if claim.token != model.token or model.state in ("ready", "delayed")
+            for each in self.workers.values()
         ]
-        if not late:
-            return
-        claim = late[choice % len(late)]
-        each = self.workers[sorted(self.workers)[which % len(self.workers)]]
+
+    @precondition(lambda self: self.late_claims())
+    @rule(choice=st.integers(0, 9999))
+    def finish_late(self, choice: int) -> None:
+        late = self.late_claims()
+        claim, each = late[choice % len(late)]
         outcome = Outcome(claim.run_id, claim.token, "completed", b"too late")
         assert each.lanes[0].step([outcome], 0).lost == [claim.run_id]
+
+    @precondition(lambda self: self.late_claims())
+    @rule(choice=st.integers(0, 9999))
+    def retry_late(self, choice: int) -> None:
+        late = self.late_claims()
+        claim, each = late[choice % len(late)]
+        assert not each.lanes[0].retry(claim.run_id, claim.token, 0.0)
+
+    @precondition(lambda self: any(len(m.claims) == 1 and m.state == "running" for m in self.runs.values()))
+    @rule()
+    def comes_back_to_its_holder(self) -> None:
+        """A claim that went back and was claimed again by the same session, its first token still remembered."""
+        run_id = next(r for r, m in self.runs.items() if len(m.claims) == 1 and m.state == "running")
+        each, lane, _ = self.holder(run_id)
+        mine = self.held_by(each.session.name, lane)
+        assert sorted(each.lanes[lane].give_back([])) == sorted(mine)
+        for other in mine:
+            self.let_go(other)
+        self.claim(sorted(self.workers).index(each.session.name), lane, 4)
 
     @rule(choice=st.integers(0, 99))
     def give_back(self, choice: int) -> None:
