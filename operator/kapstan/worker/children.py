@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Child:
     """One forked executor.
 
     Attributes:
+        born: monotonic time of its fork.
         tasks: identities it serves, once it has reported.
         problem: why it cannot serve, if it reported that or died before.
         kill_at: monotonic time at which it is killed unless it has gone.
@@ -51,6 +53,7 @@ class Child:
     pid: int
     channel: socket.socket
     slot: Slot
+    born: float = field(default_factory=time.monotonic)
     tasks: tuple[str, ...] | None = None
     problem: str = ""
     kill_at: float | None = None

@@ -44,7 +44,7 @@ STOP_GRACE = 2.0
 FENCE = 0.7
 """Share of a lease after which an unacknowledged supervisor stops runs with effects."""
 _START_TIMEOUT = 300.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0  # before a child that could not even start is forked again
+_FIRST_DELAY, _LONGEST_DELAY, _YOUNG = 0.5, 30.0, 5.0  # seconds; see _delay_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +279,17 @@ class Supervisor:
                 logger.error("Executor %d died (%s) in run %s", child.lane, _cause(code), executing.run_id)
             if self._order != Order.SERVE:
                 continue
-            self._fork_delay = (
-                0.0 if child.tasks is not None else min(max(_FIRST_DELAY, 2 * self._fork_delay), _LONGEST_DELAY)
-            )
+            self._fork_at[child.lane] = time.monotonic() + self._delay_after(child, charged=executing is not None)
             if child.tasks is None:
                 logger.error("Executor %d could not start: %s", child.lane, child.problem or _cause(code))
-            self._fork_at[child.lane] = time.monotonic() + self._fork_delay
+
+    def _delay_after(self, child: Child, *, charged: bool) -> float:
+        """Seconds until the dead child's lane gets a new one: none, unless it died young and of no run."""
+        if charged or time.monotonic() - child.born > _YOUNG:
+            self._fork_delay = 0.0
+        else:
+            self._fork_delay = min(max(_FIRST_DELAY, 2 * self._fork_delay), _LONGEST_DELAY)
+        return self._fork_delay
 
     def _tell_deaths(self) -> None:
         """Tell the queue of deaths, in order; what it could not hear is told again at the next pass."""

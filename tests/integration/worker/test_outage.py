@@ -32,6 +32,21 @@ def test_redis_killed_under_load_and_away_for_five_seconds(server: RedisServer, 
     assert set(counts) == {f"r{n}" for n in range(RUNS)}
 
 
+def test_an_outcome_waits_for_redis_however_long_it_is_away(
+    server: RedisServer, start: Start, sink: Sink, gate: Gate
+) -> None:
+    worker = start(env={"KAPSTAN_REDIS_RETRY_SECONDS": "0.2"})
+    future = served.hold.delay("t", gate.path)
+    sink.expect("began", "t")
+    server.kill()
+    gate.open()
+    sink.expect("ended", "t")
+    worker.await_line("this lane keeps its outcomes")
+    server.start()
+    assert future.result(timeout=20) == "t"
+    assert [what for what, _, _ in sink.events] == ["began", "ended"]
+
+
 def test_an_idle_worker_sends_one_command_per_beat(server: RedisServer, start: Start, sink: Sink, gate: Gate) -> None:
     worker = start(limit=3)
     futures = [served.hold.delay(f"lane{n}", gate.path) for n in range(3)]
