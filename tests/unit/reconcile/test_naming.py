@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kapstan import ids
@@ -31,6 +31,7 @@ def test_what_a_name_cannot_hold_is_made_up_for_by_a_hash() -> None:
     assert re.fullmatch(r"etl-every-hour-[0-9a-f]{10}", child_name("etl", "Every_Hour"))
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=80), st.integers(1, 10**6))
 def test_every_name_is_a_label(parent: str, attempt: int) -> None:
     name = job_name(f"x{parent}", attempt)

@@ -6,7 +6,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kapstan.errors import ConfigurationError
@@ -63,6 +63,7 @@ SCHEDULES = [
 ]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(SCHEDULES),
     st.datetimes(datetime(2026, 3, 20), datetime(2026, 11, 10)),
