@@ -31,6 +31,7 @@ from kapstan.states import ExitCode, State
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
+_SUPERSEDED = signal.SIGUSR1  # from the supervisor: a later attempt has the lease, so record nothing more
 _PR_SET_PDEATHSIG = 1
 
 Load = Callable[[], tuple[FlowSpec, dict[str, Any]]]
@@ -124,7 +125,7 @@ class _Lease:
                     self.refused = True
                     if self._answered.is_set():
                         logger.warning("Flow run %s: a later attempt has taken over", self._attempt.run_id)
-                        _send(self._child, signal.SIGTERM)
+                        _send(self._child, _SUPERSEDED)
                     self._answered.set()
                     return
                 self._answered.set()
@@ -147,7 +148,8 @@ class _Lease:
 
 
 def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
-    signal.signal(signal.SIGTERM, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
+    for number in (signal.SIGTERM, _SUPERSEDED):
+        signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -188,15 +190,17 @@ def _flow(attempt: Attempt, load: Load, backend: Backend) -> FlowRun:
 def _run(attempt: Attempt, flow: FlowRun) -> int:
     started = time.monotonic()
 
-    def hand_back(_got: int, _frame: Any) -> None:
+    def break_off(got: int, _frame: Any) -> None:
         if flow.ending:
             return
-        error = flow.stop_here(HandBack("SIGTERM"))
+        superseded = got == _SUPERSEDED
+        error = flow.stop_here(Fenced("a later attempt has taken over") if superseded else HandBack("SIGTERM"))
         if flow.begun:  # before that, the engine looks as soon as the attempt can be ended in its journal
             raise error
 
     flow.on_stop = lambda: _send(os.getpid(), signal.SIGTERM)
-    signal.signal(signal.SIGTERM, hand_back)
+    for number in (signal.SIGTERM, _SUPERSEDED):
+        signal.signal(number, break_off)
     try:
         if flow.spec.is_async:
             coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)

@@ -75,7 +75,7 @@ def test_a_later_attempt_fences_a_living_one(runs: Runs) -> None:
     first.reached()
     second = runs.start("loop", run_id, 2)
     assert second.ends() == 0, second.errors
-    assert first.ends() == 75, first.errors  # its lease went to attempt 2, and its own HandedBack was fenced
+    assert first.ends() == 75, first.errors  # its lease went to attempt 2: it records nothing more
     assert runs.effects == ["step 1"] * 6
     assert runs.ends(run_id) == [None, "Completed"]
 
