@@ -77,7 +77,7 @@ class Elector:
     async def release(self) -> None:
         """Hand over now instead of at the lease's end."""
         with contextlib.suppress(ClusterUnavailable, ResourceConflict, NotFound, TimeoutError):
-            async with asyncio.timeout(self.retry_seconds):
+            async with asyncio.timeout(self.renew_seconds):
                 lease = await self._read()
                 if within(lease, "spec").get("holderIdentity") == self.identity:
                     await self._write(lease, "")
