@@ -11,7 +11,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kapstan import settings as settings_module
@@ -98,12 +97,7 @@ class Backend:
     def _open_queue(self) -> Queue:
         from kapstan.queue.redis import RedisQueue
 
-        settings = self.settings
-        if not settings.redis_url:
-            from kapstan.queue import server
-
-            settings = replace(settings, redis_url=server.ensure(settings.home_path))
-        return RedisQueue(settings, _Era(self))
+        return RedisQueue(self.settings, _Era(self))
 
     def _open_store(self) -> Store:
         if not self.settings.s3_endpoint:

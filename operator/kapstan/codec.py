@@ -288,13 +288,6 @@ def _parse_key(name: str, text: str) -> SigningKey:
     return SigningKey.of(secret)
 
 
-def namespace_key(root: bytes, namespace: str) -> bytes:
-    """The signing key of ``namespace``: HKDF-SHA256 (RFC 5869) of the root key, so that the operator derives what each
-    Secret holds."""
-    extracted = hmac.digest(b"kapstan signing key", root, "sha256")
-    return hmac.digest(extracted, namespace.encode() + b"\x01", "sha256")
-
-
 def local_key(home: Path) -> SigningKey:
     """The key file of this home (0600), made at first use; the same for every process that races to make it."""
     path = home / "signing.key"

@@ -11,6 +11,7 @@ import click
 from kapstan import backend as backends
 from kapstan import codec, ids
 from kapstan.backend import Backend
+from kapstan.engine.values import arguments_key
 from kapstan.errors import ConfigurationError, NotFound, SerializationError
 from kapstan.ports import RunRecord
 
@@ -80,7 +81,8 @@ def _value(backend: Backend, record: RunRecord) -> dict[str, Any]:
     if not record.envelope:
         return {}
     try:
-        value = backend.codec.decode_json(record.envelope, name, record.run_id)
+        key = record.run_id if record.state in _ENDED else arguments_key(record.run_id, record.task)
+        value = backend.codec.decode_json(record.envelope, name, key)
     except SerializationError:
         return {name: codec.describe(record.envelope)}
     if record.state in ("failed", "crashed"):

@@ -84,9 +84,10 @@ class BackgroundEngine:
                 claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
             )
         try:
-            arguments = self._codec.decode(claim.envelope, "arguments", claim.run_id)
+            key = values.arguments_key(claim.run_id, claim.task)
+            arguments = self._codec.decode(claim.envelope, "arguments", key)
             if type(arguments) is Reference:
-                arguments = values.open_value(self._backend, claim.envelope, "arguments", claim.run_id)
+                arguments = values.open_value(self._backend, claim.envelope, "arguments", key)
             args, kwargs = arguments[0], arguments[1]
             if claim.envelope[1:2] != JSON:  # futures of other background runs may be among them
                 args, kwargs = resolved(args), resolved(kwargs)

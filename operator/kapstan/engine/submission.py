@@ -86,7 +86,8 @@ def _sealed(
     backend: Backend, spec: TaskSpec, arguments: list[Any], run_id: RunId, parameters: Mapping[str, Any]
 ) -> bytes:
     try:
-        return values.seal_value(backend, arguments, "arguments", run_id, what=f"the arguments of {spec.name}")
+        key = values.arguments_key(run_id, spec.identity)
+        return values.seal_value(backend, arguments, "arguments", key, what=f"the arguments of {spec.name}")
     except SerializationError as error:
         raise _blamed(backend, error, spec, parameters, run_id) from error
 

@@ -16,6 +16,13 @@ from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, S
 from kapstan.ids import RunId, new_id
 
 _TRACEBACK_CHARACTERS = 16_000
+_PLACE = "\0"
+
+
+def arguments_key(run_id: RunId, task: str) -> str:
+    """What the arguments of a background run are signed for: this run of this task, so that nobody who can write to
+    the queue can have them executed by another task."""
+    return f"{run_id}{_PLACE}{task}"
 
 
 def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what: str) -> bytes:
@@ -32,8 +39,8 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what
 
 
 def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> bytes:
-    """Write ``envelope`` under a name of its own and return the envelope that refers to it."""
-    name = f"values/{key}/{new_id()}"
+    """Write ``envelope`` under a name of its own, beside the others of its run, and return one that refers to it."""
+    name = f"values/{key.partition(_PLACE)[0]}/{new_id()}"
     backend.store.put(name, envelope)
     return backend.codec.refer(Reference(name, digest(envelope), len(envelope)), purpose, key)
 

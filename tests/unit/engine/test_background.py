@@ -28,7 +28,8 @@ def spec(fn: Callable[..., Any], **options: Any) -> Any:
 
 def claim(*args: Any, attempt: int = 1, envelope: bytes | None = None, **kwargs: Any) -> Claim:
     run_id = new_id()
-    sealed = values.seal_value(backends.current(), [list(args), kwargs], "arguments", run_id, what="arguments")
+    key = values.arguments_key(run_id, "subject")
+    sealed = values.seal_value(backends.current(), [list(args), kwargs], "arguments", key, what="arguments")
     return Claim(run_id, "subject", Token(1, 1), attempt, 0, "p", sealed if envelope is None else envelope)
 
 
@@ -165,6 +166,15 @@ def test_a_result_that_cannot_be_serialised_fails_the_run() -> None:
 
 def never() -> None:
     raise AssertionError("it was executed")
+
+
+def test_arguments_of_another_task_are_never_executed() -> None:
+    given = claim()
+    with closing(BackgroundEngine({"subject": spec(never), "other": spec(never)}, backends.current())) as engine:
+        ended = engine.run(given._replace(task="other"))
+    assert isinstance(ended, Outcome)
+    assert ended.state == "crashed"
+    assert "does not hold" in str(error(ended))
 
 
 @pytest.mark.parametrize(

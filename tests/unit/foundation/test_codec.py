@@ -139,8 +139,3 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
 def test_a_short_key_is_refused_with_the_fix() -> None:
     with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY must be base64 of at least 32 bytes"):
         Codec.from_settings(Settings(signing_key="c2hvcnQ="))
-
-
-def test_namespaces_have_keys_of_their_own() -> None:
-    root = bytes(32)
-    assert codec.namespace_key(root, "a") == codec.namespace_key(root, "a") != codec.namespace_key(root, "b")
