@@ -11,11 +11,12 @@ _RID, _LENGTH = 22, 6
 
 
 class Commits:
-    """Every commit of the runs of one client, with its time (monotonic)."""
+    """Every commit of the namespace, with its time (monotonic). One client submits and waits, so each is told once."""
 
-    def __init__(self, client: redis.Redis, channel: str) -> None:
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
         self._subscription = client.pubsub(ignore_subscribe_messages=True)
-        self._subscription.subscribe(channel)
+        self._subscription.psubscribe("{default}:c:*")
         self._subscription.get_message(timeout=5)
         self._changed = threading.Condition()
         self.times: dict[str, list[float]] = {}
@@ -43,7 +44,7 @@ class Commits:
         """Block until one more run has ended, at most ``timeout`` seconds."""
         self.wait_for(len(self.times) + 1, timeout)
 
-    def close(self, client: redis.Redis, channel: str) -> None:
-        client.publish(channel, b"the end")
+    def close(self) -> None:
+        self._client.publish("{default}:c:", b"the end")
         self._thread.join(10)
         self._subscription.close()

@@ -36,8 +36,7 @@ class Chaos:
         self.effects.touch()
         self.random = random.Random(SEED)
         self.futures: list[Future[int]] = []
-        self.commits: Commits | None = None
-        self.channel = ""
+        self.commits = Commits(self.redis)
         self.workers: list[Worker] = []
         self.retired: list[Worker] = []
         self.in_flight = 0
@@ -47,11 +46,6 @@ class Chaos:
     def submit(self, count: int) -> None:
         for _ in range(count):
             self.futures.append(served.effect.delay(f"t{len(self.futures)}", self.random.uniform(0.0, 0.05)))
-        if self.commits is None:
-            record = self.redis.get(f"{{default}}:t:{ids.parse(self.futures[0].task_run_id)}")
-            assert isinstance(record, bytes)
-            self.channel = f"{{default}}:c:{record[30:38].decode()}"
-            self.commits = Commits(self.redis, self.channel)
 
     def start(self) -> None:
         name = f"chaos-{len(self.workers) + len(self.retired)}"
@@ -64,7 +58,6 @@ class Chaos:
 
     def freeze(self) -> Worker:
         """Stop a worker that holds runs, all its processes; what it holds is counted."""
-        assert self.commits is not None
         for _ in range(1000):
             worker = self.random.choice([worker for worker in self.workers if worker.serving])
             worker.signal_all(signal.SIGSTOP)
@@ -98,14 +91,12 @@ class Chaos:
         deadline = time.monotonic() + 5 * LEASE
         while self.held(worker):
             assert time.monotonic() < deadline, [line for other in others for line in other.output]
-            assert self.commits is not None
-            self.commits.wait_for_next(0.1)
+                self.commits.wait_for_next(0.1)
         worker.signal_all(signal.SIGCONT)
         worker.await_line("This session had ended")
 
     def stuck(self) -> str:
         """Who holds the runs that do not end."""
-        assert self.commits is not None
         run_ids = [ids.parse(future.task_run_id) for future in self.futures]
         records = backend.current().queue.records([run_id for run_id in run_ids if run_id not in self.commits.times])
         lines = [f"{record.run_id} {record.state} {record.token}" for record in records if record is not None]
@@ -115,7 +106,6 @@ class Chaos:
 
     def figures(self) -> dict[str, int | float]:
         """What is to be printed; see the issue for the meaning of each."""
-        assert self.commits is not None
         lines = [line.split() for line in self.effects.read_text().splitlines()]
         pids_of: defaultdict[str, list[int]] = defaultdict(list)
         for tag, pid in lines:
@@ -149,15 +139,13 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     yield chaos
     for worker in [*chaos.workers, *chaos.retired]:
         worker.close()
-    if chaos.commits is not None:
-        chaos.commits.close(chaos.redis, chaos.channel)
+    chaos.commits.close()
     chaos.redis.close()
     backend.use(None)
     server.stop()
 
 
 def test_kills_and_stops_of_workers(chaos: Chaos, capsys: pytest.CaptureFixture[str]) -> None:
-    chaos.submit(1)  # before anybody commits: its record names the channel on which commits are told
     for _ in range(WORKERS):
         chaos.start()
     faults = ["kill"] * KILLS + ["stop"] * STOPS
@@ -166,7 +154,6 @@ def test_kills_and_stops_of_workers(chaos: Chaos, capsys: pytest.CaptureFixture[
         chaos.await_survivors()
         chaos.submit(RUNS * number // len(faults) - len(chaos.futures))
         getattr(chaos, fault)()
-    assert chaos.commits is not None
     ended = chaos.commits.wait_for(RUNS, 60)
     assert ended, chaos.stuck()
     figures = chaos.figures()
