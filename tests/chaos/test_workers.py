@@ -91,7 +91,7 @@ class Chaos:
         deadline = time.monotonic() + 5 * LEASE
         while self.held(worker):
             assert time.monotonic() < deadline, [line for other in others for line in other.output]
-                self.commits.wait_for_next(0.1)
+            self.commits.wait_for_next(0.1)
         worker.signal_all(signal.SIGCONT)
         worker.await_line("This session had ended")
 
