@@ -47,6 +47,7 @@ class BackgroundEngine:
         self._backend = backend
         self._codec = backend.codec
         self._inline_bytes = backend.settings.inline_bytes
+        self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
         if self._log_prints or any(spec.log_prints for spec in specs.values()):
             redirect_prints()
@@ -83,6 +84,8 @@ class BackgroundEngine:
             return self._refuse(
                 claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
             )
+        if claim.crashes >= self._max_crashes:
+            return self._refuse(claim, "crashed", f"its process died {claim.crashes} times (KAPSTAN_MAX_CRASHES)")
         try:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)

@@ -168,6 +168,13 @@ def never() -> None:
     raise AssertionError("it was executed")
 
 
+def test_a_run_that_killed_its_process_too_often_is_not_executed_again() -> None:
+    assert outcome(spec(lambda: 1), claim()._replace(crashes=2)).state == "completed"
+    ended = outcome(spec(never), claim()._replace(crashes=3))
+    assert ended.state == "crashed"
+    assert "its process died 3 times" in str(error(ended))
+
+
 def test_arguments_of_another_task_are_never_executed() -> None:
     given = claim()
     with closing(BackgroundEngine({"subject": spec(never), "other": spec(never)}, backends.current())) as engine:
