@@ -13,10 +13,11 @@ _RID, _LENGTH = 22, 6
 class Commits:
     """Every commit of the namespace, with its time (monotonic). One client submits and waits, so each is told once."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, namespace: str = "default") -> None:
         self._client = client
+        self._channel = f"{{{namespace}}}:c:"
         self._subscription = client.pubsub(ignore_subscribe_messages=True)
-        self._subscription.psubscribe("{default}:c:*")
+        self._subscription.psubscribe(f"{self._channel}*")
         self._subscription.get_message(timeout=5)
         self._changed = threading.Condition()
         self.times: dict[str, list[float]] = {}
@@ -45,6 +46,6 @@ class Commits:
         self.wait_for(len(self.times) + 1, timeout)
 
     def close(self) -> None:
-        self._client.publish("{default}:c:", b"the end")
+        self._client.publish(self._channel, b"the end")
         self._thread.join(10)
         self._subscription.close()
