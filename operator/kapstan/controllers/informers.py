@@ -15,22 +15,14 @@ from typing import Any, cast
 
 import kopf
 
-from kapstan.cluster.kubernetes.cache import (
-    FLOW_RUN_LABEL,
-    MANAGED,
-    MANAGED_LABEL,
-    TASK_WORKER_LABEL,
-    Cache,
-    Json,
-    name_of,
-    within,
-)
+from kapstan.cluster.kubernetes.cache import Cache, Json, name_of, within
 from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, EVENTS, JOBS, PODS, Client, Resource
 from kapstan.cluster.kubernetes.cluster import RESOURCES
 from kapstan.controllers.watches import Stream
 from kapstan.errors import KapstanError
 from kapstan.ports import Key, Kind
 from kapstan.reconcile.loop import Loop
+from kapstan.resources.labels import FLOW_RUN_LABEL, MANAGED, MANAGED_LABEL, TASK_WORKER_LABEL
 from kapstan.states import TERMINAL_PHASES
 
 log = logging.getLogger("kapstan.operator")

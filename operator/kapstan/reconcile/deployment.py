@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from kapstan.errors import ConfigurationError
-from kapstan.reconcile.naming import LABEL_DEPLOYMENT, LABEL_SCHEDULE, child_name, scheduled_run_name
+from kapstan.reconcile.naming import child_name, scheduled_run_name
 from kapstan.reconcile.observed import DeploymentObserved, RunBrief
 from kapstan.reconcile.plan import Action, CancelRun, CreateRun, DeleteRun, EmitEvent, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
@@ -26,6 +26,7 @@ from kapstan.resources.deployment import (
     Schedule,
     ScheduleStatus,
 )
+from kapstan.resources.labels import DEPLOYMENT_LABEL, SCHEDULE_LABEL
 from kapstan.schedules import Cron, Interval
 from kapstan.schedules import Schedule as Moments
 
@@ -155,8 +156,8 @@ class _Step:
                 "name": name,
                 "namespace": deployment.metadata.namespace,
                 "labels": {
-                    LABEL_DEPLOYMENT: deployment.metadata.name,
-                    LABEL_SCHEDULE: child_name(schedule.name),
+                    DEPLOYMENT_LABEL: deployment.metadata.name,
+                    SCHEDULE_LABEL: child_name(schedule.name),
                 },
                 "ownerReferences": [owner],
             },

@@ -1,6 +1,6 @@
 """Names of what is made from something else: pure functions of the parent, so that making twice makes once.
 
-Called by the reconcilers, by the launchers (labels) and by whoever must find a child. Every name fits into 63
+Called by the reconcilers and by whoever must find a child. Every name fits into 63
 characters, which is what a label and the name of a Job's pod may have.
 """
 
@@ -14,12 +14,6 @@ from kapstan.ids import RunId, encode
 
 LIMIT = 63
 DIGEST = 10
-
-LABEL_DEPLOYMENT = "kapstan.dev/deployment"
-LABEL_SCHEDULE = "kapstan.dev/schedule"
-LABEL_RUN = "kapstan.dev/flow-run"
-LABEL_ATTEMPT = "kapstan.dev/attempt"
-LABEL_WORKER = "kapstan.dev/task-worker"
 
 _NOT_NAME = re.compile(r"[^a-z0-9]+")
 

@@ -9,8 +9,9 @@ from typing import Any, Literal, cast
 
 from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, AttemptRecord, Depth, Key, Manifest, SessionInfo, WorkerObservation
-from kapstan.reconcile.naming import LABEL_SCHEDULE, run_id_of
+from kapstan.reconcile.naming import run_id_of
 from kapstan.resources import Deployment, FlowRun, TaskWorker, WorkPool
+from kapstan.resources.labels import SCHEDULE_LABEL
 from kapstan.states import TERMINAL_PHASES
 
 
@@ -95,7 +96,7 @@ class RunBrief:
             key=Key("FlowRun", str(metadata.get("namespace") or "default"), str(metadata["name"])),
             uid=str(metadata.get("uid") or ""),
             deployment=str(cast("Manifest", spec.get("deploymentRef") or {}).get("name") or ""),
-            schedule=labels.get(LABEL_SCHEDULE, ""),
+            schedule=labels.get(SCHEDULE_LABEL, ""),
             phase=phase,
             created=created,
             scheduled=_time(spec.get("scheduledTime")) or created,

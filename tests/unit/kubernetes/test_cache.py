@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kapstan.cluster.kubernetes.cache import FLOW_RUN_LABEL, Kept
+from kapstan.cluster.kubernetes.cache import Kept
+from kapstan.resources.labels import FLOW_RUN_LABEL
 
 
 def job(version: int, *, name: str = "r-1", run: str = "r", uid: str = "u") -> dict[str, Any]:

@@ -12,15 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from kapstan.resources.labels import FLOW_RUN_LABEL, TASK_WORKER_LABEL
+
 Json = dict[str, Any]
 Name = tuple[str, str]
 """(namespace, name)"""
 
-FLOW_RUN_LABEL = "kapstan.dev/flow-run"
-TASK_WORKER_LABEL = "kapstan.dev/task-worker"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
-MANAGED_LABEL = "app.kubernetes.io/managed-by"
-MANAGED = "kapstan"
 
 _KEPT_METADATA = (
     "name",

@@ -12,19 +12,24 @@ import json
 from typing import Any, cast
 
 from kapstan import ids
-from kapstan.cluster.kubernetes.cache import FLOW_RUN_LABEL, MANAGED, MANAGED_LABEL, TASK_WORKER_LABEL
 from kapstan.cluster.kubernetes.merge import merged
 from kapstan.errors import InvalidResource
 from kapstan.ports import JobRequest, Manifest, WorkersRequest
 from kapstan.resources import Deployment, TaskWorker, WorkPool
 from kapstan.resources.base import API_VERSION
+from kapstan.resources.labels import (
+    ATTEMPT_LABEL,
+    DEPLOYMENT_LABEL,
+    FLOW_RUN_LABEL,
+    MANAGED,
+    MANAGED_LABEL,
+    TASK_WORKER_LABEL,
+    WORK_POOL_LABEL,
+)
 
 WORKLOAD_SECRET = "kapstan-workload"  # noqa: S105  (the name of a Secret)
 FLOW_CONTAINER, WORKER_CONTAINER = "flow", "worker"
 
-ATTEMPT_LABEL = "kapstan.dev/attempt"
-DEPLOYMENT_LABEL = "kapstan.dev/deployment"
-POOL_LABEL = "kapstan.dev/work-pool"
 TEMPLATE_HASH = "kapstan.dev/template-hash"
 
 HOME = "/home/kapstan"
@@ -57,7 +62,7 @@ def job(request: JobRequest) -> Manifest:
         FLOW_RUN_LABEL: request.run.name,
         ATTEMPT_LABEL: str(request.attempt),
         DEPLOYMENT_LABEL: deployment.metadata.name,
-        POOL_LABEL: pool.metadata.name,
+        WORK_POOL_LABEL: pool.metadata.name,
     }
     container = {
         "name": FLOW_CONTAINER,
