@@ -6,9 +6,11 @@ characters of a sortable base-64 alphabet; people and Kubernetes see the usual 3
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import os
 import random
+import re
 import threading
 import time
 from typing import NamedTuple
@@ -19,8 +21,9 @@ RunId = str
 
 _ALPHABET = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
-_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_FROM_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", _ALPHABET.encode())
 ID_LENGTH = 22
+_SHORT = re.compile("[-012][-0-9A-Z_a-z]{21}")  # the first character stands for the upper two bits
 
 _lock = threading.Lock()
 _pool = b""
@@ -51,9 +54,10 @@ def new_id(now_ns: int | None = None) -> RunId:
 
 
 def encode(number: int) -> RunId:
-    """The short form of a 128-bit number: 11 pairs of characters, the order of the numbers kept."""
-    pairs = _PAIRS
-    return "".join([pairs[number >> shift & 0xFFF] for shift in range(120, -1, -12)])
+    """The short form of a 128-bit number: base 64, the order of the numbers kept."""
+    # 18 bytes are 24 characters, of which the first two are zero.
+    characters = binascii.b2a_base64(number.to_bytes(18, "big"), newline=False)
+    return characters[2:].translate(_FROM_BASE64).decode()
 
 
 def derived_id(*parts: str) -> RunId:
@@ -69,7 +73,7 @@ def parse(text: str | UUID) -> RunId:
     Raises:
         ValueError: ``text`` is neither.
     """
-    if isinstance(text, str) and len(text) == ID_LENGTH and all(c in _VALUE for c in text) and text[0] <= "2":
+    if isinstance(text, str) and _SHORT.fullmatch(text):
         return text
     try:
         return encode((text if isinstance(text, UUID) else UUID(text)).int)

@@ -9,7 +9,7 @@ every adapter of it. Values are bytes and plain records: nothing here knows how 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -135,8 +135,7 @@ RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashe
 """Where a background run stands. Terminal: completed, failed, crashed, cancelled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A background run to be. ``envelope`` holds the signed arguments (<= the inline limit, else a signed
     reference)."""
 
@@ -358,8 +357,9 @@ class Queue(Protocol):
         """
         ...
 
-    def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
-        """Accept many, in order; a conflict raises after all others were accepted."""
+    def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
+        """Accept many, in order; a conflict raises after all others were accepted. They are drawn while earlier ones
+        are on their way: what drawing raises is raised, and those stay accepted."""
         ...
 
     def record(self, run_id: RunId) -> RunRecord | None: ...
@@ -602,6 +602,8 @@ class WorkerObservation:
     members: tuple[WorkerMember, ...] = ()
     selector: str = ""
     template_hash: str = ""
+    problem: str = ""
+    """Why a member cannot even be made, such as a quota's words."""
 
 
 @dataclass(frozen=True, slots=True)

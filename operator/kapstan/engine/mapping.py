@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, Generic, TypeVar, cast
 
 from kapstan import specs
@@ -13,6 +14,7 @@ from kapstan.specs import TaskSpec
 
 T = TypeVar("T")
 _REST = inspect.Parameter.VAR_POSITIONAL
+_KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 
 class unmapped(Generic[T]):  # noqa: N801  (the name that users know)
@@ -47,10 +49,22 @@ def expanded(
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise MappingLengthMismatch(f"{spec.name}.map(): the iterables differ in length: {listed}")
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    for index in range(next(iter(lengths.values()))):
-        for name, value in bound.arguments.items():
-            fixed = cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value
-            bound.arguments[name] = columns[name][index] if name in columns else fixed
-        calls.append((bound.args, bound.kwargs))
-    return calls
+    for name, value in bound.arguments.items():
+        bound.arguments[name] = columns[name] if name in columns else _repeated(spec.signature.parameters[name], value)
+    # Each argument is a column now, as long as the iterables or endless; rows of them are the calls.
+    rows = zip(*bound.args, strict=False) if bound.args else repeat(())
+    keywords = list(bound.kwargs)
+    keyword_rows = zip(*bound.kwargs.values(), strict=False) if keywords else repeat(())
+    return [
+        (row, dict(zip(keywords, keyword_row, strict=True)))
+        for row, keyword_row in zip(rows, keyword_rows, strict=False)
+    ]
+
+
+def _repeated(parameter: inspect.Parameter, value: Any) -> Any:
+    """The same value for every call, in the form in which the parameter holds it."""
+    if parameter.kind is _REST:
+        return tuple(repeat(element) for element in value)
+    if parameter.kind is _KEYWORDS:
+        return {name: repeat(element) for name, element in value.items()}
+    return repeat(cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value)

@@ -12,8 +12,9 @@ import re
 import socket
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
@@ -29,7 +30,8 @@ from kapstan.queue.wire import ConnectionLost, Dialer, Wire, check_server, pack
 from kapstan.settings import Settings
 
 T = TypeVar("T")
-_BULK = 250  # runs per call of submit_many; two calls are in flight
+_BULK = 250  # runs per call of submit_many
+_IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -69,15 +71,10 @@ class RedisQueue:
             raise _conflict([submission.run_id])
         return Submitted(state_of(letter[0]), answer == b"DUP")
 
-    def submit_many(self, submissions: Sequence[Submission]) -> list[Submitted]:
-        calls: list[bytes] = []
-        for at in range(0, len(submissions), _BULK):
-            items: list[scripts.Argument] = []
-            for submission in submissions[at : at + _BULK]:
-                items += (submission.run_id, _milliseconds(submission.delay), tail_of(submission, self._client))
-            calls.append(scripts.submit_many.pack(self.prefix, *items))
-        answers = b"".join([reply[1] for reply in self._call_many(calls)])
-        conflicts = [s.run_id for s, mark in zip(submissions, answers[1::2], strict=True) if mark == ord("!")]
+    def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
+        run_ids: list[RunId] = []
+        answers = b"".join([reply[1] for reply in self._call_many(self._chunks(iter(submissions), run_ids))])
+        conflicts = [run_id for run_id, mark in zip(run_ids, answers[1::2], strict=True) if mark == ord("!")]
         if conflicts:
             raise _conflict(conflicts)
         new, repeat = ord("0"), ord("1")
@@ -87,6 +84,15 @@ class RedisQueue:
             if mark in (new, repeat)
         }
         return [known[pair] for pair in zip(answers[::2], answers[1::2], strict=True)]
+
+    def _chunks(self, submissions: Iterator[Submission], run_ids: list[RunId]) -> Iterator[bytes]:
+        """The calls of ``submit_many``; notes in ``run_ids`` which runs they submit."""
+        while chunk := list(islice(submissions, _BULK)):
+            items: list[scripts.Argument] = []
+            for submission in chunk:
+                run_ids.append(submission.run_id)
+                items += (submission.run_id, _milliseconds(submission.delay), tail_of(submission, self._client))
+            yield scripts.submit_many.pack(self.prefix, *items)
 
     # ------------------------------------------------------------------ reading
 
@@ -223,21 +229,33 @@ class RedisQueue:
         with self._wire() as wire:
             return wire.call(packed)
 
-    def _call_many(self, calls: Sequence[bytes]) -> list[Any]:
-        """The replies to script calls, two of which are in flight at a time."""
-        return self._dialer.patiently(lambda: self._stream(calls), self.settings.redis_retry_seconds)
+    def _call_many(self, calls: Iterator[bytes]) -> list[Any]:
+        """The replies to script calls, two of which are in flight while the next is drawn.
 
-    def _stream(self, calls: Sequence[bytes]) -> list[Any]:
+        Those that a lost connection left without an answer are sent again.
+        """
         replies: list[Any] = []
-        with self._wire() as wire:
-            for index, packed in enumerate(calls):
-                wire.send(packed)
-                if index >= 1:
-                    replies.append(wire.read())
-            if calls:
-                replies.append(wire.read())
-        for reply in replies:
+        unanswered: deque[bytes] = deque()
+
+        def attempt() -> None:
+            with self._wire() as wire:
+                for packed in unanswered:
+                    wire.send(packed)
+                for packed in calls:
+                    unanswered.append(packed)
+                    wire.send(packed)
+                    if len(unanswered) > _IN_FLIGHT:
+                        take(wire)
+                while unanswered:
+                    take(wire)
+
+        def take(wire: Wire) -> None:
+            reply = wire.read()
             check_format(reply)
+            replies.append(reply)
+            unanswered.popleft()
+
+        self._dialer.patiently(attempt, self.settings.redis_retry_seconds)
         return replies
 
     @contextmanager
