@@ -21,6 +21,7 @@ from kapstan.records import Records
 from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.operator")
+_PATIENCE = 3.0
 
 
 class Namespaces:
@@ -80,6 +81,9 @@ class Namespaces:
         previous = self._keys / f"{namespace}.previous"
         return replace(
             self._settings,
+            # What is away is told by a condition and looked at again; nobody waits here for half a minute.
+            redis_retry_seconds=min(self._settings.redis_retry_seconds, _PATIENCE),
+            store_deadline_seconds=min(self._settings.store_deadline_seconds, _PATIENCE),
             namespace=namespace,
             signing_key=key,
             signing_key_previous=previous.read_text().strip() if previous.exists() else "",

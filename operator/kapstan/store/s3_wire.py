@@ -9,6 +9,7 @@ urllib3 with its retries off. What is worth repeating is decided here, repeated 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import ssl
 import threading
@@ -27,11 +28,13 @@ from urllib3.exceptions import HTTPError, SSLError
 from kapstan.errors import ConfigurationError, StoreRefused, StoreUnavailable
 
 T = TypeVar("T")
+log = logging.getLogger("kapstan.store")
 
 # Whether the request took effect is not known after these: 409 is a race on AWS, 499 is MinIO shutting down.
 _UNKNOWN = frozenset({408, 409, 429, 499})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
 _REPLY_SECONDS, _CONNECT_SECONDS, _BYTES_PER_SECOND = 5.0, 3.0, 1024 * 1024
+_WORTH_TELLING = 1.0  # seconds without an answer after which the log says so
 
 _FIXES = {
     "SignatureDoesNotMatch": "the signature was refused: the secret key is wrong (KAPSTAN_S3_SECRET_KEY), or a proxy "
@@ -83,6 +86,8 @@ class Wire:
         self._region = region
         self._deadline = deadline
         self._closing = threading.Event()
+        self._silent_since: float | None = None
+        self._told = False
         self.pool = urllib3.PoolManager(
             num_pools=2, maxsize=32, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=ca_file or None
         )
@@ -175,14 +180,32 @@ class Wire:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return attempt()
+                known = attempt()
             except Unknown as unknown:
+                self._no_answer(what, unknown)
                 if time.monotonic() + pause > end or self._closing.wait(pause):
                     raise StoreUnavailable(
                         f"{self.endpoint} gave no answer to {what} for {self._deadline:g} s "
                         f"(KAPSTAN_STORE_DEADLINE_SECONDS); last: {unknown}"
                     ) from unknown
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self._answered()
+                return known
+
+    def _no_answer(self, what: str, unknown: Unknown) -> None:
+        """One log line when the store goes away; threads may race for it, at worst it stands there twice."""
+        now = time.monotonic()
+        self._silent_since = since = self._silent_since or now
+        if not self._told and now - since >= _WORTH_TELLING:
+            self._told = True
+            log.warning("%s gives no answer to %s (%s); trying again", self.endpoint, what, unknown)
+
+    def _answered(self) -> None:
+        since, self._silent_since = self._silent_since, None
+        if self._told and since is not None:
+            self._told = False
+            log.warning("%s answers again after %.1f s", self.endpoint, time.monotonic() - since)
 
     def close(self) -> None:
         """End pauses and idle connections."""

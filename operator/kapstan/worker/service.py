@@ -69,7 +69,13 @@ def run(
         on_ready=ready,
     )
     # The supervisor must not stand still for long: it gives up a call within a beat and comes back to it.
-    patient = Backend(replace(ours, redis_retry_seconds=min(ours.redis_retry_seconds, ours.beat_seconds)))
+    patient = Backend(
+        replace(
+            ours,
+            redis_retry_seconds=min(ours.redis_retry_seconds, ours.beat_seconds),
+            store_deadline_seconds=min(ours.store_deadline_seconds, ours.beat_seconds),
+        )
+    )
     patient.preload()
     try:
         return Supervisor(service, patient).run()

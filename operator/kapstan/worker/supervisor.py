@@ -24,7 +24,7 @@ from types import FrameType
 
 from kapstan.backend import Backend
 from kapstan.engine import values
-from kapstan.errors import ConfigurationError, QueueUnavailable
+from kapstan.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import Session
 from kapstan.states import ExitCode
@@ -226,9 +226,9 @@ class Supervisor:
         self._beat_at = now + self._settings.beat_seconds
         try:
             renewed = self._session.renew(self._held() if self._away else None)
-        except QueueUnavailable as error:
+        except (QueueUnavailable, StoreUnavailable) as error:  # the store: to raise the era of a new start of Redis
             self._away = True
-            logger.warning("The queue is away since %.1f s: %s", time.monotonic() - self._renewed_at, error)
+            logger.warning("The lease is not renewed since %.1f s: %s", time.monotonic() - self._renewed_at, error)
             return
         self._away = False
         self._acknowledged(now)  # the time of sending: the lease began no earlier
