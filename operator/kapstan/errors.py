@@ -15,6 +15,8 @@ KapstanError
 │   ├── StoreRefused            the store answers, and the answer is no
 │   ├── ClusterUnavailable
 │   └── ClusterRefused          the API server answers, and the answer is no
+│       ├── QuotaUsedUp         ... until something else has ended
+│       └── AdmissionRefused    ... until the object or the cluster's policy is changed
 ├── Conflict                    somebody else was first
 │   ├── IdempotencyConflict     one key, two different requests
 │   └── ResourceConflict        a newer version of the object exists
@@ -109,6 +111,14 @@ class ClusterUnavailable(BackendError):
 
 class ClusterRefused(BackendError):
     """The API server refused the request: rights, a quota or an admission rule; its own words say which."""
+
+
+class QuotaUsedUp(ClusterRefused):
+    """A ResourceQuota of the namespace leaves no room for the object."""
+
+
+class AdmissionRefused(ClusterRefused):
+    """An admission rule of the cluster (a policy, a webhook, a LimitRange) does not let the object in."""
 
 
 class Conflict(KapstanError):

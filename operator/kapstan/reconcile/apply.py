@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kapstan.errors import ClusterRefused, InvalidResource, KapstanError, NotFound, ResourceConflict
+from kapstan.errors import (
+    AdmissionRefused,
+    ClusterRefused,
+    InvalidResource,
+    KapstanError,
+    NotFound,
+    QuotaUsedUp,
+    ResourceConflict,
+)
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.observed import RunBrief, Tokens
 from kapstan.reconcile.plan import (
@@ -33,6 +41,7 @@ from kapstan.reconcile.plan import (
     StopAttempt,
 )
 from kapstan.reconcile.world import World
+from kapstan.resources.flowrun import DiagnosisCategory
 
 
 class LaunchRefused(KapstanError):
@@ -40,7 +49,15 @@ class LaunchRefused(KapstanError):
 
 
 class LaunchDelayed(KapstanError):
-    """The launcher may not start this attempt now, such as for a quota; it may later."""
+    """The launcher may not start this attempt now; ``category`` says for what it waits."""
+
+    def __init__(self, message: str, category: DiagnosisCategory) -> None:
+        self.category: DiagnosisCategory = category
+        super().__init__(message)
+
+
+class WorkersRefused(KapstanError):
+    """The launcher cannot have a TaskWorker's members as they are described, or may not."""
 
 
 class Applier:
@@ -56,7 +73,7 @@ class Applier:
 
         Raises:
             ResourceConflict: the object has changed since; nothing after the status was done.
-            LaunchRefused, LaunchDelayed: see there.
+            LaunchRefused, LaunchDelayed, WorkersRefused: see there.
             ClusterUnavailable, BackendError: as they come.
         """
         for action in plan.actions:
@@ -102,10 +119,12 @@ class Applier:
             case StartAttempt():
                 try:
                     await self._world.launcher(action.pool_type).start(action.request)
-                except InvalidResource as error:
+                except (InvalidResource, AdmissionRefused) as error:
                     raise LaunchRefused(str(error)) from error
+                except QuotaUsedUp as error:
+                    raise LaunchDelayed(str(error), "QuotaExceeded") from error
                 except ClusterRefused as error:
-                    raise LaunchDelayed(str(error)) from error
+                    raise LaunchDelayed(str(error), "ConfigError") from error
             case StopAttempt():
                 await self._world.launcher(action.pool_type).stop(action.run, action.job, grace=action.grace)
             case RemoveAttempt():
@@ -134,7 +153,10 @@ class Applier:
         assert self._world.worker_launcher is not None
         match action:
             case EnsureWorkers():
-                await self._world.worker_launcher.ensure_workers(action.request)
+                try:
+                    await self._world.worker_launcher.ensure_workers(action.request)
+                except (InvalidResource, ClusterRefused) as error:
+                    raise WorkersRefused(str(error)) from error
             case SetDeletionCost():
                 await self._world.worker_launcher.set_deletion_cost(action.worker, action.member, action.cost)
             case DrainMember():

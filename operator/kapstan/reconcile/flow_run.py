@@ -29,7 +29,7 @@ from kapstan.reconcile.plan import (
     StopAttempt,
 )
 from kapstan.reconcile.status import Conditions, changed_status, key_of
-from kapstan.resources.flowrun import Attempt, Diagnosis, FlowRunStatus, Phase
+from kapstan.resources.flowrun import Attempt, Diagnosis, DiagnosisCategory, FlowRunStatus, Phase
 from kapstan.states import PHASES, TERMINAL_PHASES
 
 GRACE = 30.0
@@ -59,9 +59,9 @@ def launch_refused(observed: RunObserved, message: str, now: datetime) -> Plan:
     return step.end("Crashed", diagnosis.diagnosis("ConfigError", message))
 
 
-def launch_delayed(observed: RunObserved, message: str, now: datetime) -> Plan:
+def launch_delayed(observed: RunObserved, message: str, now: datetime, *, category: DiagnosisCategory) -> Plan:
     """The launcher may not start this attempt yet: say so; the loop tries again."""
-    return _Step(observed, now).delayed(message)
+    return _Step(observed, now).delayed(message, category)
 
 
 @dataclass(slots=True)
@@ -303,8 +303,8 @@ class _Step:
         started = self._event("Normal", "AttemptStarted", f"started attempt {attempt.number} as {attempt.job}")
         return self._plan(ahead, (StartAttempt(self.pool_type, request), *self._write(), started))
 
-    def delayed(self, message: str) -> Plan:
-        found = diagnosis.diagnosis("QuotaExceeded", message)
+    def delayed(self, message: str, category: DiagnosisCategory) -> Plan:
+        found = diagnosis.diagnosis(category, message)
         self.status = self.status.model_copy(update={"diagnosis": found})
         self._degraded(found.category, f"{message}: {found.resolution}")
         self._tell("Scheduled", message, reason="LaunchDelayed")

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import cast
 
-from kapstan.errors import ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
+from kapstan.errors import ClusterRefused, ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
 from kapstan.ids import RunId
 from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
 from kapstan.reconcile import deployment, flow_run, task_worker, work_pool
-from kapstan.reconcile.apply import Applier, LaunchDelayed, LaunchRefused
+from kapstan.reconcile.apply import Applier, LaunchDelayed, LaunchRefused, WorkersRefused
 from kapstan.reconcile.cache import OURS, key_of_manifest
 from kapstan.reconcile.observe import Observer
 from kapstan.reconcile.observed import RunBrief, RunObserved
@@ -184,10 +185,12 @@ class Loop:
         except ResourceConflict:
             await self._refresh(key)
             self.queue.failed(key)
-        except LaunchDelayed as error:
+        except (LaunchDelayed, WorkersRefused) as error:
             log.warning("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except ClusterUnavailable as error:
             log.warning("%s: the cluster does not answer (%s); again in %.1f s", key, error, self.queue.failed(key))
+        except ClusterRefused as error:
+            log.error("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except Exception:
             log.exception("%s could not be reconciled; again in %.1f s", key, self.queue.failed(key))
         else:
@@ -224,7 +227,12 @@ class Loop:
         except LaunchRefused as error:
             plan = await self._tell_of_launch(key, flow_run.launch_refused, str(error), now)
         except LaunchDelayed as error:
-            await self._tell_of_launch(key, flow_run.launch_delayed, str(error), now)
+            tell = partial(flow_run.launch_delayed, category=error.category)
+            await self._tell_of_launch(key, tell, str(error), now)
+            raise
+        except WorkersRefused as error:
+            told = task_worker.refused(await self._observer.task_worker(manifest), str(error), now)
+            await self._applier.apply(told, version)
             raise
         if plan.requeue_at is not None:
             self.queue.add_at(key, plan.requeue_at.timestamp())

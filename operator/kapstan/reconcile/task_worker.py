@@ -38,6 +38,17 @@ def reconcile(observed: WorkersObserved, now: datetime) -> Plan:
     return _Step(observed, now).plan()
 
 
+def refused(observed: WorkersObserved, message: str, now: datetime) -> Plan:
+    """The launcher said that the members cannot be had so: say so; the loop tries again."""
+    worker = observed.worker
+    conditions = Conditions.of(worker, now)
+    conditions.set("Ready", False, "Refused", message)
+    conditions.set("Progressing", False, "Refused", message)
+    conditions.set("Degraded", True, "Refused", message)
+    update = {"observed_generation": worker.metadata.generation, "conditions": conditions.items}
+    return Plan(changed_status(worker, worker.status.model_copy(update=update)))
+
+
 @dataclass(slots=True)
 class _Step:
     observed: WorkersObserved
@@ -168,14 +179,17 @@ class _Step:
         conditions = Conditions.of(worker, self.now)
         ready = sum(member.ready for member in members)
         every = self.observed.members.members
-        stuck = next((member for member in every if member.message and not member.ready), None)
+        stuck = next(
+            (f"{member.name}: {member.message}" for member in every if member.message and not member.ready), ""
+        )
+        stuck = stuck or self.observed.members.problem
         if worker.spec.suspend:
             conditions.set("Ready", False, "Suspended", "spec.suspend is set: every replica is taken away")
         elif ready >= wanted:
             conditions.set("Ready", True, "Serving" if wanted else "ScaledToZero")
         else:
             reason = "MembersNotReady" if members else "Starting"
-            conditions.set("Ready", False, reason, stuck.message if stuck else f"{ready} of {wanted} serve")
+            conditions.set("Ready", False, reason, stuck or f"{ready} of {wanted} serve")
         moving = len(members) != wanted or self.observed.members.wanted != wanted
         scaling = "ScalingUp" if len(members) < wanted else "Draining"
         conditions.set("Progressing", moving, scaling if moving else "AsWanted")
@@ -186,8 +200,8 @@ class _Step:
                 "QueueUnavailable",
                 f"Redis cannot be read, so nobody is taken away until it can: {self.observed.unreachable}",
             )
-        elif stuck is not None:
-            conditions.set("Degraded", True, "MembersNotReady", f"{stuck.name}: {stuck.message}")
+        elif stuck:
+            conditions.set("Degraded", True, "MembersNotReady", stuck)
         else:
             conditions.set("Degraded", False, "AsExpected")
         if worker.spec.autoscaling is not None:

@@ -161,3 +161,9 @@ def test_a_member_of_a_worker() -> None:
 )
 def test_a_member_whose_process_died(state: dict[str, Any], last: dict[str, Any]) -> None:
     assert observe.member(worker_pod(state, lastState=last)).ended
+
+
+def test_pods_of_workers_that_cannot_be_made_are_told() -> None:
+    failing = condition("ReplicaFailure", "True", "FailedCreate", "pods is forbidden: exceeded quota: none")
+    assert "exceeded quota" in observe.replica_failure({"status": {"conditions": failing}})
+    assert observe.replica_failure({"status": {}}) == observe.replica_failure(None) == ""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from kapstan import ids
+from kapstan.cli import operator, run, task
 from kapstan.cluster.kubernetes import render
 from kapstan.errors import InvalidResource
 from kapstan.ports import JobRequest, Key, WorkersRequest
+from kapstan.settings import Settings
 
 RUN_ID = ids.derived_id("test")
 API = "kapstan.dev/v1alpha1"
@@ -165,3 +172,63 @@ def test_without_an_image_there_is_no_pod(make: Any, field: str) -> None:
         make()
     assert refused.value.problems[0][0] == field
     assert "name the image" in str(refused.value)
+
+
+# ------------------------------------------------------------------ what is rendered is what the commands take
+
+
+def parsed(container: dict[str, Any], command: click.Command, words: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The options as the command itself reads them, from the container's words and environment."""
+    monkeypatch.setattr(os, "environ", {one["name"]: one["value"] for one in container["env"] if "value" in one})
+    assert container["command"][0] == "kapstan"
+    line = [*container["command"][words:], *container["args"]]
+    return command.make_context(" ".join(container["command"][:words]), line).params
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "ref"),
+    [({}, {"n": 3}, ""), ({"parameters_ref": "parameters/x"}, {}, "parameters/x")],
+)
+def test_kapstan_run_reads_the_job(
+    changes: dict[str, Any], parameters: Any, ref: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = render.job(job_request(**changes))
+    options = parsed(job["spec"]["template"]["spec"]["containers"][0], run.command, 2, monkeypatch)
+    assert json.loads(options.pop("parameters") or "{}") == parameters
+    assert options == {
+        "entrypoint": "etl.py:main",
+        "run_id": str(ids.to_uuid(RUN_ID)),
+        "attempt": 2,
+        "parameters_ref": ref,
+        "name": ids.run_name(RUN_ID),
+        "deployment": "etl",
+    }
+
+
+def test_kapstan_task_serve_reads_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = render.app_deployment(workers_request({"drain": {"timeoutSeconds": 60}}))
+    options = parsed(made["spec"]["template"]["spec"]["containers"][0], task.serve, 3, monkeypatch)
+    assert options == {
+        "entrypoints": ("shop.extra:send",),
+        "modules": ("shop.tasks",),
+        "limit": 4,
+        "name": "",
+        "drain_seconds": 60.0,
+        "ready_file": Path(render.READY_FILE),
+    }
+
+
+def test_kapstan_operator_start_knows_the_options_that_the_chart_gives() -> None:
+    chart = (Path(__file__).parents[3] / "charts" / "kapstan" / "templates" / "operator.yaml").read_text()
+    given = set(re.findall(r"^ +- (--[a-z-]+)", chart, re.MULTILINE))
+    assert len(given) >= 8
+    assert given - {name for parameter in operator.start.params for name in parameter.opts} == set()
+
+
+def test_settings_know_every_variable_that_is_rendered() -> None:
+    containers = (
+        render.job(job_request())["spec"]["template"]["spec"]["containers"][0],
+        render.app_deployment(workers_request())["spec"]["template"]["spec"]["containers"][0],
+    )
+    rendered = {one["name"]: "1" for container in containers for one in container["env"]}
+    Settings.from_env(rendered)

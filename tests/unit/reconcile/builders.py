@@ -142,7 +142,7 @@ def session(name: str, claimed: int = 0, *, draining: bool = False) -> SessionIn
 def workers_observed(
     worker: TaskWorker, members: list[WorkerMember], sessions: list[SessionInfo] | None, wanted: int, **fields: Any
 ) -> WorkersObserved:
-    observation = WorkerObservation(wanted, tuple(members), selector="worker=mailer")
+    observation = WorkerObservation(wanted, tuple(members), selector="worker=mailer", problem=fields.pop("problem", ""))
     told_sessions = None if sessions is None else tuple(sessions)
     return WorkersObserved(worker, observation, told_sessions, **{"depth": None, **fields})
 

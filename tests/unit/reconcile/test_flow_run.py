@@ -339,10 +339,12 @@ def test_a_refused_launch_ends_the_run_with_the_words_of_who_refused() -> None:
     assert "imge" in status(plan)["message"]
 
 
-def test_a_launch_that_a_quota_forbids_is_told_and_may_be_made_later() -> None:
+@pytest.mark.parametrize("category", ["QuotaExceeded", "ConfigError"])
+def test_a_launch_that_may_be_made_later_is_told_and_made_later(category: Any) -> None:
     recorded = {"phase": "Scheduled", "attempts": [attempt()]}
-    plan = reconciler.launch_delayed(run_observed(flow_run(recorded)), "exceeded quota: jobs=5", NOW)
-    assert status(plan)["diagnosis"]["category"] == "QuotaExceeded"
-    assert condition(status(plan), "Degraded") == ("True", "QuotaExceeded")
+    plan = reconciler.launch_delayed(run_observed(flow_run(recorded)), "the server's words", NOW, category=category)
+    assert status(plan)["diagnosis"]["category"] == category
+    assert "the server's words" in status(plan)["message"]
+    assert condition(status(plan), "Degraded") == ("True", category)
     plan = reconcile(run_observed(flow_run(status(plan)), attempts=(gone(),), record=journal()))
     assert [start.request.job for start in actions(plan, StartAttempt)] == ["run-1"]

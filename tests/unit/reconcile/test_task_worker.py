@@ -148,3 +148,19 @@ def test_status_counts() -> None:
     assert [written[field] for field in shown] == [2, 1, 1, 0, "worker=mailer"]
     assert condition(written, "Ready") == ("False", "MembersNotReady")
     assert "ErrImagePull" in next(c["message"] for c in written["conditions"] if c["type"] == "Degraded")
+
+
+def test_members_that_are_refused_are_told_in_the_words_of_who_refused() -> None:
+    observed = workers_observed(task_worker(2), [], [], 0)
+    told = status(reconciler.refused(observed, "podTemplate: unknown field 'nodeselector'", NOW))
+    assert condition(told, "Ready") == ("False", "Refused")
+    assert condition(told, "Degraded") == ("True", "Refused")
+    assert {c["message"] for c in told["conditions"] if c["type"] != "Progressing"} == {
+        "podTemplate: unknown field 'nodeselector'"
+    }
+
+
+def test_members_that_cannot_be_made_are_told_why() -> None:
+    plan = reconcile(2, [], [], 2, problem="exceeded quota: pods=0")
+    assert condition(status(plan), "Degraded") == ("True", "MembersNotReady")
+    assert "exceeded quota" in str(status(plan)["conditions"])

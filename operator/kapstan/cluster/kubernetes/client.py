@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from kapstan.errors import (
+    AdmissionRefused,
     ClusterRefused,
     ClusterUnavailable,
     ConfigurationError,
     InvalidResource,
     KapstanError,
     NotFound,
+    QuotaUsedUp,
     ResourceConflict,
 )
 
@@ -41,6 +44,8 @@ CONNECT_SECONDS = 5.0
 PAGE = 500
 THROTTLED_TRIES = 4
 CONNECTIONS = 64
+
+_NO_RIGHTS = re.compile(r'User "[^"]*" cannot ')
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Client:
 
     Raises (every request):
         ClusterUnavailable: no answer in time, or the server says that it cannot serve now.
-        ClusterRefused: credentials or rights do not suffice, a quota is used up, an admission plugin said no.
+        ClusterRefused: credentials or rights do not suffice; QuotaUsedUp, AdmissionRefused: said by their names.
         InvalidResource: the object breaks its schema or rules, with the server's words.
         ResourceConflict: it exists already, or its version is not the one given.
         NotFound: no such object, or no such kind.
@@ -246,8 +251,18 @@ def _refusal(code: int, content: bytes, path: str) -> KapstanError:
         problems = [_problem(cause) for cause in causes if cause.get("message") and cause.get("field") != "<nil>"]
         return InvalidResource(problems or [("", message)], kind=kind, name=name)
     if code in (401, 403, 405):
-        return ClusterRefused(message)
+        return _forbidden(code, message)(message)
     return ClusterUnavailable(f"the API server answers {code}: {message}")
+
+
+def _forbidden(code: int, message: str) -> type[ClusterRefused]:
+    """What 403 means: the status has one reason for all of it, so the words must tell."""
+    if "exceeded quota" in message:
+        return QuotaUsedUp
+    # No rights, or a namespace that is going: neither is about the object.
+    if code != 403 or _NO_RIGHTS.search(message) or "it is being terminated" in message:
+        return ClusterRefused
+    return AdmissionRefused
 
 
 def _problem(cause: Json) -> tuple[str, str]:

@@ -38,7 +38,7 @@ class KubernetesLauncher:
         Raises:
             InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
             ResourceConflict: a Job of that name belongs to somebody else.
-            ClusterRefused: a quota of Jobs is used up, or an admission plugin said no.
+            QuotaUsedUp, AdmissionRefused, ClusterRefused: see there.
         """
         namespace = request.run.namespace
         try:
@@ -92,6 +92,7 @@ class KubernetesLauncher:
         Raises:
             InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
             ResourceConflict: a Deployment of apps/v1 of that name belongs to somebody else.
+            ClusterRefused: no rights, or an admission rule.
         """
         wanted = render.app_deployment(request)
         namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
@@ -128,6 +129,7 @@ class KubernetesLauncher:
             members=tuple(map(observe.member, self._cache.worker_pods.of(worker.namespace, worker.name))),
             selector=render.worker_selector(worker.name),
             template_hash=within(deployment, "metadata", "annotations").get(render.TEMPLATE_HASH, ""),
+            problem=observe.replica_failure(deployment),
         )
 
     async def close(self) -> None:

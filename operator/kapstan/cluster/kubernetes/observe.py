@@ -67,6 +67,12 @@ def member(pod: Json) -> WorkerMember:
     )
 
 
+def replica_failure(deployment: Json | None) -> str:
+    """Why the pods of an apps/v1 Deployment cannot be created (a quota, Pod Security ...), empty where they can."""
+    condition = _condition(within(deployment, "status"), "ReplicaFailure")
+    return str(condition.get("message") or "") if condition.get("status") == "True" else ""
+
+
 def _is_between_boots(container: Json) -> bool:
     return "waiting" in within(container, "state") and "terminated" in within(container, "lastState")
 

@@ -75,6 +75,7 @@ def job(request: JobRequest) -> Manifest:
         ],
         "env": [
             {"name": "KAPSTAN_NAMESPACE", "value": request.run.namespace},
+            {"name": "KAPSTAN_FLOW_RUN_NAME", "value": ids.run_name(request.run_id)},
             {"name": "KAPSTAN_DEPLOYMENT", "value": deployment.metadata.name},
             *_inline_parameters(request),
             *_common_env(),
