@@ -5,13 +5,18 @@ A module ``kapstan/cli/<command>.py`` (dashes as underscores) holds a click comm
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+from pathlib import Path
 
 import click
 
 from kapstan.errors import ConfigurationError, KapstanError
 from kapstan.states import ExitCode
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""In a container, Kubernetes puts what stands here into the pod's status; the operator shows it as the diagnosis."""
 
 COMMANDS = {
     "apply": "Create or change resources from YAML files.",
@@ -74,6 +79,9 @@ def main() -> None:
         cli(prog_name="kapstan")
     except ConfigurationError as error:
         click.echo(f"Error: {error}", err=True)
+        if TERMINATION_LOG.exists():
+            with contextlib.suppress(OSError):
+                TERMINATION_LOG.write_text(str(error))
         sys.exit(ExitCode.USAGE)
     except KapstanError as error:
         click.echo(f"Error: {error}", err=True)
