@@ -29,6 +29,13 @@ def effect(sink: str, tag: str) -> str:
     return os.environ["POD_NAME"]
 
 
+@task(name="background.large")
+def large(sink: str, tag: str) -> str:
+    """As ``effect``, with a result that does not fit into Redis."""
+    tell(sink, "begins", tag)
+    return "." * 20_000
+
+
 @task
 def step(sink: str, tag: str) -> str:
     tell(sink, "begins", tag)
@@ -36,9 +43,11 @@ def step(sink: str, tag: str) -> str:
 
 
 @flow
-def steps(sink: str, name: str, count: int) -> list[str]:
-    """``count`` steps, one after the other, each with one effect called ``<name>-<number>``."""
-    return [step(sink, f"{name}-{number}") for number in range(count)]
+def feeding(sink: str, name: str, count: int) -> None:
+    """``count`` steps with one effect each, ``<name>-<number>``, and after each a background run."""
+    for number in range(count):
+        step(sink, f"{name}-{number}")
+        effect.delay(sink, f"{name}-fed-{number}")
 
 
 @flow
