@@ -21,10 +21,10 @@ from uuid import UUID
 import pytest
 from tests.e2e import product
 from tests.e2e.conftest import Installed
+from tests.e2e.serving import listening, serving, submitting
 from tests.e2e.sink import Sink
 from tests.e2e.workload.background import effect, large
 
-from kapstan import backend
 from kapstan.futures import Future
 
 pytestmark = pytest.mark.node
@@ -39,20 +39,16 @@ NO_ERA = "The lease is not renewed since .* gave no answer"
 @pytest.fixture(scope="module")
 def served(installed: Installed) -> Iterator[Installed]:
     """Two pods that execute one run at a time, and a Deployment of the flow."""
-    installed.apply("TaskWorker", NAME, {"image": installed.image, "tasks": ["background.py"], "replicas": 2})
     code = {"entrypoint": "background.py:feeding", "image": installed.image}
     installed.apply("Deployment", NAME, {"flow": code, "workPoolRef": {"name": "pool"}})
-    installed.wait("taskworkers", NAME, ".status.readyReplicas", "2")
-    yield installed
-    installed.cluster.kubectl("delete", "taskworkers.kapstan.dev", NAME, "-n", installed.namespace)
+    with serving(installed, NAME, 2):
+        yield installed
 
 
 @pytest.fixture
 def sink(installed: Installed, tmp_path: Path) -> Iterator[Sink]:
-    assert installed.cluster.host_address is not None
-    opened = Sink(tmp_path / "effects", installed.cluster.host_address)
-    yield opened
-    opened.close()
+    with listening(installed, tmp_path) as sink:
+        yield sink
 
 
 @dataclass(frozen=True)
@@ -109,17 +105,6 @@ class Load:
     @property
     def flow_log(self) -> str:
         return self.log(f"kapstan.dev/flow-run={self.name}")
-
-
-@contextmanager
-def submitting(installed: Installed) -> Iterator[None]:
-    """This process reaches queue and store of the namespace."""
-    with installed.backend() as outside:
-        backend.use(outside.settings)
-        try:
-            yield
-        finally:
-            backend.use(None)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import redis
 from tests.chaos.commits import Commits
 from tests.e2e import product
 from tests.e2e.conftest import Installed
+from tests.e2e.serving import listening, serving, submitting
 from tests.e2e.sink import Effect, Sink
 from tests.e2e.watched import Told, Watched, watching
 from tests.e2e.workload.background import effect
@@ -35,28 +36,22 @@ OPERATOR = ("-n", product.NAMESPACE, f"deployment.apps/{product.RELEASE}-operato
 
 @pytest.fixture(scope="module")
 def workers(installed: Installed) -> Iterator[Workers]:
-    """Two pods that execute one run at a time."""
-    installed.apply("TaskWorker", NAME, {"image": installed.image, "tasks": ["background.py"], "replicas": 2})
-    yield Workers(installed)
-    installed.cluster.kubectl("delete", "taskworkers.kapstan.dev", NAME, "-n", installed.namespace)
+    with serving(installed, NAME, 2):
+        yield Workers(installed)
 
 
 @pytest.fixture
-def submitting(installed: Installed, workers: Workers) -> Iterator[backend.Backend]:
-    """This process submits to the workers' queue, once both serve."""
+def submits(installed: Installed, workers: Workers) -> Iterator[backend.Backend]:
+    """This process submits, once both pods serve."""
     installed.wait("taskworkers", NAME, ".status.readyReplicas", "2")
-    with installed.backend() as outside:
-        backend.use(outside.settings)
-        yield backend.current()
-    backend.use(None)
+    with submitting(installed) as ours:
+        yield ours
 
 
 @pytest.fixture
 def sink(installed: Installed, tmp_path: Path) -> Iterator[Sink]:
-    assert installed.cluster.host_address is not None
-    opened = Sink(tmp_path / "effects", installed.cluster.host_address)
-    yield opened
-    opened.close()
+    with listening(installed, tmp_path) as sink:
+        yield sink
 
 
 class Workers:
@@ -121,7 +116,7 @@ def assert_once(sink: Sink) -> None:
     assert begins == sink.count("ends") == Counter(list(begins))
 
 
-@pytest.mark.usefixtures("submitting")
+@pytest.mark.usefixtures("submits")
 def test_work_delayed_from_outside_runs_in_both_pods(workers: Workers, sink: Sink) -> None:
     sink.hold("one", "two")
     ids_of = {tag: effect.delay(sink.url, tag).task_run_id for tag in ("one", "two")}
@@ -133,14 +128,14 @@ def test_work_delayed_from_outside_runs_in_both_pods(workers: Workers, sink: Sin
 
 
 def test_scaling_down_and_up_under_load(
-    installed: Installed, workers: Workers, submitting: backend.Backend, sink: Sink
+    installed: Installed, workers: Workers, submits: backend.Backend, sink: Sink
 ) -> None:
     held = dict((begun(sink, "a"), begun(sink, "b")))
     waiting = load(sink, "down", 20)
     workers.scale(1)
     installed.wait("taskworkers", NAME, ".status.drainingReplicas", "1")
     pods = workers.pods()
-    (draining,) = [told.session for told in submitting.queue.sessions() if told.draining]
+    (draining,) = [told.session for told in submits.queue.sessions() if told.draining]
     (victim,) = [name for name, pod in pods.items() if draining.startswith(pod["metadata"]["uid"])]
     (survivor,) = set(pods) - {victim}
     last = {first.by: (future, first.tag) for future, first in held.items()}
@@ -163,7 +158,7 @@ def test_scaling_down_and_up_under_load(
 
 
 @pytest.mark.node
-@pytest.mark.usefixtures("submitting")
+@pytest.mark.usefixtures("submits")
 def test_a_worker_killed_by_its_node_is_replaced_within_two_seconds(workers: Workers, sink: Sink) -> None:
     future, first = begun(sink, "killed")
     with workers.watched(first.by) as pods:
@@ -177,7 +172,7 @@ def test_a_worker_killed_by_its_node_is_replaced_within_two_seconds(workers: Wor
 
 
 @pytest.mark.node
-@pytest.mark.usefixtures("submitting")
+@pytest.mark.usefixtures("submits")
 def test_where_only_the_lease_tells_it_takes_a_lease_and_a_quarter(
     installed: Installed, workers: Workers, sink: Sink
 ) -> None:
@@ -201,9 +196,9 @@ def test_where_only_the_lease_tells_it_takes_a_lease_and_a_quarter(
 
 
 def test_of_a_force_deleted_worker_nothing_commits_twice(
-    workers: Workers, submitting: backend.Backend, sink: Sink
+    workers: Workers, submits: backend.Backend, sink: Sink
 ) -> None:
-    server = redis.Redis.from_url(submitting.settings.redis_url)
+    server = redis.Redis.from_url(submits.settings.redis_url)
     commits = Commits(server, workers.namespace)
     future, first = begun(sink, "forced")
     try:
@@ -218,13 +213,13 @@ def test_of_a_force_deleted_worker_nothing_commits_twice(
         server.close()
 
 
-def test_a_worker_that_is_told_to_end_drains(workers: Workers, submitting: backend.Backend, sink: Sink) -> None:
+def test_a_worker_that_is_told_to_end_drains(workers: Workers, submits: backend.Backend, sink: Sink) -> None:
     future, first = begun(sink, "draining")
     uid = workers.pods()[first.by]["metadata"]["uid"]
     workers.cluster.kubectl("delete", "pod", first.by, "-n", workers.namespace, "--wait=false")
     deadline, pause = time.monotonic() + 20, threading.Event()
-    while not [told for told in submitting.queue.sessions() if told.session.startswith(uid) and told.draining]:
-        assert time.monotonic() < deadline, submitting.queue.sessions()
+    while not [told for told in submits.queue.sessions() if told.session.startswith(uid) and told.draining]:
+        assert time.monotonic() < deadline, submits.queue.sessions()
         pause.wait(0.05)
     assert first.by not in {other.result(30) for other in load(sink, "others", 10)}
     sink.release()
