@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from kapstan import specs
 from kapstan.engine import flow_engine
+from kapstan.engine.annotations import fits
 from kapstan.engine.options import RetryDelays, RunName, check_options, number, retry_delays, whole
 from kapstan.errors import ConfigurationError, ParameterTypeError
 from kapstan.specs import FlowSpec
@@ -207,7 +208,7 @@ _Coerce = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def _coercion(name: str, fn: Callable[..., Any]) -> _Coerce | None:
-    """Turns arguments into the types that ``fn`` names; pydantic is loaded only for one that is not of its type yet."""
+    """Turns arguments into the types that ``fn`` names; pydantic is loaded only where that is not plain to see."""
     if not getattr(fn, "__annotations__", {}).keys() - {"return"}:
         return None
     hints: dict[str, Any] = {}
@@ -218,7 +219,7 @@ def _coercion(name: str, fn: Callable[..., Any]) -> _Coerce | None:
         coerced = dict(parameters)
         for parameter, value in parameters.items():
             hint = hints.get(parameter, Any)
-            if hint is Any or type(value) is hint:
+            if fits(value, hint):
                 continue
             coerced[parameter] = _convert(name, parameter, value, hint)
         return coerced
