@@ -25,6 +25,8 @@ else:
 
 _lock = threading.Lock()
 _ready = False
+_flow_runs = logging.getLogger("kapstan.flow_runs")
+_task_runs = logging.getLogger("kapstan.task_runs")
 
 
 class RunLogger(_Adapter):
@@ -41,13 +43,20 @@ class RunLogger(_Adapter):
 def flow_run_logger(run_id: str, name: str) -> RunLogger:
     set_up()
     extra = {"run": f"Flow run '{name}'", "flow_run_id": run_id}
-    return RunLogger(logging.getLogger("kapstan.flow_runs"), extra)
+    return RunLogger(_flow_runs, extra)
 
 
 def task_run_logger(run: TaskRun) -> RunLogger:
     set_up()
     extra = {"run": f"Task run '{run.name}'", "task_run_id": run.run_id, "flow_run_id": run.flow_run_id}
-    return RunLogger(logging.getLogger("kapstan.task_runs"), extra)
+    return RunLogger(_task_runs, extra)
+
+
+def task_run_info(run: TaskRun, message: str, *args: object) -> None:
+    """An INFO line of ``run``; makes no logger where nobody wants to see it."""
+    set_up()
+    if _task_runs.isEnabledFor(logging.INFO):
+        task_run_logger(run).info(message, *args)
 
 
 def get_run_logger() -> RunLogger:
@@ -68,7 +77,7 @@ def get_run_logger() -> RunLogger:
 @contextmanager
 def disable_run_logger() -> Generator[None]:
     """Silence the run loggers, for tests of functions that use ``get_run_logger``; those get a logger here anyway."""
-    loggers = [logging.getLogger("kapstan.flow_runs"), logging.getLogger("kapstan.task_runs")]
+    loggers = [_flow_runs, _task_runs]
     before = [logger.disabled for logger in loggers]
     mark = current_task.set(current_task.get() or TaskRun("-" * 22, "null", 1, {}))
     for logger in loggers:

@@ -37,35 +37,43 @@ class Resolvable:
 class Pending:
     """A submitted run of this process: its state, and who is to be told when it ends."""
 
-    __slots__ = ("_callbacks", "_done", "_lock", "run_id", "state")
+    __slots__ = ("_callbacks", "_done", "_ended", "_lock", "run_id", "state")
 
     def __init__(self, run_id: RunId) -> None:
         self.run_id = run_id
         self.state: State = states.Pending()
         self._lock = threading.Lock()
-        self._done = threading.Event()
+        self._done = False
+        self._ended: threading.Event | None = None  # made by the first that waits
         self._callbacks: list[Callable[[], object]] = []
 
     @property
     def done(self) -> bool:
-        return self._done.is_set()
+        return self._done
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until it has ended; False if ``timeout`` seconds passed before."""
-        return self._done.wait(timeout)
+        with self._lock:
+            if self._done:
+                return True
+            if self._ended is None:
+                self._ended = threading.Event()
+        return self._ended.wait(timeout)
 
     def finish(self, state: State) -> None:
         """Set the last state and tell everybody; a ``NotReady`` state is the last one, too."""
         with self._lock:
             self.state = state
-            self._done.set()
+            self._done = True
             callbacks, self._callbacks = self._callbacks, []
+            if self._ended is not None:
+                self._ended.set()
         for callback in callbacks:
             callback()
 
     def on_done(self, callback: Callable[[], object]) -> None:
         with self._lock:
-            if not self._done.is_set():
+            if not self._done:
                 self._callbacks.append(callback)
                 return
         callback()
@@ -77,14 +85,25 @@ class UpstreamFailed(Exception):
 
 def resolvables(value: Any) -> list[Resolvable]:
     """The futures in ``value``: itself, or inside lists, tuples, sets and dicts."""
-    if isinstance(value, Resolvable):
-        return [value]
+    found: list[Resolvable] = []
+    _collect(value, found)
+    return found
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None), bytes})
+_COLLECTIONS = frozenset({list, tuple, set, frozenset})
+
+
+def _collect(value: Any, found: list[Resolvable]) -> None:
     kind = cast("type[Any]", type(value))
-    if kind in (list, tuple, set, frozenset):
-        return [found for item in value for found in resolvables(item)]
-    if kind is dict:
-        return [found for item in value.values() for found in resolvables(item)]
-    return []
+    if kind in _SCALARS:
+        return
+    if kind in _COLLECTIONS or kind is dict:
+        for item in value.values() if kind is dict else value:
+            if type(item) not in _SCALARS:
+                _collect(item, found)
+    elif isinstance(value, Resolvable):
+        found.append(value)
 
 
 def resolved(value: Any) -> Any:

@@ -18,14 +18,14 @@ from kapstan.engine import calls, naming, retries, returns
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.pending import Pending, Resolvable, UpstreamFailed, resolvables, resolved, when_done
 from kapstan.ids import new_id
-from kapstan.logging import redirect_prints, task_run_logger
+from kapstan.logging import redirect_prints, task_run_info, task_run_logger
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that would triple the cost of making one, on the way of every task call
 class TaskCall:
-    """One call of a task: its arguments as they were given, and the run that it will be."""
+    """One call of a task: its arguments as they were given, and the run that it will be. Never changed."""
 
     spec: TaskSpec
     args: tuple[Any, ...]
@@ -176,7 +176,7 @@ async def _aexecute(call: TaskCall, args: Any, kwargs: Any) -> State:
 
 def _completed(call: TaskCall, result: Any) -> State:
     state = result if isinstance(result, State) else states.Completed(data=result)
-    task_run_logger(call.run).info("Finished in state %s", state)
+    task_run_info(call.run, "Finished in state %s", state)
     return state
 
 

@@ -24,7 +24,8 @@ Done = Callable[[BaseException | None], None]
 
 
 class _Entry:
-    """Records of one call, on their way. ``turn`` is set when they are settled, or when this thread is to write."""
+    """Records of one call, on their way. ``turn`` is set when they are settled, or when this thread is to write; only
+    a caller that must wait has one."""
 
     __slots__ = ("done", "error", "gone", "records", "settled", "size", "turn")
 
@@ -32,14 +33,15 @@ class _Entry:
         self.records = records
         self.size = sum(map(len, records))
         self.done = done
-        self.turn = threading.Event()
+        self.turn: threading.Event | None = None
         self.settled = False
         self.gone = False  # its thread was interrupted and does not wait any more
         self.error: BaseException | None = None
 
     def settle(self, error: BaseException | None) -> None:
         self.error, self.settled = error, True
-        self.turn.set()
+        if self.turn is not None:
+            self.turn.set()
         if self.done is not None:
             self.done(error)
 
@@ -56,6 +58,7 @@ class Journal:
         self._writer: _Entry | None = None  # whose thread writes now
         self._ended: BaseException | None = None
         self._posting = _Entry(())  # stands for the thread that writes what was posted
+        self._posted = threading.Event()  # that thread is to write, or to end
         self._thread: threading.Thread | None = None
 
     def open(self, attempt: int, *, host: str, now: float, token: str | None = None) -> History:
@@ -89,10 +92,12 @@ class Journal:
         entry = _Entry([encode(record, self._codec, self._run_id) for record in records])
         try:
             with self._lock:
+                if self._writer is not None:
+                    entry.turn = threading.Event()
                 self._queue(entry)
                 if self._writer is None:
                     self._writer = entry
-            if self._writer is not entry:
+            if entry.turn is not None:
                 entry.turn.wait()
             while self._writer is entry and not entry.settled:
                 self._write_batch()
@@ -126,7 +131,7 @@ class Journal:
         finally:
             with self._lock:
                 self._ended = self._ended or ValueError("the journal is closed")
-                self._posting.turn.set()
+                self._posted.set()
             if self._thread is not None:
                 self._thread.join()
             self._log.close()
@@ -146,7 +151,7 @@ class Journal:
             while self._waiting and (not batch or size + self._waiting[0].size <= SEGMENT_BYTES):
                 batch.append(self._waiting.popleft())
                 size += batch[-1].size
-        records = [record for entry in batch for record in entry.records]
+        records = batch[0].records if len(batch) == 1 else [record for entry in batch for record in entry.records]
         error: BaseException | None = StoreUnavailable("interrupted while writing; whether it landed is unknown")
         try:
             error = self._write(records)
@@ -183,7 +188,8 @@ class Journal:
                     self._wake_posting()
                 else:
                     self._writer = heir
-                    heir.turn.set()
+                    if heir.turn is not None:
+                        heir.turn.set()
         for other in refused:
             other.settle(self._ended)
 
@@ -192,12 +198,12 @@ class Journal:
             self._thread = threading.Thread(target=self._write_posted, name="kapstan-journal", daemon=True)
             self._thread.start()
         self._writer = self._posting
-        self._posting.turn.set()
+        self._posted.set()
 
     def _write_posted(self) -> None:
         while True:
-            self._posting.turn.wait()
-            self._posting.turn.clear()
+            self._posted.wait()
+            self._posted.clear()
             while self._writer is self._posting and self._waiting and self._ended is None:
                 self._write_batch()
             self._pass_on(self._posting)

@@ -40,13 +40,14 @@ def take_lock(descriptor: int, path: Path, deadline: float) -> None:
     Raises:
         StoreUnavailable: another process has held it for ``deadline`` seconds, as one that was stopped may.
     """
-    end = time.monotonic() + deadline
+    end = 0.0
     pause = 0.0005
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
+            end = end or time.monotonic() + deadline
             if time.monotonic() > end:
                 raise StoreUnavailable(f"another process has held {path} for {deadline:g} s; is one stopped?") from None
             time.sleep(pause)
