@@ -84,7 +84,7 @@ class Load:
         for tag in fed:
             self.sink.wait("ends", tag)
         steps = [f"{self.name}-{number}" for number in range(STEPS)]
-        assert self.sink.count("begins") == Counter([*self.runs, *fed, *steps])
+        assert self.sink.count("begins") == Counter([*self.runs, *fed, *steps]), self.worker_log
         pods = self.installed.cluster.get("pods", "-n", self.installed.namespace, "-l", WORKERS)["items"]
         assert [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods] == [0, 0]
 
