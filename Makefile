@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything installs into .venv from the lock files; system packages only by cluster-up (or in CI).
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit contract property integration e2e chaos bench cluster-up cluster-down lock crds clean
+.PHONY: help demo test lint unit contract property integration e2e chaos bench cluster-up cluster-install cluster-down lock crds clean
 
 # Compiled modules are worth keeping: tests and demo start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,8 +24,8 @@ help: ## Show this list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-demo: .venv/.base ## The main job in one go: a flow that is killed and resumes, workers that are killed and lose nothing (CLUSTER=1: on a cluster)
-	@$(BIN)/python examples/quickstart/demo.py $(if $(CLUSTER),--cluster)
+demo: .venv/.base ## The main job in one go: a flow that is killed and resumes, workers that are killed and lose nothing (CLUSTER=1: on kubectl's cluster, with the chart and the quickstart's image there; NAMESPACE=, IMAGE=)
+	@$(BIN)/python examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(addprefix --namespace=,$(NAMESPACE)) $(addprefix --image=,$(IMAGE)))
 
 test: .venv/.dev lint ## Every tier; a tier whose services are missing is skipped with one line (under CI=true: a failure)
 	$(PYTEST) $(addprefix tests/,$(TIERS))
@@ -44,6 +44,9 @@ bench: .venv/.dev ## Ratios beside peers and bare Redis, one table
 
 cluster-up: .venv/.dev ## Bring up a real Kubernetes for the tests (installs system packages)
 	$(BIN)/python -m tests.cluster up --install
+
+cluster-install: .venv/.dev ## Build and install the product there, and the quickstart's image for `make demo CLUSTER=1`
+	$(BIN)/python -m tests.e2e
 
 cluster-down: .venv/.dev ## Take it down again and leave the machine as it was
 	$(BIN)/python -m tests.cluster down

@@ -28,6 +28,8 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 MAILS = 24
+IMAGE = "kapstan-quickstart:1"
+"""As deployment.yaml has it. Not `latest`: nodes would ask a registry for that each time."""
 T = TypeVar("T")
 console = Console(highlight=False)
 
@@ -36,11 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cluster", action="store_true", help="on the cluster that kubectl would use")
     parser.add_argument("--namespace", default="default", help="of the cluster (default: default)")
-    parser.add_argument("--image", default="", help="the quickstart's image, where it has another name in the cluster")
+    parser.add_argument("--image", default="", help=f"the quickstart's image (default: {IMAGE})")
     chosen = parser.parse_args()
     began = time.monotonic()
     sys.path.insert(0, str(HERE))
-    with cluster(chosen.namespace, chosen.image) if chosen.cluster else this_machine() as place:
+    with cluster(chosen.namespace, chosen.image or IMAGE) if chosen.cluster else this_machine() as place:
         killed_flow(place)
         killed_worker(place)
         overview(place)
@@ -208,35 +210,45 @@ def this_machine() -> Iterator[Place]:
 
 @contextlib.contextmanager
 def cluster(namespace: str, image: str) -> Iterator[Place]:
-    """The cluster that kubectl would use; the chart is installed and serves ``namespace``."""
+    """The cluster that kubectl would use; the chart is installed and serves ``namespace``. All is gone afterwards."""
+    if shutil.which("kubectl") is None:
+        sys.exit("kubectl is not on PATH; it reaches the cluster and forwards Redis and the store to this machine")
 
     def kubectl(*words: str) -> str:
-        return subprocess.run(["kubectl", "-n", namespace, *words], check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(["kubectl", "-n", namespace, *words], check=False, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"kubectl {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
 
     def kill(victim: str) -> None:
         """End a pod at once, by its name or by the uid that its session begins with."""
         pods = json.loads(kubectl("get", "pods", "-o", "json"))["items"]
-        names = [
-            pod["metadata"]["name"]
-            for pod in pods
-            if victim.startswith((pod["metadata"]["uid"], pod["metadata"]["name"]))
-        ]
+        names = [pod["metadata"]["name"] for pod in pods if victim.startswith(called(pod))]
         kubectl("delete", "pod", "--force", "--grace-period=0", *names)
 
+    def clean() -> None:
+        kubectl("delete", "--ignore-not-found", "-f", str(HERE / "run.yaml"), "-f", str(HERE / "deployment.yaml"))
+
+    secret = json.loads(kubectl("get", "secret", "--ignore-not-found", "kapstan-workload", "-o", "json") or "{}")
+    if not secret:
+        sys.exit(f"namespace {namespace!r} is not served: install charts/kapstan with namespaces={{{namespace}}}")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as forwards:
-        for name, value in settings(
-            json.loads(kubectl("get", "secret", "kapstan-workload", "-o", "json"))["data"]
-        ).items():
-            os.environ[name] = (
-                forwarded(value, forwards) if name in ("KAPSTAN_REDIS_URL", "KAPSTAN_S3_ENDPOINT") else value
-            )
+        for name, value in settings(secret["data"]).items():
+            inside = name in ("KAPSTAN_REDIS_URL", "KAPSTAN_S3_ENDPOINT")
+            os.environ[name] = forwarded(value, forwards) if inside else value
         os.environ.update(KAPSTAN_HOME=folder, KAPSTAN_NAMESPACE=namespace)
-        text = (HERE / "deployment.yaml").read_text()
         yaml = Path(folder) / "deployment.yaml"
-        yaml.write_text(text.replace("kapstan-quickstart:latest", image or "kapstan-quickstart:latest"))
+        yaml.write_text((HERE / "deployment.yaml").read_text().replace(IMAGE, image))
+        clean()
+        forwards.callback(clean)
         place = Place(["--cluster", "--namespace", namespace], kill)
         place.kapstan("apply", "-f", yaml)
         yield place
+
+
+def called(pod: dict[str, Any]) -> tuple[str, str]:
+    """What a pod is known by: its name, and the uid that a worker's session begins with."""
+    return pod["metadata"]["name"], pod["metadata"]["uid"]
 
 
 def settings(secret: dict[str, str]) -> dict[str, str]:
@@ -251,7 +263,7 @@ def forwarded(url: str, forwards: contextlib.ExitStack) -> str:
     parts = urlsplit(url)
     service, namespace = (parts.hostname or "").split(".")[:2]
     command = ["kubectl", "-n", namespace, "port-forward", f"service/{service}", f":{parts.port}"]
-    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    forward = forwards.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     forwards.callback(forward.terminate)
     assert forward.stdout is not None
     port = forward.stdout.readline().split("127.0.0.1:")[1].split()[0]

@@ -76,7 +76,8 @@ def _on(cluster: Cluster, bench: Bench) -> dict[str, list[float]]:
 
 def _prepare(cluster: Cluster, folder: Path) -> str:
     """The product installed for a namespace of the bench's own, and an image with the flow; its name."""
-    product.load_images(cluster, folder, Progress())
+    product.make_namespaces(cluster)
+    product.load_images(cluster, Progress())
     product.make_namespace(cluster, NAMESPACE)
     product.install(cluster, NAMESPACE)
     context = folder / "moment"
@@ -87,7 +88,7 @@ def _prepare(cluster: Cluster, folder: Path) -> str:
         context / "Dockerfile",
         tag="kapstan.test/moment:bench",
         context=context,
-        build_args={"RUNTIME": product.image("runtime")},
+        build_args={"RUNTIME": product.image(cluster, "runtime")},
     )
 
 

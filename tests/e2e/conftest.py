@@ -21,7 +21,7 @@ from tests.e2e import product
 from kapstan.backend import Backend
 from kapstan.settings import Settings
 
-TEAM = "team"
+TEAM = product.TEAM
 WORKLOAD = Path(__file__).parent / "workload"
 
 
@@ -86,26 +86,19 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def installed(
-    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Installed]:
-    """Images, chart, namespace; a cluster that stays up keeps them, and the next session finds them."""
+def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Installed]:
+    """Images, chart, namespaces; a cluster that stays up keeps them, and the next session finds them."""
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
     progress = Progress()
     with capture.global_and_fixture_disabled():
-        product.load_images(cluster, tmp_path_factory.mktemp("images"), progress)
-        image = cluster.load_image(
-            WORKLOAD / "Dockerfile",
-            tag="kapstan.test/shop:e2e",
-            context=WORKLOAD,
-            build_args={"RUNTIME": product.image("runtime")},
-        )
-        for namespace in (product.NAMESPACE, TEAM):
-            product.make_namespace(cluster, namespace)
+        product.make_namespaces(cluster)
+        product.load_images(cluster, progress)
+        image = product.load_user_image(cluster, "shop", WORKLOAD, progress)
         with progress.step("chart"):
-            product.install(cluster, TEAM)
+            product.install(cluster)
     made = Installed(cluster, TEAM, image)
     made.apply("WorkPool", "pool", {})
     yield made
-    for kind in ("flowruns", "taskworkers", "deployments", "workpools"):
-        cluster.kubectl("delete", f"{kind}.kapstan.dev", "--all", "-n", TEAM, timeout=120)
+    kinds = "flowruns.kapstan.dev,taskworkers.kapstan.dev,deployments.kapstan.dev,workpools.kapstan.dev"
+    for namespace in product.SERVED:
+        cluster.kubectl("delete", kinds, "--all", "-n", namespace, timeout=120)

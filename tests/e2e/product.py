@@ -1,18 +1,22 @@
 """Builds the product as it is shipped, images and chart, and installs it on the cluster of the tests.
 
-`conftest` calls it once a session; `demo.py` of the quickstart does the same by the same Makefile targets. Wheels are
-downloaded once into the cache, because a build inside the node has no way to a package index.
+`conftest` calls it once a session, and `python -m tests.e2e` for whoever wants to try the product on that cluster. What
+was built and installed is noted on the namespace of the installation, so that nothing is done again for the same
+sources. Wheels are downloaded once into the cache, because a build inside the node has no way to a package index.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from packaging.markers import Marker
@@ -23,58 +27,120 @@ from tests.cluster.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "kapstan"
+QUICKSTART = ROOT / "examples" / "quickstart"
 TARGETS = ("runtime", "operator", "redis-dev", "minio-dev")
 RELEASE, NAMESPACE = "kapstan", "kapstan-system"
+TEAM, DEMO, LIMITED = "team", "quickstart", "limited"
+SERVED = (TEAM, DEMO, LIMITED)
+"""Namespaces of workloads."""
 
 _SOURCES = ("pyproject.toml", "README.md", "LICENSE", "requirements.lock", "requirements-operator.lock")
+_DIRECTORIES = ("operator", "images")
+_NOTE = "kapstan.test/image-{}"
 # Debian bookworm's Python, which the base image of the tests has. pip judges markers by the Python that it runs under.
 _PYTHON = {"python_version": "3.11", "python_full_version": "3.11.2"}
 _MARKED = re.compile(r"^(?P<requirement>[^\s#][^;]*?) *; *(?P<marker>.*?) *\\$", re.MULTILINE)
 
 
-def image(target: str) -> str:
-    return f"kapstan.test/{target}:e2e"
+def load_images(cluster: Cluster, progress: Progress) -> None:
+    """Build every image of the product and put it on the cluster, unless what is there was made of the same."""
+    digest = sources_digest()
+    if all(_noted(cluster, target)[0] == digest for target in TARGETS):
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        context = _context(cluster, Path(scratch), progress)
+        for target in TARGETS:
+            with progress.step(f"image {target}"):
+                reference = cluster.load_image(
+                    context / "images" / "Dockerfile",
+                    target=target,
+                    tag=_tag(target),
+                    context=context,
+                    build_args={"BASE": cluster.base_image},
+                )
+            _note(cluster, target, digest, reference)
 
 
-def load_images(cluster: Cluster, scratch: Path, progress: Progress) -> None:
-    """Build every image of the product and put it on the cluster; what has not changed is not sent again."""
-    context = _context(cluster, scratch, progress)
-    for target in TARGETS:
-        with progress.step(f"image {target}"):
-            cluster.load_image(
-                context / "images" / "Dockerfile",
-                target=target,
-                tag=image(target),
-                context=context,
-                build_args={"BASE": cluster.base_image},
+def load_user_image(cluster: Cluster, name: str, directory: Path, progress: Progress) -> str:
+    """Build a user's image FROM the runtime and put it on the cluster, unless it is there. Returns its reference."""
+    digest = _digest([*directory.iterdir()], _noted(cluster, "runtime")[0])
+    noted, reference = _noted(cluster, name)
+    if noted != digest:
+        with progress.step(f"image {name}"):
+            reference = cluster.load_image(
+                directory / "Dockerfile",
+                tag=_tag(name),
+                context=directory,
+                build_args={"RUNTIME": image(cluster, "runtime")},
             )
+        _note(cluster, name, digest, reference)
+    return reference
 
 
-def install(cluster: Cluster, *namespaces: str, values: tuple[str, ...] = ()) -> None:
-    """Install the chart, or upgrade what is installed; returns when everything is ready."""
-    operator, _, tag = image("operator").rpartition(":")
+def image(cluster: Cluster, name: str) -> str:
+    """What to write into ``image:``, once `load_images` or `load_user_image` has put it there."""
+    return _noted(cluster, name)[1]
+
+
+def install(cluster: Cluster, *more: str, values: tuple[str, ...] = ()) -> None:
+    """Install the chart for the namespaces `SERVED` and ``more``, or upgrade what is installed; then it is ready."""
+    operator, _, tag = image(cluster, "operator").rpartition(":")
     settings = (
-        f"namespaces={{{','.join(namespaces)}}}",
+        f"namespaces={{{','.join((*SERVED, *more))}}}",
         "devServices.enabled=true",
-        f"devServices.redis.image={image('redis-dev')}",
-        f"devServices.minio.image={image('minio-dev')}",
+        f"devServices.redis.image={image(cluster, 'redis-dev')}",
+        f"devServices.minio.image={image(cluster, 'minio-dev')}",
         f"operator.image.repository={operator}",
         f"operator.image.tag={tag}",
         # The tag stays; this says to a running installation that what stands behind it has changed.
-        f"operator.podAnnotations.sources={_digest(ROOT / 'operator')}",
+        f"operator.podAnnotations.sources={_noted(cluster, 'operator')[0]}",
         *values,
     )
     words = [word for setting in settings for word in ("--set", setting)]
     cluster.helm("upgrade", "--install", RELEASE, CHART, "-n", NAMESPACE, *words, "--wait", "--timeout", "3m")
 
 
+def make_namespaces(cluster: Cluster) -> None:
+    """That of the installation, and those of `SERVED`; no error if they are there."""
+    for name in (NAMESPACE, *SERVED):
+        make_namespace(cluster, name)
+
+
 def make_namespace(cluster: Cluster, name: str) -> None:
     """A namespace that enforces Pod Security `restricted`; no error if it is there."""
-    manifest = (
-        f'{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}",'
-        '"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}'
-    )
-    cluster.kubectl("apply", "-f", "-", input=manifest)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest))
+
+
+def sources_digest() -> str:
+    """Of everything that the images are made of."""
+    inside = [path for name in _DIRECTORIES for path in (ROOT / name).rglob("*")]
+    return _digest([*(ROOT / name for name in _SOURCES), *inside])
+
+
+def _digest(paths: Iterable[Path], *more: str) -> str:
+    digest = hashlib.sha256("\0".join(more).encode())
+    for path in sorted(paths):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return f"sha256-{digest.hexdigest()[:16]}"
+
+
+def _tag(name: str) -> str:
+    return f"kapstan.test/{name}:e2e"
+
+
+def _noted(cluster: Cluster, name: str) -> tuple[str, str]:
+    """Digest of what an image on the cluster was made of, and the image's reference; empty where none was put there."""
+    annotations = cluster.get("namespace", NAMESPACE)["metadata"].get("annotations", {})
+    digest, _, reference = str(annotations.get(_NOTE.format(name), "")).partition(" ")
+    return digest, reference
+
+
+def _note(cluster: Cluster, name: str, digest: str, reference: str) -> None:
+    note = f"{_NOTE.format(name)}={digest} {reference}"
+    cluster.kubectl("annotate", "--overwrite", "namespace", NAMESPACE, note)
 
 
 def _context(cluster: Cluster, scratch: Path, progress: Progress) -> Path:
@@ -83,7 +149,7 @@ def _context(cluster: Cluster, scratch: Path, progress: Progress) -> Path:
     context.mkdir()
     for name in _SOURCES:
         shutil.copy(ROOT / name, context)
-    for name in ("operator", "images"):
+    for name in _DIRECTORIES:
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     if cluster.has_node and cluster.provider == "node":
         for wheel in _wheels(progress).glob("*.whl"):
@@ -91,13 +157,6 @@ def _context(cluster: Cluster, scratch: Path, progress: Progress) -> Path:
     tools.ensure(["minio"], progress)
     shutil.copy(tools.path("minio"), context / "images" / "bin" / "minio")
     return context
-
-
-def _digest(directory: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.suffix in (".py", ".lua")):
-        digest.update(str(path.relative_to(directory)).encode() + b"\0" + path.read_bytes())
-    return f"sha256-{digest.hexdigest()[:16]}"
 
 
 def _wheels(progress: Progress) -> Path:

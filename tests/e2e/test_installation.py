@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from tests.cluster.errors import CommandFailed
@@ -90,6 +91,58 @@ def test_kubectl_shows_and_explains(installed: Installed) -> None:
     assert "The Deployment (kapstan.dev) to run" in explained
 
 
+def test_a_quota_that_is_used_up_is_told_and_waited_for(installed: Installed) -> None:
+    there = replace(installed, namespace=product.LIMITED)
+    _quota(there, "pods", 0)
+    there.apply("WorkPool", "pool", {})
+    there.deploy("squares", "sum_of_squares")
+    there.apply("TaskWorker", "shop", {"image": there.image, "tasks": ["shop.py"], "replicas": 1})
+    there.run("squares-1", "squares", parameters={"count": 2})
+    run = there.wait("flowruns", "squares-1", ".status.diagnosis.category", "QuotaExceeded")
+    assert run["status"]["phase"] == "Pending"
+    assert "exceeded quota: only" in run["status"]["diagnosis"]["message"]
+    worker = there.wait("taskworkers", "shop", '.status.conditions[?(@.type=="Degraded")].status', "True")
+    assert "exceeded quota: only" in json.dumps(worker["status"]["conditions"])
+    _quota(there, "count/jobs.batch", 0)
+    there.run("squares-2", "squares", parameters={"count": 2})
+    run = there.wait("flowruns", "squares-2", ".status.diagnosis.category", "QuotaExceeded")
+    assert run["status"]["phase"] == "Scheduled"
+    assert "exceeded quota: only" in run["status"]["message"]
+    _quota(there, "pods", 8)
+    there.wait("flowruns", "squares-2", ".status.phase", "Completed")
+    assert there.get("flowruns", "squares-2")["status"].get("diagnosis") is None
+
+
+def _quota(there: Installed, resource: str, hard: int) -> None:
+    """The namespace's only quota; it counts once its controller has written its status."""
+    where = ("-n", there.namespace)
+    there.cluster.kubectl("delete", "resourcequota", "only", "--ignore-not-found", *where)
+    there.cluster.kubectl("create", "quota", "only", f"--hard={resource}={hard}", *where)
+    path = "{.status.hard." + resource.replace(".", r"\.") + "}"
+    words = ("wait", "resourcequota/only", f"--for=jsonpath={path}={hard}", "--timeout=60s")
+    there.cluster.kubectl(*words, *where, timeout=70)
+
+
+def test_what_no_pod_may_be_is_told(installed: Installed) -> None:
+    """Pod Security refuses the pods of a Job, the API server a Job that is none; both say why."""
+    rooted = {"spec": {"hostNetwork": True}}
+    installed.apply("WorkPool", "host", {"podTemplate": rooted})
+    code = {"entrypoint": "shop.py:sum_of_squares", "image": installed.image}
+    installed.apply("Deployment", "host", {"flow": code, "workPoolRef": {"name": "host"}})
+    installed.run("host-1", "host", parameters={"count": 1})
+    run = installed.wait("flowruns", "host-1", ".status.diagnosis.category", "ConfigError")
+    assert "violates PodSecurity" in run["status"]["diagnosis"]["message"]
+    spec = {"image": installed.image, "tasks": ["shop.py"], "replicas": 1}
+    installed.apply("TaskWorker", "host", spec | {"podTemplate": rooted})
+    degraded = '.status.conditions[?(@.type=="Degraded")].reason'
+    worker = installed.wait("taskworkers", "host", degraded, "MembersNotReady")
+    assert "violates PodSecurity" in json.dumps(worker["status"]["conditions"])
+    installed.apply("TaskWorker", "host", spec | {"podTemplate": {"spec": {"terminationGracePeriodSeconds": "soon"}}})
+    worker = installed.wait("taskworkers", "host", degraded, "Refused")
+    assert "terminationGracePeriodSeconds" in json.dumps(worker["status"]["conditions"])
+    installed.cluster.kubectl("delete", "taskworkers.kapstan.dev/host", "flowruns.kapstan.dev/host-1", "-n", TEAM)
+
+
 @pytest.mark.parametrize(
     ("verb", "resource"),
     [
@@ -121,6 +174,54 @@ def test_workload_accounts_have_none_of_them(installed: Installed) -> None:
             assert not _can(installed, account, verb, named, subresource), (verb, resource)
 
 
+ROLES = ("kapstan-user", "kapstan-admin")
+
+
+@pytest.fixture(scope="module")
+def people(installed: Installed) -> None:
+    """A user for each role of the chart, bound in the namespace as NOTES.txt says."""
+    for role in ROLES:
+        binding = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": role, "namespace": TEAM},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": role}],
+        }
+        installed.cluster.kubectl("apply", "-f", "-", input=json.dumps(binding))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_people_may_do_what_their_role_says_and_no_more(installed: Installed, people: None, role: str) -> None:
+    allowed = _rights(installed, role)
+    table = {
+        (f"{resource}.{right.group}", verb)
+        for right in rbac.TABLE[role.removeprefix("kapstan-")]
+        for resource, verb in itertools.product(right.resources, right.verbs)
+    }
+    assert allowed == table
+    assert _rights(installed, role, product.NAMESPACE) == set(), "bound in one namespace only"
+    for verb, resource in (("get", "secrets"), ("list", "secrets"), ("create", "pods/exec"), ("create", "pods")):
+        assert not _can(installed, role, verb, resource), (verb, resource)
+
+
+def _rights(installed: Installed, user: str, namespace: str = TEAM) -> set[tuple[str, str]]:
+    """(resource.group, verb) that the API server would allow, without what everybody may."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    words = ("create", "-f", "-", "-o", "json", f"--as={user}")
+    status = json.loads(installed.cluster.kubectl(*words, input=json.dumps(review)))["status"]
+    rules = [rule for rule in status["resourceRules"] if "selfsubject" not in rule["resources"][0]]
+    return {
+        (f"{resource}.{group}", verb)
+        for rule in rules
+        for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+
+
 def _can(installed: Installed, account: str, verb: str, resource: str, subresource: str = "") -> bool:
     extra = (f"--subresource={subresource}",) if subresource else ()
     words = ("auth", "can-i", verb, resource, *extra, "-n", installed.namespace, f"--as={account}")
@@ -135,8 +236,26 @@ def test_the_chart_is_sound_and_keeps_its_keys(installed: Installed) -> None:
     key = base64.b64encode(bytes(32)).decode()
     installed.cluster.helm(*chart, "--set", f"signing.keys.default={key}")
     before = [_secret(installed, *place) for place in _PLACES]
-    product.install(installed.cluster, installed.namespace)
+    product.install(installed.cluster)
     assert [_secret(installed, *place) for place in _PLACES] == before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("devServices.enabled=true", "devServices.redis.storage=1Gi", "devServices.minio.storage=1Gi"),
+        ("clusterWide=true", "redis.url=rediss://u:p@redis.example:6380/0", "s3.endpoint=https://s3.example"),
+        ("crds.install=false", "operator.replicas=3", "redis.url=redis://r:6379", "s3.endpoint=http://s3:9000"),
+    ],
+)
+def test_the_api_server_takes_what_the_chart_renders(installed: Installed, values: tuple[str, ...]) -> None:
+    key = base64.b64encode(bytes(32)).decode()
+    settings = (*values, f"namespaces={{{TEAM}}}", f"signing.keys.{TEAM}={key}", f"signing.previousKeys.{TEAM}={key}")
+    words = [word for setting in settings for word in ("--set", setting)]
+    if "devServices.enabled=true" in values:
+        words += ["--dry-run=server"]  # passwords that stand in the cluster are looked up there
+    rendered = installed.cluster.helm("template", "other", product.CHART, "-n", product.NAMESPACE, *words)
+    installed.cluster.kubectl("apply", "--dry-run=server", "-f", "-", "-n", product.NAMESPACE, input=rendered)
 
 
 def test_without_a_cluster_to_ask_no_key_is_invented(installed: Installed) -> None:
@@ -146,7 +265,7 @@ def test_without_a_cluster_to_ask_no_key_is_invented(installed: Installed) -> No
 
 
 def test_a_leader_that_is_told_to_go_hands_over(installed: Installed) -> None:
-    product.install(installed.cluster, installed.namespace, values=("operator.replicas=2",))
+    product.install(installed.cluster, values=("operator.replicas=2",))
     lease = ("lease", f"{product.RELEASE}-operator", "-n", product.NAMESPACE)
     leader = installed.cluster.get(*lease)["spec"]["holderIdentity"].split("_")[0]
     installed.cluster.kubectl("delete", "pod", leader, "-n", product.NAMESPACE)
@@ -155,7 +274,7 @@ def test_a_leader_that_is_told_to_go_hands_over(installed: Installed) -> None:
     installed.deploy("squares", "sum_of_squares")
     installed.run("handed-over", "squares", parameters={"count": 2})
     installed.wait("flowruns", "handed-over", ".status.phase", "Completed")
-    product.install(installed.cluster, installed.namespace)
+    product.install(installed.cluster)
 
 
 _PLACES = ((TEAM, "kapstan-workload", "KAPSTAN_SIGNING_KEY"), (product.NAMESPACE, "kapstan-signing-keys", TEAM))
