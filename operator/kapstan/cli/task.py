@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from functools import partial
@@ -52,6 +53,9 @@ def serve(
     """
     if not entrypoints and not modules:
         raise ConfigurationError("nothing to serve: give module:task, file.py:task or --module")
+    # What modules of tasks import: once, before the fork, and not in every child.
+    for module in ("kapstan.tasks", "kapstan.flows"):
+        importlib.import_module(module)
     ours = settings.current()
     logging.basicConfig(level=ours.log_level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
     sys.exit(

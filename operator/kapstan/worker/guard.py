@@ -17,11 +17,10 @@ from kapstan.errors import QueueUnavailable
 from kapstan.ports import Lane
 from kapstan.worker.board import Slot
 from kapstan.worker.executor import Executor, report_lost
+from kapstan.worker.pace import LONG
 
 logger = logging.getLogger("kapstan.worker")
 
-LONG = 0.02
-"""Seconds after which a run is long and nothing waits behind it."""
 _LOOK = 0.01
 _LOOK_AGAIN = 0.2
 
@@ -85,7 +84,7 @@ class Guard(threading.Thread):
             logger.info("The queue is away; what waits behind run %s waits on: %s", executing.run_id, error)
             return _LOOK_AGAIN
         if self._executor is not None and self._executor.step_under_way and age < _LOOK_AGAIN:
-            return _LOOK_AGAIN  # a step that was on its way may have claimed after the recall
+            return age  # a step that was on its way may have claimed after the recall
         self._recalled = executing.run_id
         return None
 

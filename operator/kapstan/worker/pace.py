@@ -1,7 +1,7 @@
 """How many runs one claim should bring: as many as fit into 5 ms, by the durations seen so far.
 
-A pure calculation; the executor feeds it. A long run counts at once and fades slowly: to claim too little costs a round
-trip, to claim too much makes others wait (the guard cures that within 20 ms, at the price of giving back).
+A pure calculation; the executor feeds it. A long run counts at once and fades within a few claims: to claim too little
+costs a round trip, to claim too much makes others wait (the guard cures that within 20 ms, at the price of giving back).
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from kapstan.worker.board import MAX_BATCH
 
 BUDGET = 0.005
 """Seconds of work that a claim may bring."""
-_FADE = 0.3
+LONG = 0.02
+"""Seconds after which a run is long: it counts alone, and nothing waits behind it. Less may be a process that the
+machine did not let run."""
+_FADE = 0.5
 
 
 class Pace:
@@ -23,7 +26,7 @@ class Pace:
 
     def observe(self, seconds: float, runs: int, longest: float) -> None:
         """``runs`` runs took ``seconds`` together, the longest of them ``longest``."""
-        mean = longest if longest >= BUDGET else seconds / runs
+        mean = longest if longest >= LONG else seconds / runs
         if mean >= self._seconds:
             self._seconds = mean
         else:

@@ -51,15 +51,18 @@ local function count(kind, route, by)
 end
 
 -- What clients are told about ended runs, one message per client and call: rid, six digits of length, record
--- (length 0: too long to ride along, read it).
+-- (length 0: too long to ride along, read it). False where nobody listens now: whoever begins to asks for what ended
+-- before (watch).
 local news = {}
 local function note(client, rid, record)
   local parts = news[client]
-  if not parts then
-    parts = {}
+  if parts == nil then
+    parts = call('PUBSUB', 'NUMSUB', P .. 'c:' .. client)[2] > 0 and {}
     news[client] = parts
   end
-  parts[#parts + 1] = #record <= 2048 and rid .. format('%06d', #record) .. record or rid .. '000000'
+  if parts then
+    parts[#parts + 1] = #record <= 2048 and rid .. format('%06d', #record) .. record or rid .. '000000'
+  end
 end
 
 local function settle()
@@ -67,7 +70,7 @@ local function settle()
     if by ~= 0 then call('HINCRBY', P .. 'n', field, by) end
   end
   for client, parts in pairs(news) do
-    call('PUBLISH', P .. 'c:' .. client, table.concat(parts))
+    if parts then call('PUBLISH', P .. 'c:' .. client, table.concat(parts)) end
   end
 end
 
