@@ -54,7 +54,7 @@ class Backend:
     @property
     def store(self) -> Store:
         """Raises:
-        StoreUnsafe: the store's conditional writes do not hold (probed once per process).
+        StoreUnsafe: the store's conditional writes do not hold (probed by the first process in ten minutes).
         StoreUnavailable: it does not answer.
         """
         return self._part("store", self._open_store)
@@ -107,7 +107,7 @@ class Backend:
         from kapstan.store.s3 import S3Store
 
         store = S3Store.from_settings(self.settings)
-        store.probe()
+        store.probe_when_due()
         return store
 
     def _open_flow_runs(self) -> FlowRuns:

@@ -11,13 +11,14 @@ import base64
 import hashlib
 import html
 import re
+import time
 from collections.abc import Iterator, Sequence
 
 from kapstan.errors import StoreRefused
 from kapstan.ports import Stored
 from kapstan.settings import Settings
 from kapstan.store.keys import check_key
-from kapstan.store.probe import probe
+from kapstan.store.probe import probe, probe_when_due
 from kapstan.store.s3_wire import Unknown, Wire, error_of
 from kapstan.store.segments import SegmentLog
 
@@ -144,6 +145,10 @@ class S3Store:
 
     def probe(self) -> None:
         probe(self)
+
+    def probe_when_due(self) -> None:
+        """As ``probe``, unless it passed by this endpoint a short while ago."""
+        probe_when_due(self, self._wire.endpoint, time.time())
 
     def log(self, name: str) -> SegmentLog:
         return SegmentLog(self, check_key(name))

@@ -153,10 +153,14 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor or os.read(go, 1) != b"g":
+    if os.getppid() != supervisor:
+        return ExitCode.HANDED_BACK
+    backend = backends.current()
+    with contextlib.suppress(BackendError):  # it is asked again, and answered, once the lease is there
+        backend.store  # noqa: B018  (opened while the supervisor takes the lease; nothing of the run is touched)
+    if os.read(go, 1) != b"g":
         return ExitCode.HANDED_BACK
     set_up()
-    backend = backends.current()
     try:
         if attempt.number > 1 and not attempt.again:
             known = ended.state_of(backend, attempt.run_id)
