@@ -134,6 +134,9 @@ class BackgroundEngine:
     def _completed(self, claim: Claim, spec: TaskSpec, result: Any) -> Outcome:
         if spec.persist_result is False:
             return Outcome(claim.run_id, claim.token, "completed", b"")
+        if result is None:  # most results, so it takes no way through serialisers
+            envelope = self._codec.seal(JSON, b"null", "result", claim.run_id)
+            return Outcome(claim.run_id, claim.token, "completed", envelope)
         try:
             envelope = self._codec.encode(result, "result", claim.run_id, what=f"the result of {spec.name}")
         except (SerializationError, ValueTooLarge) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -39,7 +38,7 @@ class Inbox:
         self._prefix = prefix
         self._client = client
         self._watched: dict[RunId, bytes | None] = {}  # None: open; b"": ended, too large to ride along
-        self._waited: Counter[RunId] = Counter()
+        self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
         self._changed = threading.Condition()
         self._reading = False
         self._wire: Wire | None = None
@@ -56,8 +55,9 @@ class Inbox:
             QueueUnavailable: no connection within the retry budget.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        this_wait = object()
         with self._changed:
-            self._waited.update(run_ids)
+            self._waits[this_wait] = run_ids
             try:
                 self._watch(run_ids)
                 while True:
@@ -70,10 +70,7 @@ class Inbox:
                     else:
                         self._read_for_all(left)
             finally:
-                self._waited.subtract(run_ids)
-                for run_id in run_ids:
-                    if not self._waited[run_id]:
-                        del self._waited[run_id]
+                del self._waits[this_wait]
 
     # ------------------------------------------------------------------ with the lock held
 
@@ -82,7 +79,8 @@ class Inbox:
         for run_id in fresh:
             self._watched[run_id] = None
         if len(self._watched) > 2 * _REMEMBERED:
-            old = [run_id for run_id in self._watched if run_id not in self._waited]
+            waited = set[RunId]().union(*self._waits.values())
+            old = [run_id for run_id in self._watched if run_id not in waited]
             for run_id in old[:-_REMEMBERED]:
                 del self._watched[run_id]
         if self._wire is not None and fresh:

@@ -1,7 +1,8 @@
 """How many runs one claim should bring: as many as fit into 5 ms, by the durations seen so far.
 
-A pure calculation; the executor feeds it. A long run counts at once and fades within a few claims: to claim too little
-costs a round trip, to claim too much makes others wait (the guard cures that within 20 ms, at the price of giving back).
+A pure calculation; the executor feeds it. A long run counts at once and fades within a few claims: to claim too
+little costs a round trip, to claim too much makes others wait (the guard cures that within 20 ms, at the price of
+giving back).
 """
 
 from __future__ import annotations
