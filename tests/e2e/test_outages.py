@@ -41,6 +41,7 @@ def served(installed: Installed) -> Iterator[Installed]:
     """Two pods that execute one run at a time, and a Deployment of the flow."""
     code = {"entrypoint": "background.py:feeding", "image": installed.image}
     installed.apply("Deployment", NAME, {"flow": code, "workPoolRef": {"name": "pool"}})
+    _refresh(installed)
     with serving(installed, NAME, 2):
         yield installed
 
@@ -121,6 +122,20 @@ def away(installed: Installed, service: str) -> Iterator[None]:
     finally:
         cluster.kubectl("wait", "--for=condition=Ready", *pod, "--timeout=60s", timeout=70)
         _reachable(installed, name, True)
+
+
+def _refresh(installed: Installed) -> None:
+    """On a cluster that is kept, new pods for services that an earlier session killed: the oftener a container died
+    lately, the longer the kubelet waits before it starts it again. What they stored is gone, and nobody waits for it.
+    """
+    where = ("-n", product.NAMESPACE)
+    for service in ("redis", "minio"):
+        name = f"{product.RELEASE}-{service}"
+        (status,) = installed.cluster.get("pod", f"{name}-0", *where)["status"]["containerStatuses"]
+        if status["restartCount"]:
+            installed.cluster.kubectl("delete", "pod", f"{name}-0", *where)
+            rollout = ("rollout", "status", f"statefulset/{name}", *where, "--timeout=60s")
+            installed.cluster.kubectl(*rollout, timeout=70)
 
 
 def _reachable(installed: Installed, service: str, yes: bool) -> None:
