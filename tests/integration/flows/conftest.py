@@ -20,6 +20,7 @@ from kapstan.settings import Settings
 
 SHAPES = Path(__file__).with_name("shapes.py")
 ROOT = Path(__file__).parents[3]
+_NOT_HANDED_ON = ("PYTEST", "PYTHONDONTWRITEBYTECODE")
 
 
 class Attempt:
@@ -51,10 +52,12 @@ class Attempt:
 
 
 class Runs:
-    """Starts attempts and reads what they left."""
+    """Starts attempts and reads what they left. ``bytecode`` is a folder that all processes of a session share: as in
+    an image, a module is compiled once."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, bytecode: Path) -> None:
         self._folder = folder
+        self._bytecode = bytecode
         self._fifos = 0
         self._processes: list[subprocess.Popen[str]] = []
         self.sink = folder / "sink"
@@ -76,8 +79,9 @@ class Runs:
             fifo = self._folder / f"reached-{self._fifos}"
             os.mkfifo(fifo)
         environment = {
-            **{name: text for name, text in os.environ.items() if not name.startswith("PYTEST")},
+            **{name: text for name, text in os.environ.items() if not name.startswith(_NOT_HANDED_ON)},
             "PYTHONPATH": str(ROOT / "operator"),
+            "PYTHONPYCACHEPREFIX": str(self._bytecode),
             "SINK": str(self.sink),
             "REACHED": str(fifo or ""),
         }
@@ -107,8 +111,15 @@ class Runs:
             process.communicate()
 
 
+@pytest.fixture(scope="session")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bytecode")
+
+
 @pytest.fixture(params=["local", "minio"])
-def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path: Path, bytecode: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Runs]:
     """Once with files, once with objects in MinIO."""
     if request.param == "minio":
         server = request.getfixturevalue("minio")
@@ -118,7 +129,7 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("KAPSTAN_S3_SECRET_KEY", SECRET_KEY)
         monkeypatch.setenv("KAPSTAN_NAMESPACE", f"t{ids.new_id()[-8:].strip('-_').lower()}")
     backend.use(None)
-    started = Runs(tmp_path, backend.current().settings)
+    started = Runs(tmp_path, backend.current().settings, bytecode)
     yield started
     started.stop()
     backend.use(None)

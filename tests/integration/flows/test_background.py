@@ -25,8 +25,10 @@ def idle(x: object = None) -> object:
 
 
 @pytest.fixture
-def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+def redis(tmp_path: Path, bytecode: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """A Redis of the test's own, with short leases."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(bytecode))
     server = RedisServer(tmp_path / "redis")
     server.start()
     monkeypatch.setenv("KAPSTAN_REDIS_URL", server.url)

@@ -26,9 +26,9 @@ def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServ
 
 
 @pytest.fixture
-def runs(redis: RedisServer, tmp_path: Path) -> Iterator[Runs]:
+def runs(redis: RedisServer, tmp_path: Path, bytecode: Path) -> Iterator[Runs]:
     backend.use(None)
-    started = Runs(tmp_path, backend.current().settings)
+    started = Runs(tmp_path, backend.current().settings, bytecode)
     yield started
     started.stop()
     backend.use(None)
