@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,11 @@ from tests.e2e.conftest import TEAM, Installed
 
 from kapstan import ids
 from kapstan.controllers import rbac
+from kapstan.errors import SignatureError
 from kapstan.records import Records
 
+# What helm takes for the cluster's version where it does not ask.
+_VERSION = ("--kube-version", "1.34.0")
 OPERATOR = f"system:serviceaccount:{product.NAMESPACE}:{product.RELEASE}-operator"
 
 
@@ -25,13 +29,7 @@ def test_a_flow_run_completes_and_its_result_is_read_from_outside(installed: Ins
     run = installed.wait("flowruns", "squares-1", ".status.phase", "Completed")
     (attempt,) = run["status"]["attempts"]
     assert (attempt["number"], attempt["job"], attempt["outcome"]) == (1, "squares-1-1", "Completed")
-    run_id = ids.parse(run["status"]["runId"])
-    with installed.backend() as backend:
-        history = Records(backend).history(run_id)
-        end = history.attempts[-1].end
-        assert end is not None
-        assert end.result is not None
-        assert backend.codec.decode(end.result, "result", run_id) == 0 + 1 + 4 + 9
+    assert _result(installed, "squares-1") == 0 + 1 + 4 + 9
 
 
 def test_a_flow_that_raises_fails_with_its_words(installed: Installed) -> None:
@@ -52,17 +50,8 @@ def test_a_pod_holds_no_token_and_no_rights(installed: Installed) -> None:
     installed.cluster.kubectl("apply", "-f", "-", input=json.dumps(service))
     installed.deploy("facts", "pod_facts")
     installed.run("facts-1", "facts")
-    run = installed.wait("flowruns", "facts-1", ".status.phase", "Completed")
-    run_id = ids.parse(run["status"]["runId"])
-    with installed.backend() as backend:
-        end = Records(backend).history(run_id).attempts[-1].end
-        assert end is not None
-        assert end.result is not None
-        assert backend.codec.decode(end.result, "result", run_id) == {
-            "root": False,
-            "token": False,
-            "service_variables": False,
-        }
+    installed.wait("flowruns", "facts-1", ".status.phase", "Completed")
+    assert _result(installed, "facts-1") == {"root": False, "token": False, "service_variables": False}
 
 
 def test_an_image_that_does_not_exist_is_diagnosed(installed: Installed) -> None:
@@ -227,12 +216,41 @@ def _can(installed: Installed, account: str, verb: str, resource: str) -> bool:
 
 
 def test_the_chart_is_sound_and_keeps_its_keys(installed: Installed) -> None:
-    chart = ("lint", product.CHART, "--strict", "--kube-version", "1.34.0", "--set", "devServices.enabled=true")
+    chart = ("lint", product.CHART, "--strict", *_VERSION, "--set", "devServices.enabled=true")
     key = base64.b64encode(bytes(32)).decode()
     installed.cluster.helm(*chart, "--set", f"signing.keys.default={key}")
     before = [_secret(installed, *place) for place in _PLACES]
     product.install(installed.cluster)
     assert [_secret(installed, *place) for place in _PLACES] == before
+
+
+def test_a_key_is_rotated_and_what_the_old_one_signed_is_still_read(installed: Installed) -> None:
+    there = replace(installed, namespace=product.LIMITED)
+    there.apply("WorkPool", "pool", {})
+    there.deploy("squares", "sum_of_squares")
+    there.run("old-key", "squares", parameters={"count": 2})
+    there.wait("flowruns", "old-key", ".status.phase", "Completed")
+    stored = (product.LIMITED, "kapstan-workload", "KAPSTAN_SIGNING_KEY")
+    old, new = base64.b64decode(_secret(there, *stored)).decode(), base64.b64encode(os.urandom(32)).decode()
+    keys = (f"signing.keys.{product.LIMITED}={new}", f"signing.previousKeys.{product.LIMITED}={old}")
+    product.install(there.cluster, values=keys)
+    there.run("new-key", "squares", parameters={"count": 3})
+    there.wait("flowruns", "new-key", ".status.phase", "Completed")
+    assert (_result(there, "old-key"), _result(there, "new-key")) == (0 + 1, 0 + 1 + 4)
+    product.install(there.cluster)
+    assert base64.b64decode(_secret(there, *stored)).decode() == new
+    with pytest.raises(SignatureError):
+        _result(there, "old-key")
+
+
+def _result(there: Installed, name: str) -> object:
+    """A flow run's result, read from the store with the keys that the namespace has now."""
+    run_id = ids.parse(there.get("flowruns", name)["status"]["runId"])
+    with there.backend() as backend:
+        end = Records(backend).history(run_id).attempts[-1].end
+        assert end is not None
+        assert end.result is not None
+        return backend.codec.decode(end.result, "result", run_id)
 
 
 @pytest.mark.parametrize(
@@ -249,12 +267,12 @@ def test_the_api_server_takes_what_the_chart_renders(installed: Installed, value
     words = [word for setting in settings for word in ("--set", setting)]
     if "devServices.enabled=true" in values:
         words += ["--dry-run=server"]  # passwords that stand in the cluster are looked up there
-    rendered = installed.cluster.helm("template", "other", product.CHART, "-n", product.NAMESPACE, *words)
-    installed.cluster.kubectl("apply", "--dry-run=server", "-f", "-", "-n", product.NAMESPACE, input=rendered)
+    rendered = installed.cluster.helm("template", "other", product.CHART, "-n", product.NAMESPACE, *_VERSION, *words)
+    installed.cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=rendered)
 
 
 def test_without_a_cluster_to_ask_no_key_is_invented(installed: Installed) -> None:
-    template = ("template", "x", product.CHART, "--kube-version", "1.34.0", "--set", "devServices.enabled=true")
+    template = ("template", "x", product.CHART, *_VERSION, "--set", "devServices.enabled=true")
     with pytest.raises(CommandFailed, match=r"signing\.keys\.default is not given"):
         installed.cluster.helm(*template)
 

@@ -60,3 +60,12 @@ def test_the_chart_has_the_products_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert chart["appVersion"] == chart["version"] == version
+
+
+def test_secrets_whose_keys_come_and_go_are_written_as_data() -> None:
+    """helm leaves in the cluster what is taken out of `stringData`: a key would stay accepted after its rotation."""
+    text = (CHART / "templates" / "secrets.yaml").read_text()
+    constant, *others = re.split(r"^kind: Secret$", text, flags=re.MULTILINE)[1:]
+    assert "stringData:" in constant, "the development services': always the same keys"
+    assert len(others) == 3
+    assert not any("stringData:" in other for other in others)

@@ -30,6 +30,8 @@ RIGHTS = (
 GOING = 'jobs.batch "run-1" is forbidden: unable to create new content in namespace team because it is being terminated'
 WEBHOOK = 'admission webhook "policy.example.com" denied the request: images must come from the registry'
 POLICY = "jobs.batch \"run-1\" is forbidden: ValidatingAdmissionPolicy 'no-latest' denied request: no :latest"
+# Server-side apply says so with 500.
+UNTYPED = "failed to create typed patch object: .spec.template.spec.x: expected numeric (int or float), got string"
 LIMITS = 'jobs.batch "run-1" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi'
 
 
@@ -87,7 +89,9 @@ def test_a_launch_that_is_refused(
     asyncio.run(body())
 
 
-@pytest.mark.parametrize(("code", "message"), [(403, QUOTA), (403, RIGHTS), (403, WEBHOOK), (422, "Invalid value")])
+@pytest.mark.parametrize(
+    ("code", "message"), [(403, QUOTA), (403, RIGHTS), (403, WEBHOOK), (422, "Invalid value"), (500, UNTYPED)]
+)
 def test_workers_that_are_refused(code: int, message: str) -> None:
     async def body() -> None:
         async with refusing(code, message) as launcher:

@@ -245,8 +245,8 @@ def _refusal(code: int, content: bytes, path: str) -> KapstanError:
         return NotFound(message)
     if code in (409, 410):  # 410: the version to watch from is too old
         return ResourceConflict(message)
-    # An apply of an undeclared field is answered with 500, although no repetition can help.
-    if code in (400, 415, 422) or "field not declared in schema" in message:
+    # An apply of what does not fit the schema is answered with 500, although no repetition can help.
+    if code in (400, 415, 422) or "failed to create typed patch object" in message:
         causes = cast("list[Json]", details.get("causes") or [])
         problems = [_problem(cause) for cause in causes if cause.get("message") and cause.get("field") != "<nil>"]
         return InvalidResource(problems or [("", message)], kind=kind, name=name)
