@@ -11,8 +11,9 @@ import http.client
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,23 +21,24 @@ from urllib.parse import urlsplit
 from kubernetes import config
 
 _READS = ("GET", "HEAD")
-_OURS = ("/flowruns", "/jobs", "/pods", "/events")
+_OURS = ("flowruns", "jobs", "pods", "events")
 """What is written on a run's way. Pools, Deployments and the Lease are written as well, but not for this run alone."""
 _HOP = frozenset({"connection", "transfer-encoding", "content-length", "host", "keep-alive"})
 
 
 @dataclass
 class Blow:
-    """What is to happen: the operator ends at the ``number``-th write that names ``run``.
+    """What is to happen: the operator ends at the first write about ``run`` that is not among ``spared``.
 
+    Writes are called by what they do and how often it was done for this run, such as ``PATCH flowruns 2``.
     ``after``: only once the server has executed the write. ``kill`` returns when the process is dead.
     """
 
     run: str
-    number: int
+    spared: frozenset[str]
     after: bool
     kill: Callable[[], None]
-    writes: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     struck: str = ""
     """The write at which it happened."""
 
@@ -44,12 +46,12 @@ class Blow:
 class DeadlyRelay:
     """Listens at ``url``; everything passes until ``arm``, and nothing of a process that was killed."""
 
-    def __init__(self, kubeconfig: Path, struck: Callable[[], None]) -> None:
+    def __init__(self, kubeconfig: Path, changed: Callable[[], object]) -> None:
         with config.new_client_from_config(str(kubeconfig)) as api:
             configuration = api.configuration
             upstream = urlsplit(configuration.host)
             tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        self._struck = struck
+        self._changed = changed
         self._lock = threading.Lock()
         self._blow: Blow | None = None
         self._sockets: set[socket.socket] = set()
@@ -95,10 +97,10 @@ class DeadlyRelay:
         with self._lock:
             self._blow = blow
 
-    def disarm(self) -> None:
-        """Nothing happens from now on; what is just happening is over when this returns."""
+    def struck(self, blow: Blow) -> str:
+        """The write at which the operator was killed, "" if it was not; a blow that is just falling is waited for."""
         with self._lock:
-            self._blow = None
+            return blow.struck
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, upstream: http.client.HTTPSConnection) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
@@ -107,15 +109,16 @@ class DeadlyRelay:
             if blow is not None and blow.struck:
                 handler.close_connection = True
                 return
-            due = blow is not None and _is_due(blow, handler.command, handler.path, body)
+            write = "" if blow is None else _write(blow, handler.command, handler.path, body)
+            due = blow is not None and bool(write) and write not in blow.spared
             if blow is not None and due:
                 if blow.after:
                     _ask(handler, upstream, body).read()
                 blow.kill()
-                blow.struck = f"{handler.command} {urlsplit(handler.path).path}"
+                blow.struck = write
                 handler.close_connection = True
         if due:
-            self._struck()
+            self._changed()
         else:
             _answer(handler, _ask(handler, upstream, body))
 
@@ -128,15 +131,14 @@ class DeadlyRelay:
         self._thread.join(10)
 
 
-def _is_due(blow: Blow, method: str, path: str, body: bytes) -> bool:
-    """Whether this is the write; counts it if it is about the run."""
+def _write(blow: Blow, method: str, path: str, body: bytes) -> str:
+    """What the write is called; "" if it is none, or not about the run."""
     place = urlsplit(path).path
-    if method in _READS or not any(plural in place for plural in _OURS):
-        return False
-    if blow.run not in place and blow.run.encode() not in body:
-        return False
-    blow.writes += 1
-    return blow.writes == blow.number
+    plural = next((plural for plural in _OURS if f"/{plural}" in place), "")
+    if method in _READS or not plural or (blow.run not in place and blow.run.encode() not in body):
+        return ""
+    blow.seen[f"{method} {plural}"] += 1
+    return f"{method} {plural} {blow.seen[f'{method} {plural}']}"
 
 
 def _ask(
