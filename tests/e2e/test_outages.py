@@ -131,12 +131,15 @@ def away(installed: Installed, service: str) -> Iterator[None]:
 
 
 def _refresh(installed: Installed) -> None:
-    """On a cluster that is kept, new pods for services that an earlier session killed: the oftener a container died
-    lately, the longer the kubelet waits before it starts it again. What they stored is gone, and nobody waits for it.
+    """On a cluster that is kept, services as if new, whatever an earlier session did to them or was stopped in.
+
+    The oftener a container died lately, the longer the kubelet waits before it starts it again; a new pod it starts at
+    once. What the old ones stored is gone, and nobody waits for it.
     """
     where = ("-n", product.NAMESPACE)
     for service in ("redis", "minio"):
         name = f"{product.RELEASE}-{service}"
+        _reachable(installed, name, True)
         (status,) = installed.cluster.get("pod", f"{name}-0", *where)["status"]["containerStatuses"]
         if status["restartCount"]:
             installed.cluster.kubectl("delete", "pod", f"{name}-0", *where)
