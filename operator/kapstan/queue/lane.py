@@ -118,6 +118,9 @@ class RedisLane:
             with self._lock:
                 for at in range(0, len(flat), 3):
                     self._accept(flat[at].decode(), flat[at + 1].decode(), flat[at + 2], claims)
+            if self._parked and claims:
+                # A run was handed over while this step was under way, so that it parked a lane which is busy now.
+                claims += self.step([], 0).claims
             return Stepped([run_id.decode() for run_id in reply[2]], claims)
 
     def wait(self, timeout: float | None) -> list[Claim]:

@@ -43,6 +43,16 @@ def test_a_lane_that_still_executes_is_not_parked(queue: RedisQueue, hire) -> No
     assert busy.lane.step([done(claim)], 0).lost == []
 
 
+def test_a_lane_that_was_handed_a_run_while_it_stepped_is_busy_and_handed_no_second(queue: RedisQueue, hire) -> None:
+    lane = hire().lane
+    lane.step([], 1)
+    first, second = run(), run()
+    queue.submit(first)  # handed over; the lane has not read it when it steps again
+    assert [claim.run_id for claim in lane.step([], 1).claims] == [first.run_id]
+    queue.submit(second)
+    assert queue.record(second.run_id).state == "ready"
+
+
 def test_waiting_ends_with_its_time(queue: RedisQueue, hire) -> None:
     lane = hire().lane
     assert lane.wait(0.05) == []

@@ -38,6 +38,7 @@ if #keys > 0 then
   if #gone > 0 then call('HDEL', w, unpack(gone)) end
 end
 local status, claims = 'OK', {}
+if held[3] then call('HDEL', w, '#' .. lane) end -- it steps, so it waits no more; promote must not hand to it
 if not held[1] then
   status = 'DEAD'
 elseif held[2] then
@@ -46,7 +47,6 @@ elseif want > 0 then
   -- include: claim
   -- include: offer
   -- include: promote
-  if held[3] then call('HDEL', w, '#' .. lane) end -- before promote, which must not hand to this very lane
   promote()
   for i = 7, first - 1 do
     local taken, full = take(ARGV[i], want - #claims / 3, #claims == 0)
