@@ -221,6 +221,8 @@ def test_only_a_larger_era_is_taken(queue: RedisQueue, hire) -> None:
     hire()
     era = f"{1:06d}"
     assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OK", era.encode()]  # this start has it already
+    second = scripts.set_era.pack(queue.prefix, f"{5:06d}")  # of a supervisor that was slower
+    assert queue.call(second)[1:] == [b"OK", era.encode()]
     queue.command(pack("HSET", f"{queue.prefix}m", "run_id", "0" * 40))  # as if the server had been started again
     assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OLD", era.encode()]
     assert queue.call(scripts.set_era.pack(queue.prefix, f"{2:06d}"))[1:] == [b"OK", f"{2:06d}".encode()]

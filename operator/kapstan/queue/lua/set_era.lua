@@ -4,10 +4,12 @@
 -- ARGV: era
 --   era: 6 digits, from the register outside Redis
 -- Reply: format, OK | OLD, the era in force
--- Only a larger era is accepted: tokens never repeat, whatever state the server came back with.
+-- Only a larger era is accepted: tokens never repeat, whatever state the server came back with. And only one for each
+-- start: a second supervisor's would turn claims that were made since the first one into old ones.
 -- include: era
 local stored = call('HGET', P .. 'm', 'era') or '000000'
-if ARGV[1] <= stored then return {'1', era() and 'OK' or 'OLD', stored} end
+if era() then return {'1', 'OK', stored} end
+if ARGV[1] <= stored then return {'1', 'OLD', stored} end
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
 call('HSET', P .. 'm', 'era', ARGV[1], 'run_id', run_id)
 call('PUBLISH', P .. 'b', 'era')
