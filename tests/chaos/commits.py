@@ -7,17 +7,19 @@ import time
 
 import redis
 
+from kapstan.queue.redis import RedisQueue
+
 _RID, _LENGTH = 22, 6
 
 
 class Commits:
-    """Every commit of the namespace, with its time (monotonic). One client submits and waits, so each is told once."""
+    """Every commit of a run that this process' queue submitted, with its time (monotonic)."""
 
-    def __init__(self, client: redis.Redis, namespace: str = "default") -> None:
+    def __init__(self, client: redis.Redis, queue: RedisQueue) -> None:
         self._client = client
-        self._channel = f"{{{namespace}}}:c:"
+        self._channel = queue.channel
         self._subscription = client.pubsub(ignore_subscribe_messages=True)
-        self._subscription.psubscribe(f"{self._channel}*")
+        self._subscription.subscribe(self._channel)
         self._subscription.get_message(timeout=5)
         self._changed = threading.Condition()
         self.times: dict[str, list[float]] = {}

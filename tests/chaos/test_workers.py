@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.chaos import served
@@ -20,6 +21,7 @@ from tests.servers.worker import Worker
 
 from kapstan import backend, ids
 from kapstan.futures import Future
+from kapstan.queue.redis import RedisQueue
 
 RUNS, KILLS, STOPS = 5_000, 20, 5
 LEASE, BEAT = 1.0, 0.25
@@ -36,7 +38,7 @@ class Chaos:
         self.effects.touch()
         self.random = random.Random(SEED)
         self.futures: list[Future[int]] = []
-        self.commits = Commits(self.redis)
+        self.commits = Commits(self.redis, cast("RedisQueue", backend.current().queue))
         self.workers: list[Worker] = []
         self.retired: list[Worker] = []
         self.in_flight = 0

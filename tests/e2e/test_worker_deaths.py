@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis
@@ -26,6 +26,7 @@ from tests.e2e.workload.background import effect
 
 from kapstan import backend, ids
 from kapstan.futures import Future
+from kapstan.queue.redis import RedisQueue
 
 NAME, CONTAINER = "effects", "worker"
 LEASE = 10.0
@@ -199,7 +200,7 @@ def test_of_a_force_deleted_worker_nothing_commits_twice(
     workers: Workers, submits: backend.Backend, sink: Sink
 ) -> None:
     server = redis.Redis.from_url(submits.settings.redis_url)
-    commits = Commits(server, workers.namespace)
+    commits = Commits(server, cast("RedisQueue", submits.queue))
     future, first = begun(sink, "forced")
     try:
         workers.cluster.kubectl("delete", "pod", first.by, "-n", workers.namespace, "--force", "--grace-period=0")

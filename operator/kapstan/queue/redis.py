@@ -60,6 +60,11 @@ class RedisQueue:
         self._dialer = Dialer(self.settings)
         self._begin()
 
+    @property
+    def channel(self) -> str:
+        """Where this process is told of the ends of the runs that it submitted."""
+        return f"{self.prefix}c:{self._client.decode()}"
+
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
