@@ -97,8 +97,13 @@ def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Inst
         with progress.step("chart"):
             product.install(cluster)
     made = Installed(cluster, TEAM, image)
+    _empty(cluster)  # of what a session that was killed has left
     made.apply("WorkPool", "pool", {})
     yield made
+    _empty(cluster)
+
+
+def _empty(cluster: Cluster) -> None:
     kinds = "flowruns.kapstan.dev,taskworkers.kapstan.dev,deployments.kapstan.dev,workpools.kapstan.dev"
     for namespace in product.SERVED:
         cluster.kubectl("delete", kinds, "--all", "-n", namespace, timeout=120)
