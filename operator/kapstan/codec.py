@@ -54,15 +54,14 @@ class Codec:
         keys: the current key first, then the one before the last rotation.
     """
 
-    __slots__ = ("_allow_pickle", "_begun", "_by_id", "_current", "_max_bytes", "namespace")
+    __slots__ = ("_allow_pickle", "_current", "_hmacs", "_max_bytes", "namespace")
 
     def __init__(
         self, namespace: str, keys: list[SigningKey], *, allow_pickle: bool = True, max_bytes: int = 64 * 1024 * 1024
     ) -> None:
         self.namespace = namespace
-        self._current = keys[0]
-        self._by_id = {key.key_id: key.secret for key in reversed(keys)}
-        self._begun = {key.secret: _begun_hmac(key.secret) for key in keys}
+        self._hmacs = {key.key_id: _begun_hmac(key.secret) for key in reversed(keys)}
+        self._current = keys[0].key_id
         self._allow_pickle = allow_pickle
         self._max_bytes = max_bytes
 
@@ -155,8 +154,8 @@ class Codec:
 
     def seal(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
         """Sign ``body`` for its place."""
-        key_id, secret = self._current
-        return FORMAT + serializer + key_id + self._sign(secret, serializer, body, purpose, key) + body
+        key_id = self._current
+        return FORMAT + serializer + key_id + self._sign(self._hmacs[key_id], serializer, body, purpose, key) + body
 
     def open(self, envelope: bytes, purpose: Purpose, key: str) -> tuple[bytes, bytes]:
         """(serializer, body) of an envelope whose signature holds for this place.
@@ -170,26 +169,24 @@ class Codec:
             raise SignatureError(
                 f"the {purpose} of {key!r} has envelope format {envelope[0]}; this release reads {FORMAT[0]}"
             )
-        secret = self._by_id.get(envelope[2:6])
-        if secret is None:
+        begun = self._hmacs.get(envelope[2:6])
+        if begun is None:
             raise SignatureError(
                 f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
                 f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key "
                 "it was signed with"
             )
         serializer, body = envelope[1:2], envelope[_OVERHEAD:]
-        if not hmac.compare_digest(envelope[6:22], self._sign(secret, serializer, body, purpose, key)):
+        if not hmac.compare_digest(envelope[6:22], self._sign(begun, serializer, body, purpose, key)):
             raise SignatureError(f"the signature of the {purpose} of {key!r} does not hold: it was changed or moved")
         return serializer, body
 
-    def _sign(self, secret: bytes, serializer: bytes, body: bytes, purpose: str, key: str) -> bytes:
+    def _sign(self, begun: tuple[Any, Any], serializer: bytes, body: bytes, purpose: str, key: str) -> bytes:
         place = f"{self.namespace}\0{purpose}\0{key}".encode()
-        head = FORMAT + serializer + len(place).to_bytes(4, "big") + place
-        inner, outer = self._begun[secret]
-        inner = inner.copy()
-        inner.update(head)
+        inner = begun[0].copy()
+        inner.update(FORMAT + serializer + len(place).to_bytes(4, "big") + place)
         inner.update(body)
-        outer = outer.copy()
+        outer = begun[1].copy()
         outer.update(inner.digest())
         return outer.digest()[:16]
 
@@ -271,15 +268,16 @@ def exact_json(value: Any, depth: int = 0) -> bool:
         return math.isfinite(value)
     if depth > 100:
         return False
-    # Loops, since every background run passes here and a generator costs more than what it would look at.
+    # Loops, since every background run passes here and a generator costs more than what it would look at; and most of
+    # what they look at is told here, since a call costs more than that, too.
     if kind is list:
-        for item in value:  # noqa: SIM110
-            if not exact_json(item, depth + 1):
+        for item in value:
+            if not (type(item) is str and item.isascii()) and not exact_json(item, depth + 1):
                 return False
         return True
     if kind is dict:
         for key, item in value.items():
-            if type(key) is not str or not exact_json(key) or not exact_json(item, depth + 1):
+            if type(key) is not str or not (key.isascii() or exact_json(key)) or not exact_json(item, depth + 1):
                 return False
         return True
     return False

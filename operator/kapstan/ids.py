@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import re
+import struct
 import threading
 import time
 from typing import NamedTuple
@@ -25,39 +26,54 @@ _FROM_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstu
 ID_LENGTH = 22
 _SHORT = re.compile("[-012][-0-9A-Z_a-z]{21}")  # the first character stands for the upper two bits
 
+_VERSION, _VARIANT = 0x7 << 12, 0b10 << 62
+_pack = struct.Struct(">HHIHQ").pack  # zeros, so that the whole has 18 bytes; 48 bits of milliseconds; the rest
+
 _lock = threading.Lock()
-_pool = b""
 _last = 0
-
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = b""
-
-
-os.register_at_fork(after_in_child=_forget_pool)
+_pool: list[int] = []  # 64 random bits each, so that not every id costs a call of the system
+os.register_at_fork(after_in_child=_pool.clear)
 
 
 def new_id(now_ns: int | None = None) -> RunId:
     """A fresh UUIDv7 in its short form; within one process each is larger than the one before."""
-    global _pool, _last
+    return _ids(1, now_ns)[2:]
+
+
+def new_ids(count: int) -> list[RunId]:
+    """As many fresh ids, in order; for many at once at a third of the price."""
+    text = _ids(count)
+    return [text[at : at + ID_LENGTH] for at in range(2, len(text), ID_LENGTH + 2)]
+
+
+def _ids(count: int, now_ns: int | None = None) -> str:
+    """Fresh ids one after the other, each behind two characters that stand for zeros."""
+    global _last
+    # 48 bits of milliseconds and 12 bits below them, so that order holds within a millisecond too.
+    stamp = (time.time_ns() if now_ns is None else now_ns) * 4096 // 1_000_000
     with _lock:
-        if len(_pool) < 8:
-            _pool = os.urandom(4096)
-        entropy, _pool = int.from_bytes(_pool[:8], "big"), _pool[8:]
-        # 48 bits of milliseconds and 12 bits below them, so that order holds within a millisecond too.
-        stamp = (time.time_ns() if now_ns is None else now_ns) * 4096 // 1_000_000
-        if stamp <= _last and now_ns is None:
-            stamp = _last + 1
-        _last = stamp if now_ns is None else _last
-    return encode((stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | entropy >> 2)
+        if len(_pool) < count:
+            _pool.extend(struct.unpack(f">{count + 511}Q", os.urandom(8 * (count + 511))))
+        random_bits = _pool[-count:]
+        del _pool[-count:]
+        if now_ns is None:
+            stamp = max(stamp, _last + 1)
+            _last = stamp + count - 1
+    numbers: list[bytes] = []
+    for bits in random_bits:
+        numbers.append(_pack(0, stamp >> 44, stamp >> 12 & 0xFFFFFFFF, _VERSION | stamp & 0xFFF, _VARIANT | bits >> 2))
+        stamp += 1
+    return _in_short(b"".join(numbers))
 
 
 def encode(number: int) -> RunId:
     """The short form of a 128-bit number: base 64, the order of the numbers kept."""
-    # 18 bytes are 24 characters, of which the first two are zero.
-    characters = binascii.b2a_base64(number.to_bytes(18, "big"), newline=False)
-    return characters[2:].translate(_FROM_BASE64).decode()
+    return _in_short(number.to_bytes(18, "big"))[2:]
+
+
+def _in_short(numbers: bytes) -> str:
+    """18 bytes are 24 characters, of which the first two are zero."""
+    return binascii.b2a_base64(numbers, newline=False).translate(_FROM_BASE64).decode()
 
 
 def derived_id(*parts: str) -> RunId:

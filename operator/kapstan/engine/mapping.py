@@ -54,7 +54,9 @@ def expanded(
     # Each argument is a column now, as long as the iterables or endless; rows of them are the calls.
     rows = zip(*bound.args, strict=False) if bound.args else repeat(())
     keywords = list(bound.kwargs)
-    keyword_rows = zip(*bound.kwargs.values(), strict=False) if keywords else repeat(())
+    if not keywords:
+        return [(row, {}) for row in rows]
+    keyword_rows = zip(*bound.kwargs.values(), strict=False)
     return [
         (row, dict(zip(keywords, keyword_row, strict=True)))
         for row, keyword_row in zip(rows, keyword_rows, strict=False)

@@ -6,7 +6,7 @@ second run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kapstan import backend as backends
@@ -15,7 +15,7 @@ from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow, current_task
 from kapstan.engine import canonical, values
 from kapstan.errors import SerializationError
-from kapstan.ids import RunId, derived_id, new_id
+from kapstan.ids import RunId, derived_id, new_id, new_ids
 from kapstan.ports import Submission
 from kapstan.specs import TaskSpec
 
@@ -25,7 +25,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def submit(
     spec: TaskSpec,
     args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    kwargs: dict[str, Any],
     *,
     delay: float = 0.0,
     idempotency_key: str | None = None,
@@ -40,39 +40,43 @@ def submit(
         QueueUnavailable: the run may or may not have been accepted.
     """
     backend = backends.current()
-    body = _serialised(backend.codec, spec, args, kwargs, idempotency_key)
-    submission = _submission(backend, spec, args, kwargs, body, delay, idempotency_key, queue)
-    backend.queue.submit(submission)
-    return submission.run_id
+    flow = current_flow.get()
+    if idempotency_key is not None:
+        body = _serialised(backend.codec, spec, args, kwargs, None)
+        run_id = derived_id("idempotency key", backend.settings.namespace, spec.identity, idempotency_key)
+        content = canonical.digest(spec.bind(args, kwargs))[:16]
+    else:
+        body = _serialised(backend.codec, spec, args, kwargs, flow)
+        run_id, content = (new_id(), "") if flow is None else _memo_key(flow, spec, args, kwargs)
+    backend.queue.submit(_submission(backend, spec, run_id, body, content, queue, delay))
+    return run_id
 
 
 def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     """Submit one run for each of ``calls``, in order; raises as ``submit``. None is submitted if one cannot be sent."""
     backend = backends.current()
-    codec = backend.codec
-    bodies = [_serialised(codec, spec, args, kwargs, None) for args, kwargs in calls]
-    run_ids: list[RunId] = []
-
-    def submissions() -> Iterator[Submission]:  # drawn by the queue while Redis works on the ones before
-        for (args, kwargs), body in zip(calls, bodies, strict=True):
-            submission = _submission(backend, spec, args, kwargs, body, 0.0, None, "default")
-            run_ids.append(submission.run_id)
-            yield submission
-
-    backend.queue.submit_many(submissions())
-    return run_ids
+    codec, flow = backend.codec, current_flow.get()
+    bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
+    if flow is None:
+        names = [(run_id, "") for run_id in new_ids(len(calls))]
+    else:
+        names = [_memo_key(flow, spec, args, kwargs) for args, kwargs in calls]
+    # A generator: the queue draws from it while Redis works on the ones before.
+    backend.queue.submit_many(
+        _submission(backend, spec, run_id, body, content) for (run_id, content), body in zip(names, bodies, strict=True)
+    )
+    return [run_id for run_id, _ in names]
 
 
 def _serialised(
-    codec: Codec, spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], idempotency_key: str | None
+    codec: Codec, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Any
 ) -> tuple[bytes, bytes]:
     """Serializer and body of the arguments, which fit."""
     least, most = spec.arity
     if kwargs or not least <= len(args) <= most:  # else they fit; binding costs as much as all the rest of this
         spec.bind(args, kwargs)
-    arguments: list[Any] = [list(args), dict(kwargs)]
-    flow = current_flow.get()
-    if flow is not None and idempotency_key is None:
+    arguments: list[Any] = [list(args), kwargs]
+    if flow is not None:
         arguments.append({"flow_run": flow.run_id})
     try:
         return codec.serialise(arguments, f"the arguments of {spec.name}")
@@ -80,34 +84,31 @@ def _serialised(
         raise _blamed(codec, error, spec, spec.bind(args, kwargs)) from error
 
 
+def _memo_key(flow: Any, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunId, str]:
+    """The id of a run that a flow submits, and what tells its arguments."""
+    task = current_task.get()
+    parent = task.run_id if task is not None else ""
+    run_id, content = flow.memo.key(parent, spec.identity, spec.bind(args, kwargs))
+    return run_id, content[:16]
+
+
 def _submission(
     backend: Backend,
     spec: TaskSpec,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    run_id: RunId,
     body: tuple[bytes, bytes],
-    delay: float,
-    idempotency_key: str | None,
-    queue: str,
+    content: str,
+    queue: str = "default",
+    delay: float = 0.0,
 ) -> Submission:
-    flow = current_flow.get()
-    content = ""
-    if idempotency_key is not None:
-        run_id = derived_id("idempotency key", backend.settings.namespace, spec.identity, idempotency_key)
-        content = canonical.digest(spec.bind(args, kwargs))[:16]
-    elif flow is not None:
-        task = current_task.get()
-        parent = task.run_id if task is not None else ""
-        run_id, content = flow.memo.key(parent, spec.identity, spec.bind(args, kwargs))
-        content = content[:16]
-    else:
-        run_id = new_id()
-    key = values.arguments_key(run_id, spec.identity)
-    envelope = backend.codec.seal(*body, "arguments", key)
+    identity = spec.identity
+    key = values.arguments_key(run_id, identity)
+    serializer, arguments = body
+    envelope = backend.codec.seal(serializer, arguments, "arguments", key)
     content = content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
         envelope = values.to_store(backend, envelope, "arguments", key)
-    return Submission(run_id, spec.identity, envelope, content, queue, delay, spec.effect)
+    return Submission(run_id, identity, envelope, content, queue, delay, spec.effect)
 
 
 def _blamed(

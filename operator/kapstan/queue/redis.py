@@ -14,7 +14,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
@@ -91,13 +90,27 @@ class RedisQueue:
         return [known[pair] for pair in zip(answers[::2], answers[1::2], strict=True)]
 
     def _chunks(self, submissions: Iterator[Submission], run_ids: list[RunId]) -> Iterator[bytes]:
-        """The calls of ``submit_many``; notes in ``run_ids`` which runs they submit."""
-        while chunk := list(islice(submissions, _BULK)):
-            items: list[scripts.Argument] = []
-            for submission in chunk:
-                run_ids.append(submission.run_id)
-                items += (submission.run_id, _milliseconds(submission.delay), tail_of(submission, self._client))
-            yield scripts.submit_many.pack(self.prefix, *items)
+        """The calls of ``submit_many``, each of one route and delay; notes in ``run_ids`` which runs they submit."""
+        place: tuple[str, str, float] | None = None
+        items: dict[RunId, bytes] = {}
+
+        def packed() -> bytes:
+            assert place is not None
+            task, queue, delay = place
+            flat = [part for item in items.items() for part in item]
+            return scripts.submit_many.pack(self.prefix, _milliseconds(delay), route_of(task, queue), *flat)
+
+        for submission in submissions:
+            run_id = submission.run_id
+            where = (submission.task, submission.queue, submission.delay)
+            if items and (where != place or len(items) == _BULK or run_id in items):
+                yield packed()
+                items.clear()
+            place = where
+            run_ids.append(run_id)
+            items[run_id] = tail_of(submission, self._client)
+        if items:
+            yield packed()
 
     # ------------------------------------------------------------------ reading
 

@@ -13,6 +13,7 @@ import os
 import random
 import select
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -33,7 +34,7 @@ T = TypeVar("T")
 _pack_command = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 log = logging.getLogger("kapstan.queue")
 _NOTHING = object()
-_PATIENCE = 15.0  # seconds until an unanswered command counts as a broken connection
+_PATIENCE = 15  # seconds until an unanswered command counts as a broken connection
 # Replies after which a new connection may find a server that can answer; NOSCRIPT: dialling loads the scripts.
 _TRANSIENT = ("NOSCRIPT", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "UNKILLABLE")
 
@@ -52,15 +53,24 @@ class Wire:
         connection.connect()
         self._connection = connection
         self._socket: socket.socket = connection._sock
-        self._socket.settimeout(_PATIENCE)
+        self._secure = hasattr(self._socket, "pending")
+        self._be_patient()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._buffer = bytearray(65536)
         self._sending = threading.Lock()
-        self._secure = hasattr(self._socket, "pending")
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.pushes: deque[list[Any]] = deque()
         _wires.add(self)
+
+    def _be_patient(self) -> None:
+        """Set the time limit of a read or a write; by the kernel where that can be, since Python's own polls first."""
+        if self._secure:  # TLS would read on for ever
+            self._socket.settimeout(_PATIENCE)
+            return
+        self._socket.settimeout(None)
+        for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, limit, struct.pack("@ll", _PATIENCE, 0))
 
     def send(self, packed: bytes) -> None:
         try:

@@ -36,7 +36,7 @@ class HasSpec(Protocol):
 Registered = Callable[[], Mapping[str, HasSpec]]
 
 
-def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], registered: Registered) -> RunId:
+def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], registered: Registered) -> RunId:
     """Accept one run for this process' background, which is started at the first; its id. Raises as ``submission``.
 
     Args:

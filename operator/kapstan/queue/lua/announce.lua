@@ -6,6 +6,9 @@
 -- Reply: format, rids that went back
 -- Cures a lost reply (claims that no one has read) and a server that came back with an older state. A supervisor, which
 -- speaks for lanes that go on claiming meanwhile ('*'), gives back claims of older eras only.
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

@@ -4,6 +4,8 @@
 -- ARGV: run_id ttl
 -- Reply: format, the state before ('' if there is no such run)
 -- A cancelled run stays in its ready list until a claim comes by and skips it.
+-- include: record
+-- include: route
 -- include: settle
 -- include: finish
 local rid = ARGV[1]

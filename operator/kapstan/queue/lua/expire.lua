@@ -4,6 +4,9 @@
 -- ARGV: name exact crashed ttl
 --   exact: 1 if name is a whole name, 0 if it is how names begin; crashed: 1 if the process died
 -- Reply: format, 1 if all is done (0: call again), names of the sessions that were ended
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

@@ -6,6 +6,7 @@
 -- Reply: format, 1 granted or 0 refused
 -- fl:<rid> = attempt 9 digits, until 14 digits (ms), holder. A higher attempt takes the lease at once; a lower one is
 -- always refused, an equal one of another holder while the lease runs.
+-- include: now
 local key, action = P .. 'fl:' .. ARGV[1], ARGV[2]
 local attempt, holder = format('%09d', ARGV[3]), ARGV[4]
 local there = call('GET', key)

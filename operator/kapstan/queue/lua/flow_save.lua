@@ -4,6 +4,7 @@
 -- ARGV: run_id summary ttl keep
 --   keep: how many runs the index holds; the oldest fall out
 -- Reply: format, OK
+-- include: now
 call('SET', P .. 'f:' .. ARGV[1], ARGV[2], 'EX', ARGV[3])
 call('ZADD', P .. 'fi', 'NX', now(), ARGV[1])
 call('ZREMRANGEBYSCORE', P .. 'fi', '-inf', now() - ARGV[3] * 1000)

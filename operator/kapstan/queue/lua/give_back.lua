@@ -4,6 +4,9 @@
 -- ARGV: session lane ttl executing...
 -- Reply: format, rid and token of each run that went back
 -- Needs no era: it mints nothing and commits nothing.
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

@@ -4,6 +4,9 @@
 -- ARGV: session lane executing max_crashes envelope ttl
 --   executing: rid, or '' if it was idle; envelope: the outcome that is recorded when max_crashes is reached
 -- Reply: format, crashes of the run (0: it was not charged), 1 if it was quarantined
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

@@ -1,6 +1,6 @@
--- What scripts share: the record's layout, the clock, the era, and the steps of a state change. The first section
--- stands in front of every script; the others where a script says `-- include: <section>`, since a server makes every
--- function anew at each call (0.2 us each).
+-- What scripts share: the record's layout, the clock, the era, and the steps of a state change. What stands before the
+-- first section stands in front of every script; the sections where a script says `-- include: <section>`, since a
+-- server makes every function anew at each call (0.2 us each). A section uses those above it.
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (seconds: when this state began), 27 crashes,
@@ -11,24 +11,35 @@
 -- and for every claim rid -> token .. lane.
 local P = KEYS[1]
 local call, sub, find, format = redis.call, string.sub, string.find, string.format
+local time = call('TIME')
+local since = time[1]
+
+-- section: now
+local function now() return time[1] * 1000 + math.floor(time[2] / 1000) end
+
+-- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
 local WATCHED, CANCEL, ALONE = 1, 2, 4
 local RID = 22
-
-local time = call('TIME')
-local since = time[1]
-local function now() return time[1] * 1000 + math.floor(time[2] / 1000) end
 
 local function state_of(record) return sub(record, 2, 2) end
 local function token_of(record) return sub(record, 3, 16) end
 local function has(record, flag) return bit.band(sub(record, 31, 31), flag) ~= 0 end
 local function flagged(record, flag) return sub(record, 1, 30) .. bit.bor(sub(record, 31, 31), flag) .. sub(record, 32) end
 
+-- section: route
 -- The route of a record, and the position of the NUL behind it.
 local function route_of(record)
   local from = find(record, '\0', 41, true) + 1
   local to = find(record, '\0', from, true)
   return sub(record, from, to - 1), to
+end
+
+-- section: repeated
+-- Of a run that is there already: its state, and whether `record` is of the same task and arguments.
+local function repeated(there, record)
+  local of_there, of_record = find(there, '\0', 41, true), find(record, '\0', 41, true)
+  return state_of(there), sub(there, 41, of_there) == sub(record, 41, of_record)
 end
 
 -- section: era

@@ -6,6 +6,9 @@
 --   info: JSON, longer than 64 bytes, with routes and lanes; opening: 1 at the session's first call
 -- Reply: format, OK | ERA, alive, draining, ms until the next delayed run is due (-1: none), rids to cancel, sessions
 --   that were ended
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 if not era() then return {'1', 'ERA', 0, 0, -1, {}, {}} end
 local session = ARGV[1]

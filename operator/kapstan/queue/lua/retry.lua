@@ -4,6 +4,9 @@
 -- ARGV: session run_id token delay_ms ttl repeated
 --   repeated: 1 if an earlier call with these arguments may have been carried out
 -- Reply: format, OK | LOST | ERA
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

@@ -8,6 +8,9 @@
 -- Reply: format, OK | PARKED | DRAIN | DEAD | ERA, lost rids, claims (rid, token, record as it was before the claim)
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
+-- include: now
+-- include: record
+-- include: route
 -- include: era
 -- include: settle
 -- include: finish

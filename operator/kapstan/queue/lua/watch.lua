@@ -4,6 +4,7 @@
 -- ARGV: client ttl run_ids...
 -- Reply: format, rid and record of each that has ended
 -- A run's submitter is told anyway; any other client is written down with the run.
+-- include: record
 local answer, keys = {}, {}
 for i = 3, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
 local records = call('MGET', unpack(keys))
