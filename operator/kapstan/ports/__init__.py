@@ -1,0 +1,62 @@
+"""The contracts between Kapstan's parts; the adapters below implement them, the layers above call nothing else.
+
+``Store`` and ``RunLog`` (object store), ``Queue`` and ``FlowRuns`` (Redis) are synchronous and safe to call from
+several threads; ``Cluster`` and ``Launcher`` are async. One file each; the docstrings are the contract:
+``tests/contract`` runs one suite per port over every adapter of it. Values are bytes and plain records: nothing here
+knows how a value was serialised or signed.
+"""
+
+from __future__ import annotations
+
+from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
+from kapstan.ports.flow_runs import FlowRuns, RunLease
+from kapstan.ports.lane import Claim, Lane, Outcome, Stepped
+from kapstan.ports.launcher import (
+    AttemptObservation,
+    JobRequest,
+    Launcher,
+    WorkerMember,
+    WorkerObservation,
+    WorkersRequest,
+)
+from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports.run_log import RunLog
+from kapstan.ports.run_records import AttemptEnd, AttemptOutcome, AttemptRecord, RunRecords
+from kapstan.ports.session import Renewed, Session
+from kapstan.ports.store import EraRegister, Store, Stored
+
+__all__ = [
+    "AttemptEnd",
+    "AttemptObservation",
+    "AttemptOutcome",
+    "AttemptRecord",
+    "Claim",
+    "Cluster",
+    "Depth",
+    "EraRegister",
+    "FlowRuns",
+    "JobRequest",
+    "Key",
+    "Kind",
+    "Lane",
+    "Launcher",
+    "Manifest",
+    "Outcome",
+    "Queue",
+    "Renewed",
+    "RunLease",
+    "RunLog",
+    "RunRecord",
+    "RunRecords",
+    "RunState",
+    "Session",
+    "SessionInfo",
+    "Stepped",
+    "Store",
+    "Stored",
+    "Submission",
+    "Submitted",
+    "WorkerMember",
+    "WorkerObservation",
+    "WorkersRequest",
+]

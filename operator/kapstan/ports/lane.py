@@ -1,0 +1,95 @@
+"""One executor's line to the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from kapstan.ids import RunId, Token
+
+
+class Claim(NamedTuple):
+    """A run that this lane may execute, and the token with which it may finish it."""
+
+    run_id: RunId
+    task: str
+    token: Token
+    attempt: int
+    """1 for the first execution; grows with each retry that the task's policy asked for, not with crashes."""
+    crashes: int
+    effect: str
+    envelope: bytes
+
+
+class Outcome(NamedTuple):
+    """How a claimed run ended. ``envelope`` is the signed result (or reference, or exception)."""
+
+    run_id: RunId
+    token: Token
+    state: Literal["completed", "failed", "crashed", "cancelled"]
+    envelope: bytes
+
+
+class Stepped(NamedTuple):
+    """What ``step`` answers."""
+
+    lost: list[RunId]
+    """Outcomes that were dropped because the claim, or the whole session, is no longer ours."""
+    claims: list[Claim]
+
+
+class Lane(Protocol):
+    """One executor's own line to the queue: at most one run executing at a time. Used by one thread, except
+    ``give_back``.
+
+    Blocking reads are woken by the submit itself; nothing polls.
+    """
+
+    def step(self, outcomes: Sequence[Outcome], want: int) -> Stepped:
+        """Finish ``outcomes`` and claim up to ``want`` runs in one round trip. A run of another class than ``p`` comes
+        alone.
+
+        Raises:
+            QueueUnavailable: unknown whether it happened; call again with the same outcomes (a commit of one's own is
+            recognised).
+
+        After a restart of the server it blocks until a supervisor (or the operator) has raised the era, then goes on.
+        """
+        ...
+
+    def send_step(self, outcomes: Sequence[Outcome], want: int) -> None:
+        """The first half of ``step``, for two steps in flight; the answers come in order from ``read_step``."""
+        ...
+
+    def read_step(self) -> Stepped: ...
+
+    def wait(self, timeout: float | None) -> list[Claim]:
+        """Block until the queue hands this lane a run, ``wake`` is called or ``timeout`` seconds passed ([] then).
+
+        The last ``step`` must have asked for work and got none: that parked this lane.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End ``wait`` from another thread or a signal handler."""
+        ...
+
+    def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
+        """Return every run that this lane holds, but for ``executing``, unharmed to the queue.
+
+        Answers the ids of those that the caller has been given: it must not start them any more. What was claimed and
+        not yet read goes back, too; the lane itself drops it. Safe to call from a second thread: it uses a connection
+        of its own.
+        """
+        ...
+
+    def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
+        """Finish ``outcomes`` and claim nothing; those that were ``LOST``. Safe to call from a second thread, over the
+        connection of ``give_back``: what is done must not wait behind a long run."""
+        ...
+
+    def retry(self, run_id: RunId, token: Token, delay: float) -> bool:
+        """Free the claim and let the run start again after ``delay`` seconds as its next attempt; False: ``LOST``."""
+        ...
+
+    def close(self) -> None: ...

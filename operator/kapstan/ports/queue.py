@@ -1,0 +1,144 @@
+"""The background runs of one namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from kapstan.ids import RunId, Token
+from kapstan.ports.lane import Lane
+from kapstan.ports.session import Session
+
+RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashed", "cancelled", "parked"]
+"""Where a background run stands. Terminal: completed, failed, crashed, cancelled."""
+
+
+class Submission(NamedTuple):
+    """A background run to be. ``envelope`` holds the signed arguments (<= the inline limit, else a signed
+    reference)."""
+
+    run_id: RunId
+    task: str
+    """Task identity, ``module:qualname`` or the explicit name."""
+    envelope: bytes
+    fingerprint: str
+    """8 to 16 characters that are equal only for the same task and arguments."""
+    queue: str = "default"
+    delay: float = 0.0
+    """Seconds until it may start, by the server's clock."""
+    effect: str = "p"
+    """Effect class, one letter: p(ure), i(dempotent), a(t most once), t(ransactional). Only p is ever claimed in
+    batches."""
+
+
+class Submitted(NamedTuple):
+    """What submit answers: ``duplicate`` if the run was there already (same fingerprint), with its state."""
+
+    state: RunState
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A background run as its record in the queue tells it."""
+
+    run_id: RunId
+    task: str
+    queue: str
+    state: RunState
+    token: Token
+    attempt: int
+    crashes: int
+    envelope: bytes
+    """Arguments before the end, outcome after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A worker session as others see it."""
+
+    session: str
+    worker: str
+    """Name of the TaskWorker, or of the program that serves."""
+    tasks: tuple[str, ...]
+    lanes: int
+    claimed: int
+    draining: bool
+    lease_left: float
+    """Seconds."""
+
+
+class Depth(NamedTuple):
+    """Backlog of a set of tasks: ready now, delayed to later, claimed."""
+
+    ready: int
+    delayed: int
+    running: int
+    oldest_ready_seconds: float | None
+
+
+class Queue(Protocol):
+    """The background runs of one namespace.
+
+    Raises (every method):
+        QueueUnavailable: Redis does not answer within the retry budget of the settings.
+    """
+
+    def submit(self, submission: Submission) -> Submitted:
+        """Accept one run; an idle lane is handed it in the same script. Repeating a submit is harmless.
+
+        Raises:
+            IdempotencyConflict: the id exists with another fingerprint.
+        """
+        ...
+
+    def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
+        """Accept many, in order; a conflict raises after all others were accepted. They are drawn while earlier ones
+        are on their way: what drawing raises is raised, and those stay accepted."""
+        ...
+
+    def record(self, run_id: RunId) -> RunRecord | None: ...
+
+    def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]: ...
+
+    def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
+        """Block until at least one of ``run_ids`` is terminal; those that are. Empty on timeout. Works for runs that
+        another process submitted. One connection serves all waiting threads of the process."""
+        ...
+
+    def cancel(self, run_id: RunId) -> RunState | None:
+        """Cancel: a queued or delayed run ends at once, a running one is told; its state before, None if unknown."""
+        ...
+
+    def open_session(
+        self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
+    ) -> Session:
+        """Begin to serve ``tasks``. ``session`` defaults to host, process and a boot nonce."""
+        ...
+
+    def open_lane(self, session: str, lane: int, tasks: Sequence[str], *, queue: str = "default") -> Lane:
+        """The line of child number ``lane`` (0-based) of ``session``; called in the child."""
+        ...
+
+    def expire_session(self, session_prefix: str) -> list[str]:
+        """Whoever saw a process end says so: sessions whose name begins so end now, their runs go back; their names."""
+        ...
+
+    def drain_session(self, session_prefix: str) -> list[str]:
+        """Ask the sessions whose name begins so to claim no more; their names."""
+        ...
+
+    def sessions(self) -> list[SessionInfo]: ...
+
+    def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth: ...
+
+    def runs(self, limit: int = 100) -> list[RunRecord]:
+        """Some current records, newest first, for the CLI."""
+        ...
+
+    def ping(self) -> str:
+        """Server name and version, after the checks of ``maxmemory-policy`` and version were made."""
+        ...
+
+    def close(self) -> None: ...

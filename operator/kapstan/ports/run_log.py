@@ -1,0 +1,41 @@
+"""The append-only log of a flow run, which its journal stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+
+class RunLog(Protocol):
+    """An append-only sequence of records with one writer at a time: whoever opened it last.
+
+    A record is acknowledged (append returned) only when it is durable and every later opener will read it, in order,
+    once. One append is in flight at a time; the caller serialises (see ``journal``).
+    """
+
+    def read(self) -> list[bytes]:
+        """Every acknowledged record so far, openings included, in order, without becoming the writer. [] if there is
+        no log."""
+        ...
+
+    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
+        """Become the writer: everything written before is returned (in order, without this ``opening``), and whoever
+        wrote until now is fenced at its next append. ``opening`` must hold a token that is new for each process start.
+
+        ``admit`` is shown what was written so far before anything is changed, and may refuse by raising. A busy writer
+        may have added to it by the time that the log is open.
+        """
+        ...
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Add ``records`` together; returns when they are durable.
+
+        After StoreUnavailable, or an exception that a signal raised in between, they may be in the log or not; the next
+        append settles that before it adds.
+
+        Raises:
+            Fenced: another opener has taken over; nothing of ``records`` is in the log.
+        """
+        ...
+
+    def close(self) -> None: ...

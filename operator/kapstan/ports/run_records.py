@@ -1,0 +1,58 @@
+"""What the control plane reads of flow runs and their attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from kapstan.ids import RunId
+
+AttemptOutcome = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How an attempt of a flow run ended, by its own word. ``at`` and ``until`` are Unix seconds."""
+
+    outcome: AttemptOutcome
+    at: float
+    message: str = ""
+    result_ref: str | None = None
+    """Completed: where the result is stored."""
+    until: float | None = None
+    """Suspended: when it goes on by itself; None: when it is told to."""
+
+
+class AttemptRecord(NamedTuple):
+    """One attempt as the run's journal tells it; without ``end`` it still runs, or was lost."""
+
+    number: int
+    started_at: float
+    end: AttemptEnd | None
+
+
+class RunRecords(Protocol):
+    """What the control plane reads of flow runs and their attempts; synchronous, called on a thread.
+
+    ``ended`` is a shortcut to *ended*; only ``attempts`` can say that an attempt did not end.
+    """
+
+    def ended(self, run_id: RunId) -> AttemptRecord | None:
+        """The latest attempt that the index knows to have ended; None says nothing.
+
+        Raises:
+            QueueUnavailable: the index does not answer.
+        """
+        ...
+
+    def attempts(self, run_id: RunId) -> list[AttemptRecord]:
+        """Every attempt that began, by number, read from the journal in the store; [] if none ever began.
+
+        Raises:
+            StoreUnavailable: the store does not answer; nothing may be concluded.
+        """
+        ...
+
+    def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
+        """Note in the index how the control plane ended a run that could not say so itself. Repeating is harmless."""
+        ...

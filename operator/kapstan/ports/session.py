@@ -1,0 +1,63 @@
+"""A worker's presence in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from kapstan.ids import RunId, Token
+
+
+class Renewed(NamedTuple):
+    """What ``renew`` answers to a supervisor."""
+
+    alive: bool
+    """False: the session had ended (lease passed and reaped); it was opened anew, and its old claims are gone."""
+    drain: bool
+    """Somebody asked this session to drain: finish what runs, claim no more."""
+    cancelled: list[RunId]
+    """Claimed runs of this session that should be stopped."""
+    reaped: list[str]
+    """Sessions whose lease had passed and whose runs went back to the queue in this call."""
+    next_due: float | None
+    """Seconds until the next delayed run of the namespace is due, None if there is none."""
+
+
+class Session(Protocol):
+    """A worker's presence in the queue: the lease under which its lanes hold runs. Kept by the supervisor."""
+
+    @property
+    def name(self) -> str: ...
+
+    def renew(self, held: Mapping[RunId, Token] | None = None) -> Renewed:
+        """Prolong the lease, reap sessions whose lease has passed, promote due runs, re-offer ready ones to parked
+        lanes. Raises the era when the server was restarted.
+
+        ``held`` announces the claims of a session that lived through a change of era; those that the records still show
+        as this session's stay its own.
+        """
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Block until something concerns this supervisor (a cancel, a drain, an earlier due time): True; or until
+        ``wake`` is called or ``timeout`` seconds passed: False."""
+        ...
+
+    def wake(self) -> None: ...
+
+    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"") -> bool:
+        """A child is gone: the run it was executing is charged with a crash, its others go back unharmed. True: it
+        crashed ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome."""
+        ...
+
+    def give_back(self, lane: int, executing: Sequence[RunId]) -> list[RunId]:
+        """As ``Lane.give_back``, for a child that cannot do it itself because its task holds the interpreter."""
+        ...
+
+    def drain(self) -> None:
+        """Claim no more; what is parked is unparked."""
+        ...
+
+    def close(self) -> None:
+        """End the session at once: what it still holds goes back."""
+        ...

@@ -1,0 +1,84 @@
+"""The object store, and the register of the era."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from kapstan.ports.run_log import RunLog
+
+
+class Stored(NamedTuple):
+    """An object and the version (opaque, exactly as the store gave it) that a conditional replace names."""
+
+    body: bytes
+    version: str
+
+
+class Store(Protocol):
+    """Objects by key, with conditional writes. Keys are ``/``-separated ASCII; bodies are at most 5 GiB.
+    No key may be the folder of another one (``a`` and ``a/b``): MinIO would not list the latter.
+
+    Every method retries what is safe to repeat until ``deadline`` seconds (of the adapter) have passed.
+
+    Raises:
+        StoreUnavailable: no answer within the deadline; whether a write landed is unknown.
+        StoreRefused: the store said no for a reason that repeating cannot cure.
+    """
+
+    def get(self, key: str) -> Stored | None:
+        """The object, or None."""
+        ...
+
+    def put(self, key: str, body: bytes) -> None:
+        """Write whatever is there. Only for names that are unique to one attempt, so that a repeat is harmless."""
+        ...
+
+    def create(self, key: str, body: bytes) -> bool:
+        """Write ``body`` unless the key exists: True if the object is now ours, False if another's was there.
+
+        A lost reply is recognised by reading one's own bytes back, so ``body`` must hold something that no other
+        writer writes (a token of this process start).
+        """
+        ...
+
+    def replace(self, key: str, body: bytes, version: str) -> str | None:
+        """Write ``body`` if the object still has ``version``: the new version, or None if it changed or is gone.
+
+        ``body`` must differ from everything that was ever stored here (a counter or nonce): versions may be digests.
+        """
+        ...
+
+    def keys(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The keys that begin with ``prefix`` and sort after ``after``, in ascending order."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove the objects; those that are not there are no error. Never a register, never a journal of a live
+        run."""
+        ...
+
+    def probe(self) -> None:
+        """Check that conditional writes hold: racing creates, create on existing, stale replace, replace of nothing.
+
+        Raises:
+            StoreUnsafe: they do not, with the check that failed.
+        """
+        ...
+
+    def log(self, name: str) -> RunLog:
+        """The append-only log called ``name`` (a flow run's journal), not opened yet."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EraRegister(Protocol):
+    """Where the era lives: outside Redis, because a counter in Redis goes backwards with it."""
+
+    def current(self) -> int: ...
+
+    def raise_above(self, era: int) -> int:
+        """An era greater than ``era``: raises the register by one unless somebody has already raised it above
+        ``era``."""
+        ...
