@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
 from kapstan.ports.flow_runs import FlowRuns, RunLease
-from kapstan.ports.lane import Claim, Lane, Outcome, Stepped
+from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, Want
 from kapstan.ports.launcher import (
     AttemptObservation,
     JobRequest,
@@ -56,6 +56,7 @@ __all__ = [
     "Stored",
     "Submission",
     "Submitted",
+    "Want",
     "WorkerMember",
     "WorkerObservation",
     "WorkersRequest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from kapstan.ids import RunId, Token
@@ -38,6 +38,11 @@ class Stepped(NamedTuple):
     claims: list[Claim]
 
 
+Want = int | Mapping[str, int]
+"""How much to claim: so many runs; or, by task, how many of it fill a claim alone, one of a task that is not named.
+Runs of several tasks share a claim: 64 of a task of 128 leave half of it to the others."""
+
+
 class Lane(Protocol):
     """One executor's own line to the queue: at most one run executing at a time. Used by one thread, except
     ``give_back``.
@@ -45,9 +50,9 @@ class Lane(Protocol):
     Blocking reads are woken by the submit itself; nothing polls.
     """
 
-    def step(self, outcomes: Sequence[Outcome], want: int) -> Stepped:
-        """Finish ``outcomes`` and claim up to ``want`` runs in one round trip. A run of another class than ``p`` comes
-        alone.
+    def step(self, outcomes: Sequence[Outcome], want: Want) -> Stepped:
+        """Finish ``outcomes`` and claim as many runs as ``want`` allows in one round trip. A run of another class than
+        ``p`` comes alone.
 
         Raises:
             QueueUnavailable: unknown whether it happened; call again with the same outcomes (a commit of one's own is
@@ -57,7 +62,7 @@ class Lane(Protocol):
         """
         ...
 
-    def send_step(self, outcomes: Sequence[Outcome], want: int) -> None:
+    def send_step(self, outcomes: Sequence[Outcome], want: Want) -> None:
         """The first half of ``step``, for two steps in flight; the answers come in order from ``read_step``."""
         ...
 

@@ -20,7 +20,8 @@ class Renewed(NamedTuple):
     reaped: list[str]
     """Sessions whose lease had passed and whose runs went back to the queue in this call."""
     next_due: float | None
-    """Seconds until the next delayed run of the namespace is due, None if there is none."""
+    """Seconds until a renewal has more to do than to renew: the next delayed run of the namespace is due, or the lease
+    of another session ends. None if there is neither."""
 
 
 class Session(Protocol):

@@ -17,9 +17,9 @@ import hiredis
 
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
-from kapstan.ports import Claim, Outcome, Stepped
+from kapstan.ports import Claim, Outcome, Stepped, Want
 from kapstan.queue import scripts
-from kapstan.queue.record import LETTERS, check_format, claim_of
+from kapstan.queue.record import LETTERS, Route, check_format, claim_of
 from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
@@ -40,7 +40,7 @@ class RedisLane:
         self._prefix = prefix
         self._session = session
         self._lane = lane
-        self._routes: deque[str] = deque(routes)
+        self._routes = deque((route, Route.parse(route).task) for route in routes)
         self._ttl = dialer.settings.result_ttl_seconds
         self._patience = dialer.settings.redis_retry_seconds
         self._channel = f"{prefix}l:{session}:{lane}".encode()
@@ -59,11 +59,11 @@ class RedisLane:
 
     # ------------------------------------------------------------------ steps
 
-    def step(self, outcomes: Sequence[Outcome], want: int) -> Stepped:
+    def step(self, outcomes: Sequence[Outcome], want: Want) -> Stepped:
         self.send_step(outcomes, want)
         return self.read_step()
 
-    def send_step(self, outcomes: Sequence[Outcome], want: int) -> None:
+    def send_step(self, outcomes: Sequence[Outcome], want: Want) -> None:
         finished: dict[RunId, str] = {}
         rest: list[str | bytes] = []
         with self._lock:
@@ -81,12 +81,20 @@ class RedisLane:
             idle = not held and not self._pushed and not self._steps
         if len(finished) > MOST:
             raise ValueError(f"{len(finished)} outcomes in one step; the most is {MOST}")
-        routes = self._routes
+        asked: list[str | int] = []
+        if isinstance(want, int):
+            most = min(want, MOST)
+            for route, _ in self._routes:
+                asked += (route, most)
+        else:
+            most = MOST
+            for route, task in self._routes:
+                asked += (route, want.get(task, 1))
         packed = scripts.step.pack(
-            self._prefix, self._session, self._lane, min(want, MOST), int(idle and want > 0), self._ttl, len(routes),
-            *routes, *rest,
+            self._prefix, self._session, self._lane, most, int(idle and most > 0), self._ttl, len(self._routes),
+            *asked, *rest,
         )  # fmt: skip
-        routes.rotate(-1)
+        self._routes.rotate(-1)
         self._steps.append(_Step(packed, finished))
         if self._wire is not None:
             try:

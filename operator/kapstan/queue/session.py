@@ -71,7 +71,7 @@ class RedisSession:
             self._prefix, self._name, self._lease_ms, self._info, opening, self._ttl, *self._routes
         )
         while (reply := self._call(packed))[1] == b"ERA":
-            raise_era(self._call, self._prefix, self._register)
+            self._raise_era()
         _, _, alive, draining, next_due, cancelled, reaped = reply
         return Renewed(
             alive=bool(alive),
@@ -80,6 +80,19 @@ class RedisSession:
             reaped=[name.decode() for name in reaped],
             next_due=next_due / 1000 if next_due >= 0 else None,
         )
+
+    def _raise_era(self) -> None:
+        """Let this start of the server mint tokens: an era above every one that was ever used, from the register.
+
+        Raises:
+            StoreUnavailable: the register's store does not answer.
+        """
+        era = self._register.raise_above(self._register.current())
+        while True:
+            _, answer, stored = self._call(scripts.set_era.pack(self._prefix, f"{era:06d}", self._lease_ms))
+            if answer == b"OK":
+                return
+            era = self._register.raise_above(max(int(stored), self._register.current()))
 
     def wait(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -143,17 +156,3 @@ class RedisSession:
             self._wire.close()
             self._wire = None
         self._wake.close()
-
-
-def raise_era(call: Call, prefix: str, register: EraRegister) -> int:
-    """Let this start of the server mint tokens: an era above every one that was ever used, from the register.
-
-    Raises:
-        StoreUnavailable: the register's store does not answer.
-    """
-    era = register.raise_above(register.current())
-    while True:
-        _, answer, stored = call(scripts.set_era.pack(prefix, f"{era:06d}"))
-        if answer == b"OK":
-            return int(stored)
-        era = register.raise_above(max(int(stored), register.current()))

@@ -14,12 +14,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kapstan.engine.background import BackgroundEngine, RetryLater
 from kapstan.errors import BackendError, HandBack, QueueUnavailable
 from kapstan.ids import RunId
-from kapstan.ports import Claim, Lane, Outcome, Stepped
+from kapstan.ports import Claim, Lane, Outcome, Stepped, Want
 from kapstan.worker.board import MAX_BATCH, Order, Slot
 from kapstan.worker.pace import Pace
 
@@ -43,7 +43,7 @@ class Executor:
         self._on_batch = on_batch
         self._pace = Pace()
         self._sent: list[Outcome] | None = None  # of the step that is under way; None: none is
-        self._asked = 1
+        self._asked: Mapping[str, int] = {}
         self.outcomes: deque[Outcome] = deque()
         """Finished and not handed in. This thread appends; whoever holds ``lock`` hands in and removes."""
         self.lock = threading.Lock()
@@ -72,27 +72,28 @@ class Executor:
         """The next batch; blocks until there is one, or until the lane is woken ([] then)."""
         claims = self._read().claims if self._sent is not None else []
         if not claims:
-            claims = self._step(self._pace.want).claims
+            self._asked = self._pace.most
+            claims = self._step(self._asked).claims
         if not claims:
-            self._asked = 1
+            self._asked = {}
             return self._lane.wait(None)
-        if self._pace.brisk and len(claims) >= self._asked and claims[0].effect == "p":
-            self._send(self._pace.want)
+        first = claims[0]  # tells of all: a run that is not brisk, or not pure, comes alone
+        if len(claims) >= self._asked.get(first.task, 1) and first.effect == "p" and self._pace.brisk(first.task):
+            self._send(self._pace.most)
         elif self.outcomes:
             self._step(0)
         return claims
 
-    def _step(self, want: int) -> Stepped:
-        """Hand in the outcomes and claim ``want`` runs."""
+    def _step(self, want: Want) -> Stepped:
+        """Hand in the outcomes and claim what ``want`` says."""
         with self.lock:
-            self._asked = want
             outcomes = list(self.outcomes)
             stepped = self._lane.step(outcomes, want)
             self.outcomes.clear()
         report_lost(stepped.lost)
         return stepped
 
-    def _send(self, want: int) -> None:
+    def _send(self, want: Mapping[str, int]) -> None:
         """As ``_step``, without waiting for the answer."""
         with self.lock:
             self._asked = want
@@ -124,10 +125,13 @@ class Executor:
         slot.load([*unacknowledged, *claims], len(unacknowledged), under_way=self.step_under_way)
         if len(claims) > 1 or self.step_under_way:
             self._on_batch()
-        longest, begun = 0.0, clock()
+        task, runs, longest, begun = claims[0].task, 0, 0.0, clock()
         position, at = len(unacknowledged), begun
         try:
             for claim in claims:
+                if claim.task != task:  # runs of one task follow each other
+                    self._pace.observe(task, at - begun, runs, longest)
+                    task, runs, longest, begun = claim.task, 0, 0.0, at
                 slot.begin(position, claim.effect, at)
                 if slot.recalled:
                     break
@@ -137,6 +141,7 @@ class Executor:
                 else:
                     self._retry(outcome)
                 position += 1
+                runs += 1
                 before, at = at, clock()
                 if at - before > longest:
                     longest = at - before
@@ -144,9 +149,8 @@ class Executor:
             logger.warning("Run %s goes back to the queue: %s", claims[position - len(unacknowledged)].run_id, error)
             slot.recalled = True
         slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
-        done = position - len(unacknowledged)
-        if done:
-            self._pace.observe(at - begun, done, longest)
+        if runs:
+            self._pace.observe(task, at - begun, runs, longest)
 
     def _retry(self, later: object) -> None:
         assert isinstance(later, RetryLater)

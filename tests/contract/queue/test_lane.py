@@ -102,6 +102,17 @@ def test_no_served_task_starves_another(queue: RedisQueue, hire) -> None:
     assert sorted(claim.task for _ in range(3) for claim in lane.step([], 1).claims) == sorted(tasks)
 
 
+def test_tasks_share_a_claim_by_how_many_of_each_fill_it(queue: RedisQueue, hire) -> None:
+    queue.submit_many([run("a:a"), run("a:a"), *(run("b:b") for _ in range(20)), run("c:c")])
+    lane = hire(("a:a", "b:b", "c:c")).lane
+    wanted = {"a:a": 4, "b:b": 8}  # c:c is not known yet
+    tasks = [claim.task for claim in lane.step([], wanted).claims]
+    assert tasks == ["a:a"] * 2 + ["b:b"] * 4, "half of it each, and no room for a whole run of the third"
+    tasks = [claim.task for claim in lane.step([], wanted).claims]
+    assert tasks == ["b:b"] * 8, "asked first this time, it fills the claim"
+    assert [claim.task for claim in lane.step([], wanted).claims] == ["c:c"]
+
+
 def test_two_steps_may_be_in_flight(queue: RedisQueue, hire) -> None:
     submissions = [run() for _ in range(6)]
     queue.submit_many(submissions)

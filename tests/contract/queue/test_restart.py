@@ -17,6 +17,8 @@ from kapstan.queue import scripts
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
 
+LEASE_MS = 10_000
+
 
 def killed_and_started(server: RedisServer) -> None:
     with server.client() as client:
@@ -45,6 +47,22 @@ def test_a_plain_restart_re_runs_nothing(open_queue, own_server: RedisServer) ->
     assert [claim.token.era for claim in stepped.claims] == [2, 2]
     assert shop.lane.step([done(second), *(done(claim) for claim in stepped.claims)], 0).lost == []
     shop.close()
+
+
+def test_an_outage_longer_than_a_lease_re_runs_nothing_either(open_queue, own_server: RedisServer) -> None:
+    queue = open_queue(own_server, lease_seconds=0.2)
+    queue.submit(run())
+    shop, other = worker(queue), worker(queue)
+    (claim,) = shop.lane.step([], 1).claims
+    killed_and_started(own_server)
+    with own_server.client() as client:
+        while client.zcount(f"{queue.prefix}s", "-inf", time.time() * 1000) < 2:
+            continue  # until both leases have passed, by the clock that the server goes by, too
+    assert other.session.renew().reaped == []
+    assert shop.session.renew().alive
+    assert shop.lane.step([done(claim)], 0).lost == []
+    shop.close()
+    other.close()
 
 
 def test_a_step_waits_for_the_new_era(open_queue, own_server: RedisServer) -> None:
@@ -220,9 +238,12 @@ def test_the_server_says_what_it_is(kind: str, queue: RedisQueue) -> None:
 def test_only_a_larger_era_is_taken(queue: RedisQueue, hire) -> None:
     hire()
     era = f"{1:06d}"
-    assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OK", era.encode()]  # this start has it already
-    second = scripts.set_era.pack(queue.prefix, f"{5:06d}")  # of a supervisor that was slower
+    assert queue.call(scripts.set_era.pack(queue.prefix, era, LEASE_MS))[1:] == [
+        b"OK",
+        era.encode(),
+    ]  # this start has it already
+    second = scripts.set_era.pack(queue.prefix, f"{5:06d}", LEASE_MS)  # of a supervisor that was slower
     assert queue.call(second)[1:] == [b"OK", era.encode()]
     queue.command(pack("HSET", f"{queue.prefix}m", "run_id", "0" * 40))  # as if the server had been started again
-    assert queue.call(scripts.set_era.pack(queue.prefix, era))[1:] == [b"OLD", era.encode()]
-    assert queue.call(scripts.set_era.pack(queue.prefix, f"{2:06d}"))[1:] == [b"OK", f"{2:06d}".encode()]
+    assert queue.call(scripts.set_era.pack(queue.prefix, era, LEASE_MS))[1:] == [b"OLD", era.encode()]
+    assert queue.call(scripts.set_era.pack(queue.prefix, f"{2:06d}", LEASE_MS))[1:] == [b"OK", f"{2:06d}".encode()]

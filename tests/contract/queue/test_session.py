@@ -50,6 +50,19 @@ def test_a_silent_session_is_reaped_and_its_runs_go_on_elsewhere(open_queue, sha
         part.close()
 
 
+def test_a_renewal_tells_when_the_next_lease_of_another_ends(queue: RedisQueue, open_queue, shared_server) -> None:
+    session = queue.open_session("shop", [TASK], 1)
+    assert session.renew().next_due is None, "its own lease is no reason to look sooner"
+    brief = open_queue(shared_server, namespace=queue.settings.namespace, lease_seconds=4.0)
+    other = brief.open_session("shop", [TASK], 1)
+    assert 3.0 < session.renew().next_due <= 4.0
+    assert 9.0 < other.renew().next_due <= 10.0
+    queue.submit(run(delay=1.0))
+    assert 0.0 < session.renew().next_due <= 1.0
+    other.close()
+    session.close()
+
+
 def test_a_lane_steps_again_when_its_session_is_opened_anew(queue: RedisQueue, hire) -> None:
     worker = hire()
     worker.lane.step([], 1)

@@ -101,7 +101,8 @@ end
 
 -- section: claim
 -- Take up to `want` ready runs off a route's list as {rid, record} pairs; whatever was cancelled meanwhile is skipped.
--- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: claim no more now.
+-- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: that is so, or it is
+-- next, and nothing else may be claimed now.
 local function take(route, want, empty)
   local list, taken, bound = P .. 'q:' .. route, {}, 0
   while #taken < want and bound < 100 do
@@ -126,7 +127,7 @@ local function take(route, want, empty)
       end
     end
   end
-  return taken, #taken >= want
+  return taken, false
 end
 
 -- Give the runs in `taken` to a lane: mints their tokens. Appends rid, token, record to `claims`.

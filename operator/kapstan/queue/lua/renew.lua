@@ -4,8 +4,8 @@
 -- KEYS: prefix
 -- ARGV: session lease_ms info opening ttl routes...
 --   info: JSON, longer than 64 bytes, with routes and lanes; opening: 1 at the session's first call
--- Reply: format, OK | ERA, alive, draining, ms until the next delayed run is due (-1: none), rids to cancel, sessions
---   that were ended
+-- Reply: format, OK | ERA, alive, draining, ms until the next delayed run is due or the next lease of another session
+--   ends (-1: there is neither), rids to cancel, sessions that were ended
 -- include: now
 -- include: record
 -- include: route
@@ -42,6 +42,11 @@ end
 if marks[2] then
   if #cancelled > 0 then call('HSET', w, '~', table.concat(cancelled)) else call('HDEL', w, '~') end
 end
-local next_due = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
+local leases = call('ZRANGE', P .. 's', 0, 1, 'WITHSCORES')
+local next_due = math.min(
+  call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2] or math.huge,
+  leases[leases[1] == session and 4 or 2] or math.huge
+)
+local left = next_due < math.huge and math.max(0, next_due - now()) or -1
 settle()
-return {'1', 'OK', alive, marks[1] and 1 or 0, next_due and math.max(0, next_due - now()) or -1, cancelled, reaped}
+return {'1', 'OK', alive, marks[1] and 1 or 0, left, cancelled, reaped}

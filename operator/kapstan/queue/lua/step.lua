@@ -4,7 +4,8 @@
 -- ARGV: session lane want park ttl routes rest...
 --   want: how many to claim, at most 256; park: 1 if the lane will wait when there is nothing
 --   ttl: seconds for which ended records stay; routes: how many routes follow
---   rest: the routes in the order in which they are to be asked; then rid, token, state, envelope of each outcome
+--   rest: the routes in the order in which they are to be asked, each with how many of its runs fill a claim alone; then
+--     rid, token, state, envelope of each outcome
 -- Reply: format, OK | PARKED | DRAIN | DEAD | ERA, lost rids, claims (rid, token, record as it was before the claim)
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
@@ -15,7 +16,7 @@
 -- include: settle
 -- include: finish
 local session, lane, want, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5]
-local first = 7 + ARGV[6]
+local first = 7 + 2 * ARGV[6]
 if not era() then return {'1', 'ERA', {}, {}} end
 local w = P .. 'w:' .. session
 local fields, keys = {'@', '!', '#' .. lane}, {}
@@ -51,15 +52,21 @@ elseif want > 0 then
   -- include: offer
   -- include: promote
   promote()
-  for i = 7, first - 1 do
-    local taken, full = take(ARGV[i], want - #claims / 3, #claims == 0)
-    hold(session, lane, ARGV[i], taken, claims)
-    if full then break end
+  local left, alone = 1, false -- of the claim
+  for i = 7, first - 1, 2 do
+    local most = tonumber(ARGV[i + 1])
+    local room = math.min(want - #claims / 3, math.floor(left * most + 1e-6))
+    if room > 0 and not alone then
+      local taken
+      taken, alone = take(ARGV[i], room, #claims == 0)
+      hold(session, lane, ARGV[i], taken, claims)
+      left = left - #taken / most
+    end
   end
   if #claims == 0 and ARGV[4] == '1' then
     status = 'PARKED'
     call('HSET', w, '#' .. lane, '1')
-    for i = 7, first - 1 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
+    for i = 7, first - 1, 2 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
   end
 end
 settle()
