@@ -54,8 +54,9 @@ def _ids(count: int, now_ns: int | None = None) -> str:
     with _lock:
         if len(_pool) < count:
             _pool.extend(struct.unpack(f">{count + 511}Q", os.urandom(8 * (count + 511))))
-        random_bits = _pool[-count:]
-        del _pool[-count:]
+        left = len(_pool) - count
+        random_bits = _pool[left:]
+        del _pool[left:]
         if now_ns is None:
             stamp = max(stamp, _last + 1)
             _last = stamp + count - 1

@@ -165,9 +165,7 @@ class Applier:
                 self._world.memory.draining.setdefault(action.worker, {}).setdefault(action.member, action.since)
             case ExpireSession():
                 queue = await self._world.call(self._world.queues, action.worker.namespace)
-                await self._world.call(
-                    self._world.queues(action.worker.namespace).expire_session, action.session_prefix
-                )
+                await self._world.call(queue.expire_session, action.session_prefix)
                 self._world.memory.member_expired(action.worker, action.session_prefix, action.boot)
 
     async def _create_run(self, manifest: Manifest) -> None:

@@ -17,6 +17,14 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
     assert [ids.to_uuid(i) for i in made] == sorted(ids.to_uuid(i) for i in made)
 
 
+def test_ids_made_at_once_are_as_good_as_those_made_one_by_one() -> None:
+    made = [ids.new_id(), *ids.new_ids(3000), ids.new_id(), *ids.new_ids(1), ids.new_id()]
+    assert ids.new_ids(0) == []
+    assert made == sorted(set(made))
+    assert {(len(i), ids.to_uuid(i).version, ids.to_uuid(i).variant) for i in made} == {(22, 7, uuid.RFC_4122)}
+    assert len({i[-10:] for i in made}) == len(made), "each has random bits of its own"
+
+
 def test_an_id_is_a_uuid_of_version_7_with_its_time() -> None:
     value = ids.to_uuid(ids.new_id(now_ns=1_700_000_000_123_000_000))
     assert value.version == 7
