@@ -77,7 +77,7 @@ class Wire:
             with self._sending:
                 self._socket.sendall(packed)
         except OSError as error:
-            raise ConnectionLost(str(error) or type(error).__name__) from None
+            raise _lost(error) from None
 
     def read(self) -> Any:
         """The reply to the oldest command that has none yet.
@@ -133,7 +133,7 @@ class Wire:
         try:
             size = self._socket.recv_into(self._buffer)
         except OSError as error:
-            raise ConnectionLost(str(error) or type(error).__name__) from None
+            raise _lost(error) from None
         if size == 0:
             raise ConnectionLost("the server closed the connection")
         self._reader.feed(self._buffer, 0, size)  # pyright: ignore[reportArgumentType]  (any buffer will do)
@@ -145,6 +145,12 @@ class Wire:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection without a word to the server."""
         self._socket.close()
+
+
+def _lost(error: OSError) -> ConnectionLost:
+    if isinstance(error, (BlockingIOError, TimeoutError)):
+        return ConnectionLost(f"no answer within {_PATIENCE} s")
+    return ConnectionLost(str(error) or type(error).__name__)
 
 
 class Wake:

@@ -13,9 +13,9 @@ from tests.contract.queue.makers import TASK, Register, done, run, worker
 from tests.servers.redis import RedisServer
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
-from kapstan.queue import scripts
+from kapstan.queue import scripts, wire
 from kapstan.queue.redis import RedisQueue
-from kapstan.queue.wire import pack
+from kapstan.queue.wire import ConnectionLost, pack
 
 LEASE_MS = 10_000
 
@@ -209,6 +209,21 @@ def test_an_outage_longer_than_the_budget_is_an_error(open_queue, own_server: Re
     with pytest.raises(QueueUnavailable, match="KAPSTAN_REDIS_RETRY_SECONDS"):
         queue.submit(run())
     assert time.monotonic() - began < 5.0
+
+
+def test_a_server_that_is_silent_is_given_up_in_time(
+    open_queue, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 1)
+    line = open_queue(own_server).dial()
+    assert line.call(pack("PING")) == b"PONG"
+    own_server.pause()
+    try:
+        with pytest.raises(ConnectionLost, match="no answer within 1 s"):
+            line.call(pack("PING"))
+    finally:
+        own_server.resume()
+        line.close()
 
 
 def test_forgotten_scripts_are_loaded_again(open_queue, own_server: RedisServer) -> None:
