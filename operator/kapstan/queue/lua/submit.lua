@@ -8,7 +8,7 @@
 -- include: route
 local rid, delay, key = ARGV[1], ARGV[2] ~= '0', P .. 't:' .. ARGV[1]
 local record = (delay and '1d' or '1q') .. '00000000000000' .. since .. ARGV[3]
-if not call('SET', key, record, 'NX') then
+if call('SETNX', key, record) == 0 then
   -- include: record
   -- include: repeated
   local state, same = repeated(call('GET', key), record)
@@ -23,8 +23,8 @@ if delay then
   settle()
   return {'1', 'OK', 'd'}
 end
-call('RPUSH', P .. 'q:' .. route, rid)
-if call('EXISTS', P .. 'idle:' .. route) == 1 then
+-- A lane parks only when its lists are empty: where runs wait already, nobody is parked.
+if call('RPUSH', P .. 'q:' .. route, rid) == 1 and call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: now
   -- include: record
   -- include: era

@@ -22,7 +22,7 @@ else
   local answers = {}
   fresh = {}
   for i = 1, #written, 2 do
-    if call('SET', written[i], written[i + 1], 'NX') then
+    if call('SETNX', written[i], written[i + 1]) == 1 then
       fresh[#fresh + 1] = ARGV[i + 2]
       answers[#answers + 1] = state .. '0'
     else
