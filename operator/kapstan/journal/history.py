@@ -1,6 +1,7 @@
 """What a journal's records are, and what they add up to. No user code is run to read them, nothing is unpickled.
 
-Records are signed JSON with a format version; fields that this release does not know are ignored. The fold takes a
+Records are signed JSON with a format version; fields that this release does not know are ignored. A kind that it does
+not know refuses the whole journal: whether it ends the run or drops outcomes, nobody here can tell. The fold takes a
 record that stands twice once (a signal may interrupt a write, which is then made again).
 """
 
@@ -61,16 +62,6 @@ class TaskOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """The flow submitted a background run."""
-
-    key: RunId
-    """Memo key of the call, and the id of the background run."""
-    task: str
-    at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Retry:
     """The flow starts over within its run: outcomes that are not COMPLETED before this record no longer count.
 
@@ -97,12 +88,11 @@ class AttemptEnd:
     """Suspended: when to go on; None: at a signal."""
 
 
-Record = Opening | TaskOutcome | Submitted | Retry | AttemptEnd
+Record = Opening | TaskOutcome | Retry | AttemptEnd
 
 _KINDS: dict[str, type[Record]] = {
     "opening": Opening,
     "outcome": TaskOutcome,
-    "submitted": Submitted,
     "retry": Retry,
     "end": AttemptEnd,
 }
@@ -176,7 +166,6 @@ class History:
 
     attempts: tuple[Attempt, ...] = ()
     outcomes: Mapping[RunId, TaskOutcome] = field(default_factory=dict[RunId, TaskOutcome])
-    submitted: Mapping[RunId, Submitted] = field(default_factory=dict[RunId, Submitted])
     retries: int = 0
 
     @property
@@ -193,7 +182,6 @@ class History:
 def fold(records: Iterable[Record]) -> History:
     attempts: list[Attempt] = []
     outcomes: dict[RunId, TaskOutcome] = {}
-    submitted: dict[RunId, Submitted] = {}
     retries = 0
     for record in records:
         match record:
@@ -201,14 +189,12 @@ def fold(records: Iterable[Record]) -> History:
                 attempts.append(Attempt(record.attempt, record.token, record.started, record.host))
             case TaskOutcome():
                 outcomes[record.key] = record
-            case Submitted():
-                submitted[record.key] = record
             case Retry():
                 outcomes = {key: outcome for key, outcome in outcomes.items() if outcome.state == "COMPLETED"}
                 retries = retries if record.by_hand else max(retries, record.number)
             case AttemptEnd():
                 attempts[-1] = replace(attempts[-1], end=record)
-    return History(tuple(attempts), outcomes, submitted, retries)
+    return History(tuple(attempts), outcomes, retries)
 
 
 def log_name(run_id: RunId) -> str:

@@ -22,7 +22,7 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.engine import calls, ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
-from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost
+from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, SerializationError
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
 from kapstan.ports import RunLease
@@ -68,6 +68,8 @@ def execute(attempt: Attempt, load: Load) -> int:
         code: int = ExitCode.NOT_RECORDED
         try:
             code = _child(attempt, load, go_read, supervisor)
+        except Exception:
+            logger.exception("Flow run %s: this attempt broke off", attempt.run_id)
         finally:
             logging.shutdown()
             with contextlib.suppress(OSError, ValueError):
@@ -170,6 +172,9 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
         return _run(attempt, _flow(attempt, load, backend))
     except (BackendError, JournalLost) as error:
         logger.error("Flow run %s: its end cannot be recorded: %s", attempt.run_id, error)
+        return ExitCode.NOT_RECORDED
+    except SerializationError as error:
+        logger.error("Flow run %s cannot be continued here: %s", attempt.run_id, error)
         return ExitCode.NOT_RECORDED
 
 

@@ -13,7 +13,6 @@ from kapstan.journal import (
     History,
     Journal,
     Retry,
-    Submitted,
     TaskOutcome,
     log_name,
     read_journal,
@@ -38,13 +37,11 @@ def test_every_field_comes_back(store: Store, codec: Codec, run_id: RunId) -> No
     end = AttemptEnd(1, "Suspended", 5.0, "waits", b"\xff\x00", 77.5)
     journal = Journal(store, codec, run_id)
     assert journal.open(1, host="pod", now=2.0, token="t1") == History()
-    journal.append(full, Submitted("k3", "m:other", 4.0))
-    journal.append(bare)
+    journal.append(full, bare)
     journal.append(end)
     journal.close()
     history = read_journal(store, codec, run_id)
     assert list(history.outcomes.items()) == [("k1", full), ("k2", bare)]
-    assert history.submitted == {"k3": Submitted("k3", "m:other", 4.0)}
     assert history.attempts == (Attempt(1, "t1", 2.0, "pod", end),)
     assert history.end == end
 
@@ -130,6 +127,20 @@ def test_a_record_of_a_newer_release_is_refused(
         SerializationError, match=f"holds a record '{body['kind']}' of format {body['v']}, which a newer"
     ):
         read_journal(local, codec, run_id)
+
+
+def test_an_attempt_that_cannot_read_a_record_leaves_the_journal_as_it_is(
+    store: Store, codec: Codec, run_id: RunId
+) -> None:
+    newer = store.log(log_name(run_id))
+    newer.open(codec.encode({"v": 1, "kind": "novelty"}, "journal", run_id))
+    before = newer.read()
+    older = Journal(store, codec, run_id)
+    with pytest.raises(SerializationError, match="which a newer release wrote"):
+        older.open(2, host="a", now=1.0)
+    assert newer.read() == before
+    newer.append([b"more"])  # it is not fenced
+    newer.close()
 
 
 def test_fields_of_a_newer_release_are_ignored(local: Store, codec: Codec, run_id: RunId) -> None:

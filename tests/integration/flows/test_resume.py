@@ -10,7 +10,8 @@ import pytest
 from tests.integration.flows.conftest import SHAPES as SCRIPT
 from tests.integration.flows.conftest import Runs
 
-from kapstan import ids
+from kapstan import backend, ids
+from kapstan.journal import log_name
 from kapstan.results import read_flow_run
 
 SHAPES: dict[str, tuple[list[str], list[str], Any]] = {
@@ -176,3 +177,19 @@ def test_the_command_line_shows_runs(runs: Runs) -> None:
     unknown = runs.command(["flow-run", "inspect", str(ids.to_uuid(ids.new_id()))])
     assert unknown.ends() == 1
     assert "there is no flow run" in unknown.errors
+
+
+def test_a_journal_of_a_newer_release_is_left_to_it(runs: Runs) -> None:
+    run_id = ids.new_id()
+    first = runs.start("loop", run_id, 1, gate=True)
+    first.reached()
+    first.kill()
+    log = backend.current().store.log(log_name(run_id))
+    written = log.open(backend.current().codec.encode({"v": 1, "kind": "novelty"}, "journal", run_id))
+    log.close()
+    second = runs.start("loop", run_id, 2)
+    assert second.ends() == 70
+    assert "holds a record 'novelty' of format 1, which a newer release wrote" in second.errors
+    assert runs.effects == ["step 1"] * 3
+    assert log.read()[: len(written)] == written
+    assert len(log.read()) == len(written) + 1
