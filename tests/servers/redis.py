@@ -90,5 +90,6 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
+            self.resume()  # one that is paused hears of it only then
             self._process.wait()
             self._process = None
