@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 
@@ -16,7 +16,7 @@ from kapstan import backend as backends
 from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.cli.run import load_flow
-from kapstan.engine import definition
+from kapstan.engine import definition, stored_parameters
 from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ids import RunId
 from kapstan.records import Records
@@ -27,7 +27,7 @@ from kapstan.worker.flow_process import Attempt
 
 @click.group()
 def command() -> None:
-    """List, inspect, cancel and resume flow runs."""
+    """List, inspect, cancel and resume flow runs; store parameters for them."""
 
 
 @command.command()
@@ -156,6 +156,23 @@ def cancel(run_id: str) -> None:
         raise ConfigurationError(f"run {run_id} is at work on {summary.get('host')}: cancel it there")
     records.declare(found, "Cancelled", "cancelled by kapstan flow-run cancel")
     click.echo(f"Cancelled flow run {run_id}")
+
+
+@command.command(name="store-parameters")
+@click.argument("file", type=click.File(encoding="utf-8"))
+def store_parameters(file: TextIO) -> None:
+    """Store the JSON object in FILE (- for standard input) and print its key, for spec.parametersRef.key of a FlowRun.
+
+    For parameters that are too large for the FlowRun itself. Needs the settings of the run's namespace: on a cluster
+    those of its Secret kapstan-workload, and KAPSTAN_NAMESPACE.
+    """
+    try:
+        parameters: Any = json.load(file)
+    except ValueError as error:
+        raise ConfigurationError(f"{file.name} is not JSON: {error}") from None
+    if not isinstance(parameters, dict):
+        raise ConfigurationError(f'{file.name}: give a JSON object, such as {{"x": 1}}')
+    click.echo(stored_parameters.write(backends.current(), cast("dict[str, Any]", parameters)))
 
 
 def _found(backend: Backend, text: str) -> RunId:

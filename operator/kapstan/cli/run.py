@@ -11,7 +11,8 @@ import click
 
 from kapstan import backend as backends
 from kapstan import ids
-from kapstan.errors import ConfigurationError, ParameterError
+from kapstan.engine import stored_parameters
+from kapstan.errors import ConfigurationError
 from kapstan.specs import FlowSpec
 from kapstan.worker import entrypoints, flow_process
 from kapstan.worker.flow_process import Attempt
@@ -22,7 +23,7 @@ from kapstan.worker.flow_process import Attempt
 @click.option("--run-id", help="Id of the flow run. [default: a new one]")
 @click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this attempt.")
 @click.option("--parameters", envvar="KAPSTAN_PARAMETERS", help="Parameters of the flow, a JSON object.")
-@click.option("--parameters-ref", default="", help="Key of the object in the store that holds them instead.")
+@click.option("--parameters-ref", default="", help="Key of further ones in the store, laid over these.")
 @click.option("--name", envvar="KAPSTAN_FLOW_RUN_NAME", default="", help="Name of the run. [default: two words]")
 @click.option("--deployment", envvar="KAPSTAN_DEPLOYMENT", default="", help="Deployment that it was made from.")
 def command(
@@ -42,11 +43,10 @@ def command(
     could not be recorded.
     """
     given = _object(parameters)
-    if given and parameters_ref:
-        raise ConfigurationError("--parameters and --parameters-ref exclude each other: give one of them")
 
     def load() -> tuple[FlowSpec, dict[str, Any]]:
-        return load_flow(entrypoint), _referred(parameters_ref) if parameters_ref else given
+        stored = stored_parameters.read(backends.current(), parameters_ref) if parameters_ref else {}
+        return load_flow(entrypoint), {**given, **stored}
 
     sys.exit(
         flow_process.execute(
@@ -99,15 +99,4 @@ def _object(text: str | None) -> dict[str, Any]:
         raise ConfigurationError(f"--parameters {text!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigurationError(f'--parameters {text!r}: give a JSON object, such as {{"x": 1}}')
-    return cast("dict[str, Any]", value)
-
-
-def _referred(key: str) -> dict[str, Any]:
-    backend = backends.current()
-    stored = backend.store.get(key)
-    if stored is None:
-        raise ParameterError(f"the parameters at {key!r} are not in the store")
-    value = backend.codec.decode_json(stored.body, "value", key)
-    if not isinstance(value, dict):
-        raise ParameterError(f"the parameters at {key!r} are not a JSON object")
     return cast("dict[str, Any]", value)

@@ -82,7 +82,7 @@ class DeploymentReference(Reference, frozen=True):
 class ParametersReference(Model, frozen=True):
     """Parameters too large to stand in the object."""
 
-    key: str = Field(min_length=1, max_length=1024, description="Key of the signed parameters in the object store.")
+    key: str = Field(min_length=1, max_length=1024, description="What `kapstan flow-run store-parameters` printed.")
 
 
 class FlowRunSpec(Model, frozen=True):
@@ -104,8 +104,8 @@ class FlowRunSpec(Model, frozen=True):
         ),
         Rule(
             "parameters",
-            f"parameters take more than {INLINE_PARAMETERS_LIMIT} bytes: store them and give parametersRef, "
-            "as the command line and the SDK do",
+            f"parameters take more than {INLINE_PARAMETERS_LIMIT} bytes: store them with "
+            "`kapstan flow-run store-parameters` and give parametersRef",
             lambda new, _: new.parameters is None or inline_size(new.parameters) <= INLINE_PARAMETERS_LIMIT,
         ),
         immutable("deploymentRef", instead=_ANOTHER_RUN),
@@ -129,7 +129,9 @@ class FlowRunSpec(Model, frozen=True):
         "signature. Immutable.",
     )
     parameters_ref: ParametersReference | None = Field(
-        default=None, description="Parameters that stand in the object store because they are large. Immutable."
+        default=None,
+        description="Parameters that stand in the object store because they are large, laid over the Deployment's. "
+        "Immutable.",
     )
     idempotency_key: str | None = Field(
         default=None,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -132,6 +133,11 @@ def failing(n: int) -> int:
     if threading.current_thread() is threading.main_thread():
         raise ValueError(f"no {n}")
     return n
+
+
+@flow
+def given(items: list[str], note: str, limit: int | None = 1, customer: str = "nobody") -> None:
+    effect(json.dumps({"items": items, "note": note, "limit": limit, "customer": customer}))
 
 
 if __name__ == "__main__":

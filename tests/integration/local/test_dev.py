@@ -157,6 +157,57 @@ def test_a_dev_that_was_killed_finds_its_processes_again(dev: Dev) -> None:
     assert dev.run("get", "all").returncode == 0
 
 
+LISTED = """
+import json, os
+from kapstan import flow
+
+@flow
+def listed(customer: str = "nobody", items: list[str] | None = None) -> None:
+    with open(os.environ["QUICKSTART_SINK"], "a") as sink:
+        sink.write(json.dumps([customer, items]) + "\\n")
+"""
+LISTED_YAML = """
+apiVersion: kapstan.dev/v1alpha1
+kind: WorkPool
+metadata: {name: pool}
+spec: {}
+---
+apiVersion: kapstan.dev/v1alpha1
+kind: Deployment
+metadata: {name: listed}
+spec:
+  flow: {entrypoint: "listed.py:listed"}
+  workPoolRef: {name: pool}
+  parameters: {customer: ann, items: [of, the, Deployment]}
+"""
+
+
+def test_a_flow_run_is_given_the_parameters_that_it_refers_to(dev: Dev, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "listed.py").write_text(LISTED)
+    items = ["x" * 100] * 100  # more than a FlowRun may carry
+    key = dev.run("flow-run", "store-parameters", "-", input=json.dumps({"items": items})).stdout.strip()
+    runs = [
+        f"""---
+apiVersion: kapstan.dev/v1alpha1
+kind: FlowRun
+metadata: {{name: {name}}}
+spec: {{deploymentRef: {{name: listed}}, parametersRef: {{key: {referred}}}}}
+"""
+        for name, referred in (("stored", key), ("missing", "parameters/nothing"))
+    ]
+    dev.run("apply", "-f", "-", input=LISTED_YAML + "".join(runs))
+    dev.start("--dir", str(code))
+    dev.until(lambda: phase(dev, "stored") in ("Completed", "Failed"))
+    assert [json.loads(line) for line in dev.effects()] == [["ann", items]]
+    dev.until(lambda: phase(dev, "missing") in ("Completed", "Failed"))
+    status = dev.get("flowrun", "missing")["status"]
+    assert status["phase"] == "Failed"
+    assert "the parameters at 'parameters/nothing' of namespace 'default' are not in the store" in status["message"]
+    assert len(dev.effects()) == 1
+
+
 def test_a_second_dev_of_a_home_is_refused(dev: Dev) -> None:
     dev.start()
     dev.until(lambda: "Kapstan serves" in dev.log())

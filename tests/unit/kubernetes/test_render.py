@@ -117,10 +117,10 @@ def test_a_job_runs_one_attempt_once() -> None:
     assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
 
 
-def test_stored_parameters_are_named_not_inlined() -> None:
+def test_stored_parameters_are_named_beside_those_of_the_deployment() -> None:
     container = render.job(job_request(parameters_ref="parameters/x"))["spec"]["template"]["spec"]["containers"][0]
     assert container["args"][-1] == "--parameters-ref=parameters/x"
-    assert "KAPSTAN_PARAMETERS" not in [variable["name"] for variable in container["env"]]
+    assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
 
 
 def test_the_pool_chooses_account_and_secrets() -> None:
@@ -187,7 +187,7 @@ def parsed(container: dict[str, Any], command: click.Command, words: int, monkey
 
 @pytest.mark.parametrize(
     ("changes", "parameters", "ref"),
-    [({}, {"n": 3}, ""), ({"parameters_ref": "parameters/x"}, {}, "parameters/x")],
+    [({}, {"n": 3}, ""), ({"parameters_ref": "parameters/x"}, {"n": 3}, "parameters/x")],
 )
 def test_kapstan_run_reads_the_job(
     changes: dict[str, Any], parameters: Any, ref: str, monkeypatch: pytest.MonkeyPatch

@@ -77,7 +77,7 @@ def job(request: JobRequest) -> Manifest:
             {"name": "KAPSTAN_NAMESPACE", "value": request.run.namespace},
             {"name": "KAPSTAN_FLOW_RUN_NAME", "value": ids.run_name(request.run_id)},
             {"name": "KAPSTAN_DEPLOYMENT", "value": deployment.metadata.name},
-            *_inline_parameters(request),
+            {"name": "KAPSTAN_PARAMETERS", "value": json.dumps(dict(request.parameters), separators=(",", ":"))},
             *_common_env(),
         ],
     }
@@ -170,12 +170,6 @@ def worker_selector(worker: str) -> str:
 
 def _stored_parameters(request: JobRequest) -> list[str]:
     return [f"--parameters-ref={request.parameters_ref}"] if request.parameters_ref else []
-
-
-def _inline_parameters(request: JobRequest) -> list[Manifest]:
-    if request.parameters_ref:
-        return []
-    return [{"name": "KAPSTAN_PARAMETERS", "value": json.dumps(dict(request.parameters), separators=(",", ":"))}]
 
 
 def _served(tasks: list[str]) -> list[str]:

@@ -125,9 +125,8 @@ class ProcessLauncher:
             *("--run-id", str(ids.to_uuid(request.run_id)), "--attempt", str(request.attempt)),
         ]
         environ = self._environment(request.run.namespace) | {"KAPSTAN_DEPLOYMENT": deployment.metadata.name}
-        if request.parameters_ref is None:
-            environ["KAPSTAN_PARAMETERS"] = json.dumps(dict(request.parameters), separators=(",", ":"))
-        else:
+        environ["KAPSTAN_PARAMETERS"] = json.dumps(dict(request.parameters), separators=(",", ":"))
+        if request.parameters_ref is not None:
             command += ["--parameters-ref", request.parameters_ref]
         note = {"uid": request.uid, "number": request.attempt, "at": self._clock()}
         await asyncio.to_thread(process.start, note, command, cwd=cwd, environ=environ)
