@@ -54,9 +54,9 @@ def own_server(kind: str, tmp_path: Path) -> Iterator[RedisServer]:
 def open_queue() -> Iterator[Callable[..., RedisQueue]]:
     opened: list[RedisQueue] = []
 
-    def opening(server: RedisServer, register: Register | None = None, **settings: Any) -> RedisQueue:
+    def opening(server: RedisServer, register: Register | None = None, *, url: str = "", **settings: Any) -> RedisQueue:
         given = {"namespace": f"test{os.getpid()}-{next(_namespaces)}", "redis_retry_seconds": 10.0, **settings}
-        queue = RedisQueue(Settings(redis_url=server.url, **given), register or Register())
+        queue = RedisQueue(Settings(redis_url=url or server.url, **given), register or Register())
         opened.append(queue)
         return queue
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,8 @@ def charge(user: str, amount: int = 5, *rest: int, note: str = "", **more: int) 
 
 
 def test_binding_applies_defaults_and_names_what_does_not_fit() -> None:
-    import inspect
-
-    signature = inspect.signature(charge)
-    assert specs.bind(signature, "charge", ("ann",), {"x": 1}) == {
+    taken = inspect.signature(charge)
+    assert specs.bind(taken, "charge", ("ann",), {"x": 1}) == {
         "user": "ann",
         "amount": 5,
         "rest": (),
@@ -25,7 +26,61 @@ def test_binding_applies_defaults_and_names_what_does_not_fit() -> None:
         "more": {"x": 1},
     }
     with pytest.raises(ParameterError, match=r"charge\(user: .*missing a required argument: 'user'"):
-        specs.bind(signature, "charge", (), {})
+        specs.bind(taken, "charge", (), {})
+
+
+MANY = sys.maxsize
+# fmt: off
+ARITIES: list[tuple[Callable[..., Any], tuple[int, int]]] = [
+    (lambda: 0, (0, 0)),
+    (lambda a: 0, (1, 1)),
+    (lambda a, b: 0, (2, 2)),
+    (lambda a, b=1: 0, (1, 2)),
+    (lambda a=1, b=2: 0, (0, 2)),
+    (lambda a, /: 0, (1, 1)),
+    (lambda a, /, b: 0, (2, 2)),
+    (lambda a, b=1, /, c=2: 0, (1, 3)),
+    (lambda *rest: 0, (0, MANY)),
+    (lambda a, *rest: 0, (1, MANY)),
+    (lambda a, b=1, *rest: 0, (1, MANY)),
+    (lambda a, /, b=1, *rest: 0, (1, MANY)),
+    (lambda **more: 0, (0, 0)),
+    (lambda a, **more: 0, (1, 1)),
+    (lambda *rest, **more: 0, (0, MANY)),
+    (lambda *, k=1: 0, (0, 0)),
+    (lambda a, *, k=1: 0, (1, 1)),
+    (lambda a, *rest, k=1, **more: 0, (1, MANY)),
+    (lambda *, k: 0, (1, 0)),
+    (lambda a, *, k: 0, (1, 0)),
+    (lambda a, *, j=1, k: 0, (1, 0)),
+    (lambda a=1, *rest, k: 0, (1, 0)),
+    (lambda a=1, *, k, **more: 0, (1, 0)),
+]
+# fmt: on
+
+
+def signature(fn: Callable[..., Any]) -> str:
+    return str(inspect.signature(fn))
+
+
+@pytest.mark.parametrize(("fn", "arity"), ARITIES, ids=lambda value: signature(value) if callable(value) else "")
+def test_the_arity_says_how_many_positional_arguments_fit_as_a_call_does(
+    fn: Callable[..., Any], arity: tuple[int, int]
+) -> None:
+    spec = specs.TaskSpec("t", "t", fn, is_async=False, signature=inspect.signature(fn))
+    assert spec.arity == arity
+    least, most = spec.arity
+    for count in range(6):
+        try:
+            fn(*range(count))
+        except TypeError:
+            assert not least <= count <= most, f"{count} arguments do not fit"
+        else:
+            assert least <= count <= most, f"{count} arguments fit"
+
+
+def test_the_arity_of_a_builtin_without_a_signature_is_any() -> None:
+    assert specs.TaskSpec("t", "max", max, is_async=False, signature=specs.signature_of(max)).arity == (0, MANY)
 
 
 def test_an_identity_is_module_and_qualname_or_the_explicit_name() -> None:
