@@ -1,8 +1,11 @@
-"""The adapters of ``ports.Launcher`` that the suite is run over.
+"""The suite over every adapter of ``ports.Launcher``: processes here, Jobs and pods in ``tests/e2e/test_launcher.py``.
 
-An adapter is an async context manager that gives a ``Place``: a launcher, and manifests whose code it can reach. A
-further one is added here, as one more entry of ``ADAPTERS``. The code is ``CODE``: flows and a task for a file called
-work.py.
+An adapter is an async context manager that gives a ``Place``: a launcher, and manifests whose code, ``code/work.py``,
+it can reach. Whoever wants the suite over a further one imports its tests into a module whose fixture ``on`` says so.
+
+What differs by nature, and is no promise therefore: an end by SIGKILL is -9 of a process and 137 of a container; what
+was stopped is still there as a process' folder, while its Job is gone, so it must not be started again; and the members
+of a TaskWorker whose object is gone are ended by ``remove_workers`` or, being owned, without it.
 """
 
 from __future__ import annotations
@@ -25,29 +28,23 @@ from kapstan.reconcile.naming import job_name
 from kapstan.resources import API_VERSION
 
 T = TypeVar("T")
-RUN = Key("FlowRun", "default", "run")
-WORKER = Key("TaskWorker", "default", "mailer")
+CODE = Path(__file__).parent / "code"
 
-CODE = """
-import os, threading
-from kapstan import flow, task
 
-@flow
-def quick(x: int = 1) -> int:
-    return x
+def new_uid() -> str:
+    return str(ids.to_uuid(ids.new_id()))
 
-@flow
-def fails() -> None:
-    raise ValueError("no")
 
-@flow
-def waits() -> None:
-    threading.Event().wait(120)
+@dataclass(frozen=True)
+class Owner:
+    """A resource that what is launched belongs to."""
 
-@task
-def double(x: int) -> int:
-    return 2 * x
-"""
+    key: Key
+    uid: str = field(default_factory=new_uid)
+
+
+async def nothing(_: Key) -> None:
+    """For launchers that never ask whether an owner is there."""
 
 
 @dataclass
@@ -55,44 +52,58 @@ class Place:
     """A launcher and what the tests need to use it."""
 
     make: Callable[[Callable[[Key], None]], Launcher]
-    image: str | None
+    """A launcher as after a restart, which tells of the keys that it hears of."""
+    flow_run: Owner
+    task_worker: Owner
+    image: str | None = None
+    delete: Callable[[Key], Coroutine[Any, Any, None]] = nothing
+    """Delete the object of an owner, as a user does."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     launcher: Launcher = field(init=False)
-    uid: str = field(default_factory=lambda: str(ids.to_uuid(ids.new_id())))
-    run: Key = RUN
-    worker: Key = WORKER
 
     def __post_init__(self) -> None:
         self.launcher = self.make(lambda _: self.heard.set())
+
+    @property
+    def run(self) -> Key:
+        return self.flow_run.key
+
+    @property
+    def worker(self) -> Key:
+        return self.task_worker.key
+
+    def job(self, attempt: int = 1) -> str:
+        return job_name(self.run.name, attempt)
 
     def request(self, flow: str, attempt: int = 1, **fields: Any) -> JobRequest:
         spec = {"flow": {"entrypoint": f"work.py:{flow}", "image": self.image}, "workPoolRef": {"name": "pool"}}
         given: dict[str, Any] = {
             "run": self.run,
-            "uid": self.uid,
-            "run_id": ids.derived_id(self.uid),
+            "uid": self.flow_run.uid,
+            "run_id": ids.derived_id(self.flow_run.uid),
             "attempt": attempt,
-            "job": job_name(self.run.name, attempt),
-            "deployment": self.manifest("Deployment", "nightly", spec),
-            "pool": self.manifest("WorkPool", "pool", {}),
+            "job": self.job(attempt),
+            "deployment": self._manifest(Owner(Key("Deployment", self.run.namespace, "nightly")), spec),
+            "pool": self._manifest(Owner(Key("WorkPool", self.run.namespace, "pool")), {}),
             **fields,
         }
         return JobRequest(**given)
 
     def workers(self, replicas: int, **spec: Any) -> WorkersRequest:
         wanted = {"image": self.image, "tasks": ["work.py:double"], "replicas": replicas, **spec}
-        return WorkersRequest(self.manifest("TaskWorker", self.worker.name, wanted), replicas)
+        return WorkersRequest(self._manifest(self.task_worker, wanted), replicas)
 
-    def manifest(self, kind: str, name: str, spec: dict[str, Any]) -> Manifest:
-        metadata = {"name": name, "namespace": "default", "uid": self.uid, "generation": 1}
+    def _manifest(self, owner: Owner, spec: dict[str, Any]) -> Manifest:
+        kind, namespace, name = owner.key
+        metadata = {"name": name, "namespace": namespace, "uid": owner.uid, "generation": 1}
         return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
 
     async def attempt(self, number: int = 1) -> AttemptObservation:
-        jobs = [(number, job_name(self.run.name, number))]
-        return (await self.launcher.observe_attempts(self.run, self.uid, jobs))[0]
+        jobs = [(number, self.job(number))]
+        return (await self.launcher.observe_attempts(self.run, self.flow_run.uid, jobs))[0]
 
     async def members(self) -> WorkerObservation:
-        return await self.launcher.observe_workers(self.worker, self.uid)
+        return await self.launcher.observe_workers(self.worker, self.task_worker.uid)
 
     async def until(self, look: Callable[[], Coroutine[Any, Any, T]], holds: Callable[[T], bool]) -> T:
         """Look whenever something is heard, until it holds; the last look."""
@@ -105,20 +116,34 @@ class Place:
                 await asyncio.wait_for(self.heard.wait(), 1.0)
 
 
+Adapter = Callable[[], AbstractAsyncContextManager[Place]]
+On = Callable[[Callable[[Place], Coroutine[Any, Any, None]]], None]
+
+
+def over(adapter: Adapter) -> On:
+    """Runs an async test body over an adapter, within its time."""
+
+    def run(body: Callable[[Place], Coroutine[Any, Any, None]]) -> None:
+        async def inside() -> None:
+            async with adapter() as place, asyncio.timeout(100):
+                await body(place)
+
+        asyncio.run(inside())
+
+    return run
+
+
 @contextlib.asynccontextmanager
-async def process(request: pytest.FixtureRequest) -> AsyncGenerator[Place]:
-    path: Path = request.getfixturevalue("tmp_path")
-    code = path / "code"
-    code.mkdir()
-    (code / "work.py").write_text(CODE)
+async def processes(folder: Path) -> AsyncGenerator[Place]:
     made: list[ProcessLauncher] = []
 
     def make(changed: Callable[[Key], None]) -> Launcher:
-        made.append(ProcessLauncher(path / "processes", code, changed=changed, say=lambda _: None))
+        made.append(ProcessLauncher(folder / "processes", CODE, changed=changed, say=lambda _: None))
         return made[-1]
 
+    run, worker = Key("FlowRun", "default", "run"), Key("TaskWorker", "default", "mailer")
     try:
-        yield Place(make, image=None)
+        yield Place(make, Owner(run), Owner(worker))
     finally:
         await made[-1].stop_all(5.0)
         for launcher in made:
@@ -126,19 +151,6 @@ async def process(request: pytest.FixtureRequest) -> AsyncGenerator[Place]:
         server.stop(settings.current().home_path)
 
 
-Adapter = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Place]]
-ADAPTERS: dict[str, Adapter] = {"process": process}
-
-
-@pytest.fixture(params=sorted(ADAPTERS))
-def on(request: pytest.FixtureRequest) -> Callable[[Callable[[Place], Coroutine[Any, Any, None]]], None]:
-    """Runs an async test body over an adapter, within its time."""
-
-    def run(body: Callable[[Place], Coroutine[Any, Any, None]]) -> None:
-        async def inside() -> None:
-            async with ADAPTERS[request.param](request) as place, asyncio.timeout(100):
-                await body(place)
-
-        asyncio.run(inside())
-
-    return run
+@pytest.fixture
+def on(tmp_path: Path) -> On:
+    return over(lambda: processes(tmp_path))

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any
 
 import pytest
-from tests.contract.launcher.conftest import Place
+from tests.contract.launcher.conftest import On, Place
 
 from kapstan.errors import ResourceConflict
-
-On = Callable[[Callable[[Place], Coroutine[Any, Any, None]]], None]
 
 
 def test_what_was_never_started_is_not_there(on: On) -> None:
@@ -84,8 +80,8 @@ def test_an_attempt_that_does_not_end_is_killed(on: On) -> None:
 
 def test_what_is_gone_may_be_stopped_and_removed(on: On) -> None:
     async def body(place: Place) -> None:
-        await place.launcher.stop(place.run, "run-1", grace=1.0)
-        await place.launcher.remove(place.run, "run-1")
+        await place.launcher.stop(place.run, place.job(), grace=1.0)
+        await place.launcher.remove(place.run, place.job())
 
     on(body)
 

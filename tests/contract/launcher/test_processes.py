@@ -9,24 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.contract.launcher.conftest import Place, process
+from tests.contract.launcher.conftest import On, Place
 
 from kapstan.cluster.local.bells import Bells
 from kapstan.cluster.local.process import Process
 from kapstan.cluster.local.processes import ProcessLauncher
 from kapstan.errors import InvalidResource
 from kapstan.ports import WorkerObservation
-
-
-def over_processes(request: pytest.FixtureRequest, body: Any) -> None:
-    async def inside() -> None:
-        async with process(request) as place, asyncio.timeout(100):
-            await body(place)
-
-    asyncio.run(inside())
 
 
 async def restarted(place: Place) -> ProcessLauncher:
@@ -51,7 +42,7 @@ def parent_of(pid: int) -> int:
     return int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)], text=True))
 
 
-def test_a_process_is_found_again_and_its_exit_code_too(request: pytest.FixtureRequest) -> None:
+def test_a_process_is_found_again_and_its_exit_code_too(on: On) -> None:
     async def body(place: Place) -> None:
         await place.launcher.start(place.request("waits"))
         before = await place.until(place.attempt, lambda seen: seen.running)
@@ -62,10 +53,10 @@ def test_a_process_is_found_again_and_its_exit_code_too(request: pytest.FixtureR
         ended = await place.until(place.attempt, lambda seen: seen.ended)
         assert (ended.exit_code, ended.reason) == (-9, "Killed")
 
-    over_processes(request, body)
+    on(body)
 
 
-def test_a_process_whose_waiter_was_killed_runs_on_and_is_seen_to_end(request: pytest.FixtureRequest) -> None:
+def test_a_process_whose_waiter_was_killed_runs_on_and_is_seen_to_end(on: On) -> None:
     async def body(place: Place) -> None:
         await place.launcher.start(place.request("waits"))
         seen = await place.until(place.attempt, lambda seen: seen.running)
@@ -75,10 +66,10 @@ def test_a_process_whose_waiter_was_killed_runs_on_and_is_seen_to_end(request: p
         ended = await place.until(place.attempt, lambda seen: seen.ended)
         assert ended.exit_code is None
 
-    over_processes(request, body)
+    on(body)
 
 
-def test_a_stop_is_carried_through_by_the_next_launcher(request: pytest.FixtureRequest) -> None:
+def test_a_stop_is_carried_through_by_the_next_launcher(on: On) -> None:
     async def body(place: Place) -> None:
         await place.launcher.start(place.request("waits"))
         seen = await place.until(place.attempt, lambda seen: seen.running)
@@ -88,13 +79,13 @@ def test_a_stop_is_carried_through_by_the_next_launcher(request: pytest.FixtureR
             return state_of(pid_of(seen.pod))
 
         await place.until(state, lambda state: state.startswith("T"))
-        await place.launcher.stop(place.run, "run-1", grace=1.0)
+        await place.launcher.stop(place.run, place.job(), grace=1.0)
         await place.launcher.close()
         await restarted(place)
         ended = await place.until(place.attempt, lambda seen: seen.ended)
         assert ended.exit_code == -9
 
-    over_processes(request, body)
+    on(body)
 
 
 def test_two_launchers_start_one_process(tmp_path: Path) -> None:
@@ -115,7 +106,7 @@ def test_two_launchers_start_one_process(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_a_directory_that_is_not_there_is_told_by_field(request: pytest.FixtureRequest) -> None:
+def test_a_directory_that_is_not_there_is_told_by_field(on: On) -> None:
     async def body(place: Place) -> None:
         wrong = place.request("quick")
         wrong.deployment["spec"]["flow"]["directory"] = "nowhere"
@@ -123,10 +114,10 @@ def test_a_directory_that_is_not_there_is_told_by_field(request: pytest.FixtureR
             await place.launcher.start(wrong)
         assert "spec.flow.directory" in str(refused.value)
 
-    over_processes(request, body)
+    on(body)
 
 
-def test_a_member_that_cannot_start_says_why_and_is_not_started_in_a_row(request: pytest.FixtureRequest) -> None:
+def test_a_member_that_cannot_start_says_why_and_is_not_started_in_a_row(on: On) -> None:
     async def body(place: Place) -> None:
         async def look() -> WorkerObservation:
             await place.launcher.ensure_workers(place.workers(1, tasks=["nothing.py:double"]))
@@ -136,4 +127,4 @@ def test_a_member_that_cannot_start_says_why_and_is_not_started_in_a_row(request
         assert "nothing.py" in found.members[-1].message
         assert not any(member.ready for member in found.members)
 
-    over_processes(request, body)
+    on(body)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
-from tests.contract.launcher.conftest import Place
+from tests.contract.launcher.conftest import On, Place
 
 from kapstan.ports import WorkerObservation
-
-On = Callable[[Callable[[Place], Coroutine[Any, Any, None]]], None]
 
 
 def serving(number: int) -> Callable[[WorkerObservation], bool]:
@@ -55,6 +52,7 @@ def test_members_of_a_worker_that_is_gone_end(on: On) -> None:
     async def body(place: Place) -> None:
         await place.launcher.ensure_workers(place.workers(1))
         await place.until(place.members, serving(1))
+        await place.delete(place.worker)
         await place.launcher.remove_workers(place.worker)
         await place.until(place.members, lambda found: not found.members)
 
