@@ -97,13 +97,14 @@ def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Inst
         with progress.step("chart"):
             product.install(cluster)
     made = Installed(cluster, TEAM, image)
-    _empty(cluster)  # of what a session that was killed has left
+    empty(cluster, *product.SERVED)  # of what a session that was killed has left
     made.apply("WorkPool", "pool", {})
     yield made
-    _empty(cluster)
+    empty(cluster, *product.SERVED)
 
 
-def _empty(cluster: Cluster) -> None:
+def empty(cluster: Cluster, *namespaces: str) -> None:
+    """Delete every resource of ours there, and by that what they own."""
     kinds = "flowruns.kapstan.dev,taskworkers.kapstan.dev,deployments.kapstan.dev,workpools.kapstan.dev"
-    for namespace in product.SERVED:
+    for namespace in namespaces:
         cluster.kubectl("delete", kinds, "--all", "-n", namespace, timeout=120)

@@ -93,6 +93,10 @@ class Launcher(Protocol):
 
     Names are given by the caller and are pure functions of the parent: every call may be repeated. What ``start``
     and ``ensure_workers`` have answered is seen by the next ``observe_...``, whatever a watch has told so far.
+
+    By nature they differ in this. An end by SIGKILL is exit code -9 of a process, 137 of a container. An attempt that
+    was stopped leaves a process' folder, but no Job once its pod has ended: it must not be started again. Members of a
+    TaskWorker whose object was deleted are ended by ``remove_workers``, or without it where the object owns them.
     """
 
     @property
@@ -126,7 +130,7 @@ class Launcher(Protocol):
         ...
 
     async def remove_workers(self, worker: Key) -> None:
-        """The TaskWorker is gone: its members end. Where its owner references see to that, nothing is done here."""
+        """The TaskWorker is gone: its members end."""
         ...
 
     async def set_deletion_cost(self, worker: Key, member: str, cost: int) -> None:

@@ -3,9 +3,7 @@
 An adapter is an async context manager that gives a ``Place``: a launcher, and manifests whose code, ``code/work.py``,
 it can reach. Whoever wants the suite over a further one imports its tests into a module whose fixture ``on`` says so.
 
-What differs by nature, and is no promise therefore: an end by SIGKILL is -9 of a process and 137 of a container; what
-was stopped is still there as a process' folder, while its Job is gone, so it must not be started again; and the members
-of a TaskWorker whose object is gone are ended by ``remove_workers`` or, being owned, without it.
+What differs by nature, and is no promise therefore, is told by the port.
 """
 
 from __future__ import annotations
