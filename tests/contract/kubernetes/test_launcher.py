@@ -92,6 +92,30 @@ def test_a_job_of_somebody_else_is_not_taken_for_ours(api_server: ApiServer) -> 
     asyncio.run(body())
 
 
+def test_a_pod_that_outlives_its_job_is_not_taken_for_that_of_a_namesake(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, _):
+            cache = Cache()
+            launcher = KubernetesLauncher(client, cache)
+            await launcher.start(request(uid="uid-of-an-older-run"))
+            job = await client.get(JOBS.path("default", "etl-1-1"))
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "etl-1-1", "uid": job["metadata"]["uid"]}
+            labels = {"batch.kubernetes.io/job-name": "etl-1-1"}
+            pod = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "etl-1-1-x", "labels": labels, "ownerReferences": [owner]},
+                "spec": {"containers": [{"name": "flow", "image": "etl:1"}]},
+            }
+            cache.put_pod(await client.create(PODS.path("default"), pod, field_manager="test"))
+            cache.jobs.remove(job)
+            for uid, exists in (("uid-of-an-older-run", True), ("uid-1", False)):
+                (seen,) = await launcher.observe_attempts(RUN, uid, [(1, "etl-1-1")])
+                assert seen.exists == exists, uid
+
+    asyncio.run(body())
+
+
 def test_a_template_that_is_no_pod_is_refused_in_the_servers_words(api_server: ApiServer) -> None:
     async def body() -> None:
         async with launching(api_server) as (_, launcher):

@@ -17,6 +17,9 @@ from kapstan.cluster.kubernetes.cluster import FIELD_MANAGER
 from kapstan.errors import NotFound, ResourceConflict
 from kapstan.ports import AttemptObservation, JobRequest, Key, Manifest, WorkerObservation, WorkersRequest
 
+SHORTEST_GRACE = 1.0
+"""Without any, the API server forgets a pod at once, whether its process has ended or not."""
+
 
 class KubernetesLauncher:
     """Starts, stops and observes through ``client`` and ``cache``; whoever made those keeps and closes them."""
@@ -56,7 +59,8 @@ class KubernetesLauncher:
         """Delete the pod with ``grace``, then the Job: what is seen of the pod while it goes tells how it ended."""
         for pod in list(self._cache.attempt_pods.of(run.namespace, job)):
             metadata = pod["metadata"]
-            await self._delete(PODS.path(run.namespace, metadata["name"]), grace=grace, uid=metadata["uid"])
+            path = PODS.path(run.namespace, metadata["name"])
+            await self._delete(path, grace=max(grace, SHORTEST_GRACE), uid=metadata["uid"])
         await self._delete(JOBS.path(run.namespace, job))
 
     async def remove(self, run: Key, job: str) -> None:
@@ -67,19 +71,20 @@ class KubernetesLauncher:
 
     def _observe(self, namespace: str, uid: str, number: int, name: str) -> AttemptObservation:
         job = self._cache.jobs.get(namespace, name)
-        if job is not None and not is_owned(job, uid):
-            job = None
-        pod, gone = self._pod_of(namespace, name, job)
+        last = job or self._cache.jobs.gone.get((namespace, name))
+        if last is not None and not is_owned(last, uid):  # that of a namesake, and so are its pods
+            return observe.attempt(number, name, None, None, gone=True)
+        pod, gone = self._pod_of(namespace, name, last)
         refusal = self._cache.refusals.get((namespace, name), "")
         return observe.attempt(number, name, job, pod, gone=gone, refusal=refusal)
 
-    def _pod_of(self, namespace: str, job: str, manifest: Manifest | None) -> tuple[Manifest | None, bool]:
-        """The Job's pod, or the last that was seen of it; whether it is gone."""
-        uid = within(manifest or self._cache.jobs.gone.get((namespace, job)), "metadata").get("uid")
-        for pod in self._cache.attempt_pods.of(namespace, job):
+    def _pod_of(self, namespace: str, name: str, job: Manifest | None) -> tuple[Manifest | None, bool]:
+        """The pod of a Job (None: one that was never seen), or the last that was seen of it; whether it is gone."""
+        uid = within(job, "metadata").get("uid")
+        for pod in self._cache.attempt_pods.of(namespace, name):
             if uid is None or is_owned(pod, uid):
                 return pod, False
-        for pod in self._cache.attempt_pods.gone_of(namespace, job):
+        for pod in self._cache.attempt_pods.gone_of(namespace, name):
             if uid is None or is_owned(pod, uid):
                 return pod, True
         return None, False
