@@ -73,7 +73,8 @@ def test_an_attempt_that_does_not_end_is_killed(on: On) -> None:
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.running)
         await place.launcher.stop(place.run, request.job, grace=0.0)
-        await place.until(place.attempt, lambda seen: seen.ended)
+        ended = await place.until(place.attempt, lambda seen: seen.ended)
+        assert ended.exit_code is not None
 
     on(body)
 
