@@ -60,6 +60,8 @@ def execute(attempt: Attempt, load: Load) -> int:
 
     Call it before threads are started and connections opened: it forks.
     """
+    ours = backends.current()
+    ours.preload(queue=bool(ours.settings.redis_url))
     go_read, go_write = os.pipe()
     supervisor = os.getpid()
     child = os.fork()
