@@ -121,7 +121,7 @@ class Backend:
         return LocalFlowRuns.from_settings(self.settings)
 
     def preload(self, *, queue: bool) -> None:
-        """Import the store's adapter, and the queue's, and connect to nothing: children forked afterwards share them."""
+        """Import the store's adapter, and the queue's, and connect to nothing: children that are forked share them."""
         importlib.import_module(f"kapstan.store.{'s3' if self.settings.s3_endpoint else 'local'}")
         if queue:
             importlib.import_module("kapstan.queue.redis")
