@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.bench import disturbed, flow_calls, imports, latency, on_cluster, submitting, table, throughput
+from tests.bench import disturbed, flow_calls, imports, latency, on_cluster, submitting, table, takeover, throughput
 from tests.bench.measuring import Bench, Line, NotApplicable
 from tests.servers.redis import RedisServer
 
@@ -36,6 +36,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "memory": submitting.memory,
     "flow": flow_calls.local,
     "flow-s3": flow_calls.s3,
+    "takeover": takeover.takeover,
     "cluster": on_cluster.start,
     "fairness": disturbed.fairness,
     "recovery": disturbed.recovery,

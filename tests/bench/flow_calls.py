@@ -16,7 +16,6 @@ from tests.servers.minio import ACCESS_KEY, BUCKET, SECRET_KEY, Minio
 
 from kapstan import backend, flow, settings, task
 from kapstan.ports import RunLog
-from kapstan.store.s3 import S3Store
 from kapstan.task_runners import ThreadPoolTaskRunner
 
 BLOCK = 200
@@ -74,14 +73,11 @@ def local(bench: Bench) -> Iterator[Line]:
 
 
 def s3(bench: Bench) -> Iterator[Line]:
-    server = Minio(bench.folder / "minio")
-    server.start()
-    try:
-        S3Store.from_settings(server.settings()).ensure_bucket()
-        yield from _on_minio(bench, server)
-    finally:
-        backend.use(None)
-        server.kill()
+    with bench.minio("minio") as server:
+        try:
+            yield from _on_minio(bench, server)
+        finally:
+            backend.use(None)
 
 
 def _on_minio(bench: Bench, server: Minio) -> Iterator[Line]:

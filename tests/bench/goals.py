@@ -43,6 +43,7 @@ GOALS = {
     "append-local": Goal(20, "least", "figure"),
     "append-s3": at_most(1.1),
     "concurrent-s3": at_least(0.95),
+    "takeover": Goal(100, "least", "figure"),
     "cluster": at_most(1.1),
     "fairness": at_most(1.1),
     "recovery": Goal(50, "least", "figure"),

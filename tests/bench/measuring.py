@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.goals import GOALS, Goal
+from tests.servers.minio import Minio
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 
 from kapstan import backend
+from kapstan.store.s3 import S3Store
 
 MODULE = "tests.bench.served"
 """The tasks that our workers serve."""
@@ -86,6 +88,17 @@ class Bench:
             backend.use(None)
             del os.environ["KAPSTAN_REDIS_URL"], os.environ["BENCH_REDIS_URL"]
             server.stop()
+
+    @contextmanager
+    def minio(self, name: str) -> Iterator[Minio]:
+        """A new server with its bucket."""
+        server = Minio(self.folder / name)
+        server.start()
+        try:
+            S3Store.from_settings(server.settings()).ensure_bucket()
+            yield server
+        finally:
+            server.kill()
 
 
 @contextmanager

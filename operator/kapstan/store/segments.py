@@ -1,7 +1,7 @@
 """``ports.RunLog`` as numbered objects in a store: the journal of a flow run on S3. Works over any ``ports.Store``.
 
 ``<name>/j/<number>`` is a segment: immutable, made by a conditional create, so that two writers can never both have one
-number. ``<name>/c/<number>`` is a checkpoint: the 256 segments before ``number`` in one object, a pure function of what
+number. ``<name>/c/<number>`` is a checkpoint: the 64 segments before ``number`` in one object, a pure function of what
 can no longer change, so that anybody may write it and nobody needs to.
 
 A new writer *opens*: it creates its opening at the next number, and where it is beaten by a busy older writer, 8
@@ -25,7 +25,7 @@ from kapstan.store.framing import frames, scan
 
 FORMAT = 1
 READABLE = (FORMAT,)  # this format and the one before it
-CHUNK = 256
+CHUNK = 64  # a take-over reads up to so many single segments, a resume one object for each
 FENCE_AHEAD = 8
 _READERS = 8  # more connections bring nothing
 
