@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import urllib3
@@ -88,9 +88,8 @@ class Wire:
         self._closing = threading.Event()
         self._silent_since: float | None = None
         self._told = False
-        self.pool = urllib3.PoolManager(
-            num_pools=2, maxsize=32, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=ca_file or None
-        )
+        tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": ca_file or None} if parts.scheme == "https" else {}
+        self._pool = urllib3.connection_from_url(self.endpoint, maxsize=32, retries=False, **tls)
 
     def send(
         self,
@@ -134,8 +133,15 @@ class Wire:
         extra = len(body) / _BYTES_PER_SECOND  # a socket's timeout holds for the whole of the body, not for each piece
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS + extra, read=_REPLY_SECONDS + extra)
         try:
-            answer = self.pool.urlopen(
-                method, url.geturl(), body=body, headers=signed, redirect=False, retries=False, timeout=timeout
+            target = f"{url.path}?{url.query}" if url.query else url.path
+            answer = self._pool.urlopen(
+                method,
+                target,
+                body=body,
+                headers=cast("dict[str, str]", signed),
+                redirect=False,
+                retries=False,
+                timeout=timeout,
             )
         except SSLError as error:
             raise self._bad_certificate(error) from error
@@ -210,7 +216,7 @@ class Wire:
     def close(self) -> None:
         """End pauses and idle connections."""
         self._closing.set()
-        self.pool.clear()
+        self._pool.close()
 
 
 def error_of(body: bytes) -> tuple[str, str]:
