@@ -90,22 +90,26 @@ class ApiServer:
 
     def kubeconfig(self) -> Path:
         """A kubeconfig for clients that read one."""
-        cluster = {"server": self.url, "certificate-authority": str(self._authority)}
-        context = {"cluster": "test", "user": "tester", "namespace": "default"}
         path = self._home / "kubeconfig"
-        path.write_text(
-            json.dumps(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [{"name": "test", "cluster": cluster}],
-                    "users": [{"name": "tester", "user": {"token": self._token}}],
-                    "contexts": [{"name": "test", "context": context}],
-                    "current-context": "test",
-                }
-            )
-        )
+        path.write_text(self.kubeconfig_of(self._token))
         return path
+
+    def kubeconfig_of(self, token: str, server: str = "") -> str:
+        """The text of one for another token, or for a relay to this server."""
+        cluster = {"server": server or self.url}
+        if cluster["server"].startswith("https:"):
+            cluster["certificate-authority"] = str(self._authority)
+        context = {"cluster": "test", "user": "tester", "namespace": "default"}
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "test", "cluster": cluster}],
+                "users": [{"name": "tester", "user": {"token": token}}],
+                "contexts": [{"name": "test", "context": context}],
+                "current-context": "test",
+            }
+        )
 
     def ready(self) -> bool:
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {self._token}"})
@@ -115,8 +119,8 @@ class ApiServer:
         except (OSError, urllib.error.URLError):
             return False
 
-    def kubectl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run kubectl against this server and no other."""
+    def kubectl(self, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl against this server and no other, with ``text`` on its standard input."""
         return subprocess.run(
             [
                 str(tools.path("kubectl")),
@@ -126,6 +130,7 @@ class ApiServer:
                 f"--cache-dir={self._home / 'kubectl'}",
                 *arguments,
             ],
+            input=text,
             capture_output=True,
             text=True,
             timeout=60,

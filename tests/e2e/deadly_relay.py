@@ -32,12 +32,14 @@ class Blow:
 
     Writes are called by what they do and how often it was done for this run, such as ``PATCH flowruns 2``.
     ``after``: only once the server has executed the write. ``kill`` returns when the process is dead.
+    ``hold``: nothing is cut off; the answer to an executed write is withheld until this is set.
     """
 
     run: str
     spared: frozenset[str]
     after: bool
     kill: Callable[[], None]
+    hold: threading.Event | None = None
     seen: Counter[str] = field(default_factory=Counter)
     struck: str = ""
     """The write at which it happened."""
@@ -106,11 +108,11 @@ class DeadlyRelay:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
         with self._lock:
             blow = self._blow
-            if blow is not None and blow.struck:
+            if blow is not None and blow.struck and blow.hold is None:
                 handler.close_connection = True
                 return
             write = "" if blow is None else _write(blow, handler.command, handler.path, body)
-            due = blow is not None and bool(write) and write not in blow.spared
+            due = blow is not None and bool(write) and write not in blow.spared and not blow.struck
             if blow is not None and due:
                 if blow.after:
                     _ask(handler, upstream, body).read()
@@ -119,6 +121,8 @@ class DeadlyRelay:
                 handler.close_connection = True
         if due:
             self._changed()
+            if blow is not None and blow.hold is not None:
+                blow.hold.wait()
         else:
             _answer(handler, _ask(handler, upstream, body))
 
