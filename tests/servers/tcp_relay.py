@@ -62,6 +62,11 @@ class TcpRelay:
         """Deliver what was held back, and all that follows."""
         self._flowing.set()
 
+    def hang_up(self) -> None:
+        """End every connection; new ones are served."""
+        for end in tuple(self._sockets):
+            _hang_up(end)
+
     def lose_reply(self, number: int) -> None:
         """Pass on ``number - 1`` further pieces of what the server answers; lose the next and hang up on both."""
         with self._lock:
