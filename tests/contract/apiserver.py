@@ -73,13 +73,19 @@ class ApiServer:
         self._home = home
         self._tls = ssl.create_default_context(cafile=str(authority))
 
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None, query: str = "") -> Answer:
-        """One request with strict field validation; an HTTP error is an answer, too."""
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, query: str = "", *, as_user: str = ""
+    ) -> Answer:
+        """One request with strict field validation, made by ``as_user`` if one is named; an HTTP error is an answer."""
         request = urllib.request.Request(
             f"{self.url}{path}?fieldValidation=Strict{query}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            headers={
+                "Authorization": f"Bearer {self._token}",
+                "Content-Type": "application/json",
+                **({"Impersonate-User": as_user} if as_user else {}),
+            },
         )
         try:
             with urllib.request.urlopen(request, context=self._tls, timeout=30) as response:

@@ -76,7 +76,7 @@ class Namespaces:
         except OSError as error:
             raise BackendError(
                 f"no signing key for namespace {namespace!r} in {self._keys} ({error.strerror}): "
-                "add the namespace to `namespaces` of the chart"
+                "add the namespace to `namespaces` of the chart or, with clusterWide, its key to `signing.keys`"
             ) from error
         previous = self._keys / f"{namespace}.previous"
         return replace(
