@@ -135,6 +135,8 @@ def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     monkeypatch.setenv("KAPSTAN_REDIS_URL", server.url)
     monkeypatch.setenv("KAPSTAN_LEASE_SECONDS", str(LEASE))
     monkeypatch.setenv("KAPSTAN_BEAT_SECONDS", str(BEAT))
+    # Chance may hit one run three times; that a poisonous one is quarantined then is no subject here.
+    monkeypatch.setenv("KAPSTAN_MAX_CRASHES", "9")
     monkeypatch.setenv("EFFECTS", str(tmp_path / "effects"))
     backend.use(None)
     chaos = Chaos(server, tmp_path)

