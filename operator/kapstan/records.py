@@ -37,9 +37,15 @@ class Records:
         return AttemptRecord(summary["attempt"], summary["started"], end)
 
     def attempts(self, run_id: RunId) -> list[AttemptRecord]:
+        history = self.history(run_id)
         return [
-            AttemptRecord(begun.number, begun.started, None if begun.end is None else self._end(run_id, begun.end))
-            for begun in self.history(run_id).attempts
+            AttemptRecord(
+                begun.number,
+                begun.started,
+                None if begun.end is None else self._end(run_id, begun.end),
+                max(0, begun.retries - history.retries),
+            )
+            for begun in history.attempts
         ]
 
     def history(self, run_id: RunId) -> History:

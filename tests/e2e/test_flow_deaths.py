@@ -39,7 +39,7 @@ def deployments(installed: Installed) -> None:
     for flow in ("loop", "gathered", "caught", "one"):
         _deploy(installed, flow, flow, "deaths")
     _deploy(installed, "single", "loop", "single-place")
-    _deploy(installed, "hungry", "hungry", "small-memory", infrastructureRetries=0)
+    _deploy(installed, "hungry", "hungry", "small-memory")
 
 
 def _deploy(installed: Installed, name: str, flow: str, pool: str, **spec: Any) -> None:
@@ -275,12 +275,12 @@ def test_a_cancelled_run_ends_and_its_pod_goes(world: World) -> None:
     assert [effect.by for effect in world.sink.effects if effect.what == name] == [pod]
 
 
-def test_a_flow_that_outgrows_its_pod_is_diagnosed(world: World) -> None:
+def test_a_flow_that_outgrows_its_pod_spends_its_own_retries(world: World) -> None:
     name = f"hungry-{secrets.token_hex(3)}"
     world.installed.run(name, "hungry", parameters={"megabytes": 400})
     status = world.reached(name, "Crashed").object["status"]
-    (attempt,) = status["attempts"]
-    assert (attempt["outcome"], attempt["reason"]) == ("Lost", "OOMKilled")
+    assert [(each["outcome"], each["reason"]) for each in status["attempts"]] == [("Lost", "OOMKilled")] * 2
+    assert status.get("infrastructureLosses", 0) == 0
     assert status["diagnosis"]["category"] == "OOMKilled"
     assert "resources.limits.memory" in status["diagnosis"]["resolution"]
 

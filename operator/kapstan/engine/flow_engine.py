@@ -235,7 +235,7 @@ class _Attempt:
                 before = read_journal(self._backend.store, self._backend.codec, flow.run_id).last
                 attempt = 1 if before is None else before.number + 1
         journal = Journal(self._backend.store, self._backend.codec, flow.run_id)
-        history = journal.open(attempt, host=os.uname().nodename, now=self._started)
+        history = journal.open(attempt, host=os.uname().nodename, now=self._started, retries=flow.spec.retries)
         flow.attempt = attempt
         flow.run_count = history.retries + 1
         self._retries = history.retries

@@ -34,6 +34,8 @@ class Opening:
     """New for every process start."""
     started: float
     host: str = ""
+    retries: int = 0
+    """How many retries the flow's policy grants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class Attempt:
     started: float
     host: str
     end: AttemptEnd | None = None
+    retries: int = 0
+    """As in its opening."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,9 @@ def fold(records: Iterable[Record]) -> History:
     for record in records:
         match record:
             case Opening():
-                attempts.append(Attempt(record.attempt, record.token, record.started, record.host))
+                attempts.append(
+                    Attempt(record.attempt, record.token, record.started, record.host, retries=record.retries)
+                )
             case TaskOutcome():
                 outcomes[record.key] = record
             case Retry():

@@ -61,8 +61,11 @@ class Journal:
         self._posted = threading.Event()  # that thread is to write, or to end
         self._thread: threading.Thread | None = None
 
-    def open(self, attempt: int, *, host: str, now: float, token: str | None = None) -> History:
+    def open(self, attempt: int, *, host: str, now: float, retries: int = 0, token: str | None = None) -> History:
         """Begin ``attempt``: whoever wrote until now is fenced, and what was written is returned.
+
+        Args:
+            retries: how many the flow's policy grants; noted for who must decide about an attempt that was lost.
 
         Raises:
             Fenced: this attempt or a higher one has begun before; nothing was changed.
@@ -77,7 +80,7 @@ class Journal:
             if highest >= attempt:
                 raise Fenced(f"attempt {highest} of run {self._run_id} has begun; attempt {attempt} must not go on")
 
-        opening = Opening(attempt, token or new_nonce(), now, host)
+        opening = Opening(attempt, token or new_nonce(), now, host, retries)
         admit(self._log.open(encode(opening, self._codec, self._run_id), admit))
         return history
 

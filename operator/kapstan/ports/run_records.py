@@ -29,6 +29,8 @@ class AttemptRecord(NamedTuple):
     number: int
     started_at: float
     end: AttemptEnd | None
+    retries_left: int = 0
+    """Retries that the flow's own policy grants and no attempt has begun; only the journal tells."""
 
 
 class RunRecords(Protocol):

@@ -19,6 +19,13 @@ from kapstan.states import ExitCode
 KEPT = 32
 """Attempts that stay in the status; older ones are told by the run's record only."""
 
+GRACE = 30.0
+"""Seconds between SIGTERM and SIGKILL."""
+LINGER = timedelta(seconds=30)
+"""How long a process may live on after its run has ended."""
+RESYNC = timedelta(seconds=60)
+"""How long a run with a process is left alone when nothing is heard of it."""
+
 STOPPED_FOR = frozenset({"DeadlinePending", "DeadlineRunning"})
 """Reasons that the operator notes on an attempt before it stops it for good."""
 

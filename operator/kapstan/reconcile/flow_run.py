@@ -13,8 +13,20 @@ from typing import Literal
 
 from kapstan import ids
 from kapstan.ports import AttemptObservation
-from kapstan.reconcile import diagnosis
-from kapstan.reconcile.attempts import KEPT, STOPPED_FOR, Judgement, Verdict, closed, judge, next_start, seen_on
+from kapstan.reconcile import diagnosis, flow_run_ended
+from kapstan.reconcile.attempts import (
+    GRACE,
+    KEPT,
+    LINGER,
+    RESYNC,
+    STOPPED_FOR,
+    Judgement,
+    Verdict,
+    closed,
+    judge,
+    next_start,
+    seen_on,
+)
 from kapstan.reconcile.launching import BLOCKERS, missing, request_of
 from kapstan.reconcile.naming import job_name
 from kapstan.reconcile.observed import RunObserved
@@ -24,7 +36,6 @@ from kapstan.reconcile.plan import (
     DeclareEnd,
     EmitEvent,
     Plan,
-    RemoveAttempt,
     StartAttempt,
     StopAttempt,
 )
@@ -32,12 +43,6 @@ from kapstan.reconcile.status import Conditions, changed_status, key_of
 from kapstan.resources.flowrun import Attempt, Diagnosis, DiagnosisCategory, FlowRunStatus, Phase
 from kapstan.states import PHASES, TERMINAL_PHASES
 
-GRACE = 30.0
-"""Seconds between SIGTERM and SIGKILL."""
-LINGER = timedelta(seconds=30)
-"""How long a process may live on after its run has ended."""
-RESYNC = timedelta(seconds=60)
-"""How long a run with a process is left alone when nothing is heard of it."""
 ASKED = timedelta(milliseconds=250)
 """How long a run waits for a place before its status says so."""
 OUTAGE = timedelta(seconds=5)
@@ -46,7 +51,7 @@ OUTAGE = timedelta(seconds=5)
 def reconcile(observed: RunObserved, now: datetime) -> Plan:
     """The next step of a run."""
     if observed.run.status.phase in TERMINAL_PHASES:
-        return _after_end(observed, now)
+        return flow_run_ended.reconcile(observed, now)
     step = _Step(observed, now)
     if step.last is not None and step.last.finished_at is None:
         return step.with_open_attempt()
@@ -193,12 +198,25 @@ class _Step:
 
     def _after_loss(self, seen: AttemptObservation) -> Plan:
         found = diagnosis.of_end(seen)
+        told = self.observed.record.of(self.status.attempts[-1].number)
+        if found.category == "OOMKilled" and told is not None:
+            return self._after_outgrown(found, told.retries_left)
         losses = self.status.infrastructure_losses + 1
         self.status = self.status.model_copy(update={"infrastructure_losses": losses, "diagnosis": found})
         budget = self.observed.deployment.spec.infrastructure_retries if self.observed.deployment else 5
         if losses > budget or found.category == "ConfigError":
             return self.end("Crashed", found)
         note = f"{found.message}; {found.category}, loss {losses} of {budget} that are allowed"
+        self._degraded("AttemptLost", note)
+        return self.without_attempt(events=(self._event("Warning", "AttemptLost", note),))
+
+    def _after_outgrown(self, found: Diagnosis, retries_left: int) -> Plan:
+        """The flow used more memory than it may: its own doing, so that its own retries are spent."""
+        self.status = self.status.model_copy(update={"diagnosis": found})
+        spent = sum(attempt.reason == "OOMKilled" for attempt in self.status.attempts)
+        if spent > retries_left:
+            return self.end("Crashed", found)
+        note = f"{found.message}; {found.category}, retry {spent} of {retries_left} that the flow has left"
         self._degraded("AttemptLost", note)
         return self.without_attempt(events=(self._event("Warning", "AttemptLost", note),))
 
@@ -364,30 +382,3 @@ class _Step:
 
     def _plan(self, first: Sequence[Action], then: Sequence[Action], *, requeue_at: datetime | None = None) -> Plan:
         return Plan((*first, *then), requeue_at)
-
-
-def _after_end(observed: RunObserved, now: datetime) -> Plan:
-    """A run that is over: complete what is told of its process, end one that lingers, remove what is left in time."""
-    run = observed.run
-    status = run.status
-    if not status.attempts or status.attempts[-1].finished_at is None:
-        return Plan()
-    last, pool_type = status.attempts[-1], observed.pool.spec.type if observed.pool else ""
-    ended_at = status.attempts[-1].finished_at
-    seen = next((seen for seen in observed.attempts if seen.number == last.number), None)
-    if seen is None or not seen.exists:
-        return Plan()
-    actions: list[Action] = []
-    if seen.ended:
-        told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
-        actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], told]})))
-        keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
-        removal = ended_at + keep
-        if now < removal:
-            return Plan(tuple(actions), removal)
-        gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
-        return Plan((*actions, *gone))
-    if now < ended_at + LINGER:
-        return Plan(requeue_at=ended_at + LINGER)
-    stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, GRACE),)
-    return Plan(stop, now + RESYNC)

@@ -36,13 +36,13 @@ def test_every_field_comes_back(store: Store, codec: Codec, run_id: RunId) -> No
     bare = outcome("k2", value=None)
     end = AttemptEnd(1, "Suspended", 5.0, "waits", b"\xff\x00", 77.5)
     journal = Journal(store, codec, run_id)
-    assert journal.open(1, host="pod", now=2.0, token="t1") == History()
+    assert journal.open(1, host="pod", now=2.0, retries=3, token="t1") == History()
     journal.append(full, bare)
     journal.append(end)
     journal.close()
     history = read_journal(store, codec, run_id)
     assert list(history.outcomes.items()) == [("k1", full), ("k2", bare)]
-    assert history.attempts == (Attempt(1, "t1", 2.0, "pod", end),)
+    assert history.attempts == (Attempt(1, "t1", 2.0, "pod", end, retries=3),)
     assert history.end == end
 
 

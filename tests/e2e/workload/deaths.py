@@ -76,6 +76,6 @@ def one(sink: str, name: str) -> str:
     return step(sink, name, 0)
 
 
-@flow
+@flow(retries=1)
 def hungry(megabytes: int) -> int:
     return len(b"x" * (megabytes << 20))

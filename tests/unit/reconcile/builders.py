@@ -88,9 +88,9 @@ def gone(number: int = 1) -> AttemptObservation:
     return AttemptObservation(number, job_name("run", number), exists=False, ended=True)
 
 
-def told(number: int, outcome: Any | None = None, **fields: Any) -> AttemptRecord:
+def told(number: int, outcome: Any | None = None, *, retries_left: int = 0, **fields: Any) -> AttemptRecord:
     end = None if outcome is None else AttemptEnd(outcome, at(-5).timestamp(), **fields)
-    return AttemptRecord(number, at(-50).timestamp(), end)
+    return AttemptRecord(number, at(-50).timestamp(), end, retries_left)
 
 
 def run_observed(run: FlowRun, **fields: Any) -> RunObserved:

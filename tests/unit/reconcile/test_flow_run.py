@@ -248,7 +248,6 @@ def test_no_loss_is_declared_before_the_journal_was_read(look: AttemptObservatio
 @pytest.mark.parametrize(
     ("look", "category", "words"),
     [
-        (seen(ended=True, exit_code=137, reason="OOMKilled"), "OOMKilled", "OOMKilled"),
         (seen(ended=True, exit_code=-9), "Killed", "signal 9"),
         (seen(ended=True, reason="Evicted", message="low on memory"), "Evicted", "low on memory"),
         (seen(ended=True, exit_code=70), "Killed", "could not be recorded"),
@@ -263,6 +262,34 @@ def test_a_loss_spends_the_budget_and_says_why(look: AttemptObservation, categor
     assert written["diagnosis"]["category"] == category
     assert words in written["diagnosis"]["message"]
     assert [event.reason for event in actions(plan, EmitEvent)] == ["AttemptLost"]
+
+
+OUTGROWN = {"exit_code": 137, "reason": "OOMKilled"}
+
+
+def test_a_flow_that_outgrows_its_pod_spends_its_own_retries() -> None:
+    look = seen(ended=True, **OUTGROWN)
+    plan = reconcile(run_observed(flow_run(running()), attempts=(look,), record=journal(told(1, retries_left=1))))
+    written = status(plan)
+    assert (written["phase"], written.get("infrastructureLosses", 0)) == ("Scheduled", 0)
+    assert written["diagnosis"]["category"] == "OOMKilled"
+    assert "retry 1 of 1" in actions(plan, EmitEvent)[0].message
+
+
+@pytest.mark.parametrize(("earlier", "retries_left"), [(0, 0), (1, 1), (3, 2)])
+def test_without_a_retry_left_it_crashes_at_once(earlier: int, retries_left: int) -> None:
+    before = [lost(number) | {"reason": "OOMKilled"} for number in range(1, earlier + 1)]
+    run = flow_run({"phase": "Running", "attempts": [*before, attempt(earlier + 1)]})
+    record = journal(*(told(number, retries_left=retries_left) for number in range(1, earlier + 2)))
+    look = seen(earlier + 1, ended=True, **OUTGROWN)
+    plan = reconcile(run_observed(run, attempts=(look,), record=record))
+    assert (status(plan)["phase"], status(plan)["diagnosis"]["category"]) == ("Crashed", "OOMKilled")
+
+
+def test_one_that_did_not_come_to_its_flow_spends_the_other_budget() -> None:
+    look = seen(ended=True, **OUTGROWN)
+    plan = reconcile(run_observed(flow_run(running()), attempts=(look,), record=journal()))
+    assert (status(plan)["phase"], status(plan)["infrastructureLosses"]) == ("Scheduled", 1)
 
 
 @pytest.mark.parametrize(("losses", "delay"), [(1, 1), (2, 2), (3, 4), (4, 8)])

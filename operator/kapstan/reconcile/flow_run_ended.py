@@ -1,0 +1,40 @@
+"""FlowRun that is over: completes what is told of its process, ends one that lingers, removes what is left in time.
+
+Called by ``flow_run``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from kapstan.reconcile.attempts import GRACE, LINGER, RESYNC, seen_on
+from kapstan.reconcile.observed import RunObserved
+from kapstan.reconcile.plan import Action, Plan, RemoveAttempt, StopAttempt
+from kapstan.reconcile.status import changed_status, key_of
+
+
+def reconcile(observed: RunObserved, now: datetime) -> Plan:
+    """The next step of a run that is over."""
+    run = observed.run
+    status = run.status
+    if not status.attempts or status.attempts[-1].finished_at is None:
+        return Plan()
+    last, pool_type = status.attempts[-1], observed.pool.spec.type if observed.pool else ""
+    ended_at = status.attempts[-1].finished_at
+    seen = next((seen for seen in observed.attempts if seen.number == last.number), None)
+    if seen is None or not seen.exists:
+        return Plan()
+    actions: list[Action] = []
+    if seen.ended:
+        told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
+        actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], told]})))
+        keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
+        removal = ended_at + keep
+        if now < removal:
+            return Plan(tuple(actions), removal)
+        gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
+        return Plan((*actions, *gone))
+    if now < ended_at + LINGER:
+        return Plan(requeue_at=ended_at + LINGER)
+    stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, GRACE),)
+    return Plan(stop, now + RESYNC)
