@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 import yaml
 from tests.cluster import tools
+from tests.cluster.command import run
 from tests.cluster.errors import ClusterUnavailable
 from tests.cluster.progress import Progress
 from tests.contract.apiserver import ApiServer
@@ -59,12 +60,13 @@ def helm() -> str:
 
 
 def rendered(namespace: str, *values: str) -> list[Manifest]:
-    """What `helm template` makes of the chart for a release in ``namespace``."""
+    """What `helm template` makes of the chart for a release in ``namespace``.
+
+    Raises CommandFailed where the chart refuses the values.
+    """
     words = ["--set-json", QUICK, *(word for value in values for word in ("--set", value))]
     command = [helm(), "template", RELEASE, str(CHART), "-n", namespace, "--kube-version", "1.34.0", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    return [manifest for manifest in yaml.safe_load_all(run(command)) if manifest]
 
 
 class Health(NamedTuple):
