@@ -77,7 +77,7 @@ class JobRequest:
     pool: Manifest
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parameters_ref: str | None = None
-    """Key of parameters that stand in the store instead."""
+    """Key of further ones in the store, laid over these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,6 +234,11 @@ class Team:
     server: ApiServer
     name: str
 
+    def clear(self) -> None:
+        """Leave nothing that a list over all namespaces would show."""
+        done = self.server.kubectl("delete", "kapstan,jobs", "--all", "--wait=false", "-n", self.name)
+        assert done.returncode == 0, done.stderr
+
     def make(self) -> Team:
         make_namespace(self.server, self.name)
         self.apply("WorkPool", "pool", {})
@@ -277,6 +282,7 @@ def make_namespace(server: ApiServer, name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+MakeTeam = Callable[[str], Team]
 Install = Callable[..., Installation]
 
 

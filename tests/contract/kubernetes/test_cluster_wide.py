@@ -10,6 +10,7 @@ from tests.contract.kubernetes.operators import (
     Health,
     Install,
     Installation,
+    MakeTeam,
     Manifest,
     Team,
     make_namespace,
@@ -75,9 +76,9 @@ def test_the_operator_has_the_rights_of_the_table_in_every_namespace_or_in_those
         assert not installation.may(verb, group, resource, ""), f"{verb} {resource} in the whole cluster"
 
 
-def test_a_namespace_of_no_list_is_served(api_server: ApiServer, install: Install) -> None:
+def test_a_namespace_of_no_list_is_served(install: Install, make_team: MakeTeam) -> None:
     """It brings its key along, and the Secret that its pods read."""
-    unlisted = Team(api_server, "unlisted").make()
+    unlisted = make_team("unlisted")
     unlisted.run("early")
     keys = (signing_key("wide-home"), signing_key("unlisted"))
     installation = install("wide-home", "clusterWide=true", "namespaces={wide-home}", *keys)
@@ -86,7 +87,7 @@ def test_a_namespace_of_no_list_is_served(api_server: ApiServer, install: Instal
     unlisted.run("late")
     unlisted.started("late")
     assert (unlisted.jobs("early"), unlisted.jobs("late")) == (["early-1"], ["late-1"])
-    newest = Team(api_server, "made-later").make()
+    newest = make_team("made-later")
     newest.run("r1")
     degraded = until(lambda: degradation(newest, "r1"), bool, "a word about r1")
     assert degraded["reason"] == "StoreUnavailable"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from tests.contract.apiserver import ApiServer
-from tests.contract.kubernetes.operators import Install, Installation, Team, signing_key, until
+from tests.contract.kubernetes.operators import Install, Installation, MakeTeam, Team, signing_key, until
 from tests.e2e.deadly_relay import Blow, DeadlyRelay
 from tests.servers.tcp_relay import TcpRelay
 
@@ -33,10 +33,10 @@ def holder(installation: Installation) -> str:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before its Job is made", "after its Job was made"])
 def test_a_leader_that_is_cut_off_in_a_run_ends_before_another_leads(
-    api_server: ApiServer, install: Install, after: bool
+    api_server: ApiServer, install: Install, make_team: MakeTeam, after: bool
 ) -> None:
     name = f"cut-off-{'after' if after else 'before'}"
-    team = Team(api_server, name).make()
+    team = make_team(name)
     installation = install(f"{name}-system", f"namespaces={{{name}}}", signing_key(name))
     relay = DeadlyRelay(api_server.kubeconfig(), lambda: None)
     try:
@@ -59,9 +59,9 @@ def test_a_leader_that_is_cut_off_in_a_run_ends_before_another_leads(
 
 
 def test_a_leader_whose_api_server_falls_silent_ends_before_another_leads(
-    api_server: ApiServer, install: Install
+    api_server: ApiServer, install: Install, make_team: MakeTeam
 ) -> None:
-    team = Team(api_server, "silent").make()
+    team = make_team("silent")
     installation = install("silent-system", "namespaces={silent}", signing_key("silent"))
     with TcpRelay(int(api_server.url.rpartition(":")[2])) as relay:
         leader = installation.start("a", f"https://127.0.0.1:{relay.port}").leads()
@@ -82,9 +82,9 @@ def test_a_leader_whose_api_server_falls_silent_ends_before_another_leads(
 
 
 def test_a_leader_whose_lease_another_holds_does_not_finish_what_it_is_at(
-    api_server: ApiServer, install: Install
+    api_server: ApiServer, install: Install, make_team: MakeTeam
 ) -> None:
-    team = Team(api_server, "replaced").make()
+    team = make_team("replaced")
     installation = install("replaced-system", "namespaces={replaced}", signing_key("replaced"))
     relay, hold = DeadlyRelay(api_server.kubeconfig(), lambda: None), threading.Event()
     try:
@@ -123,7 +123,7 @@ def take(installation: Installation, holder: str, lease_seconds: int) -> str:
         assert answer.code == 409, answer.message
 
 
-def test_told_to_go_it_hands_over_at_once(api_server: ApiServer, install: Install) -> None:
+def test_told_to_go_it_hands_over_at_once(install: Install) -> None:
     """The other end: SIGTERM releases the Lease, and the exit code is 0."""
     installation = install("told-system", signing_key("told-system"))
     leader = installation.start("a").leads()

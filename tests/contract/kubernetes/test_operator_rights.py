@@ -9,9 +9,9 @@ from tests.contract.kubernetes.operators import (
     Health,
     Install,
     Installation,
+    MakeTeam,
     Manifest,
     OperatorProcess,
-    Team,
     signing_key,
     until,
 )
@@ -71,9 +71,9 @@ def told(operator: OperatorProcess, health: Health) -> None:
 
 
 def test_each_kind_that_is_refused_is_named_and_watched_again_when_the_right_is_back(
-    api_server: ApiServer, install: Install
+    api_server: ApiServer, install: Install, make_team: MakeTeam
 ) -> None:
-    team = Team(api_server, "narrowed").make()
+    team = make_team("narrowed")
     installation = install("narrowed-system", "namespaces={narrowed}", signing_key("narrowed"))
     rights = Rights(installation, team.name)
     with TcpRelay(int(api_server.url.rpartition(":")[2])) as relay:
@@ -92,9 +92,9 @@ def test_each_kind_that_is_refused_is_named_and_watched_again_when_the_right_is_
 
 
 def test_what_happened_while_a_kind_was_refused_is_done_when_the_right_is_back(
-    api_server: ApiServer, install: Install
+    api_server: ApiServer, install: Install, make_team: MakeTeam
 ) -> None:
-    team = Team(api_server, "deaf").make()
+    team = make_team("deaf")
     installation = install("deaf-system", "namespaces={deaf}", signing_key("deaf"))
     rights = Rights(installation, team.name)
     (flow_runs,) = (source for source in SOURCES if source.resource.plural == "flowruns")
@@ -117,8 +117,8 @@ def test_what_happened_while_a_kind_was_refused_is_done_when_the_right_is_back(
         assert team.jobs("known") == ["known-1"]
 
 
-def test_an_operator_that_starts_without_a_right_leads_when_it_has_it(api_server: ApiServer, install: Install) -> None:
-    team = Team(api_server, "poor").make()
+def test_an_operator_that_starts_without_a_right_leads_when_it_has_it(install: Install, make_team: MakeTeam) -> None:
+    team = make_team("poor")
     installation = install("poor-system", "namespaces={poor}", signing_key("poor"))
     rights = Rights(installation, team.name)
     (pods,) = (source for source in SOURCES if source.resource.plural == "pods")
