@@ -128,7 +128,7 @@ def resume(run_id: str, force: bool) -> None:
     number = 1 if last is None else last.number + 1
     again = last is not None and last.end is not None and last.end.end in ("Failed", "Cancelled")
     backends.use(backend.settings)  # connections do not survive the fork that follows
-    sys.exit(flow_process.execute(Attempt(found, number, defined.entrypoint, name=defined.name, again=again), load))
+    flow_process.execute(Attempt(found, number, defined.entrypoint, name=defined.name, again=again), load)
 
 
 @command.command()

@@ -48,12 +48,7 @@ def command(
         stored = stored_parameters.read(backends.current(), parameters_ref) if parameters_ref else {}
         return load_flow(entrypoint), {**given, **stored}
 
-    sys.exit(
-        flow_process.execute(
-            Attempt(_run_id(run_id), attempt, entrypoint, name=name, deployment=deployment),
-            load,
-        )
-    )
+    flow_process.execute(Attempt(_run_id(run_id), attempt, entrypoint, name=name, deployment=deployment), load)
 
 
 def load_flow(entrypoint: str) -> FlowSpec:
