@@ -97,8 +97,10 @@ def _await(cluster: Cluster, what: str, condition: str) -> None:
 
 
 def _moment(cluster: Cluster, job: str) -> float:
-    """The Unix time that the pod of ``job`` printed."""
-    log = cluster.kubectl("logs", "-n", NAMESPACE, "-l", f"batch.kubernetes.io/job-name={job}", "--tail=-1")
+    """The Unix time that the pod of ``job`` printed. A run is Completed before the node knows that its pod has begun."""
+    pods = ("-n", NAMESPACE, "-l", f"batch.kubernetes.io/job-name={job}")
+    cluster.kubectl("wait", "pod", *pods, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", timeout=70)
+    log = cluster.kubectl("logs", *pods, "--tail=-1")
     found = re.search(r"user code at ([0-9.]+)", log)
     assert found is not None, log
     return float(found[1])
