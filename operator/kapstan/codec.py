@@ -16,7 +16,7 @@ import math
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
 from kapstan.settings import Settings
@@ -47,6 +47,33 @@ class Reference(NamedTuple):
     size: int
 
 
+class _Hmac(NamedTuple):
+    """HMAC-SHA256 (RFC 2104) with one key, begun: hashes that have taken in the key, the namespace and a purpose."""
+
+    inner: dict[Purpose, Any]
+    outer: Any
+
+    @classmethod
+    def begun(cls, secret: bytes, namespace: str) -> _Hmac:
+        key = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
+        pad = bytes(byte ^ 0x36 for byte in key)
+        places: dict[Purpose, bytes] = {purpose: f"{namespace}\0{purpose}".encode() for purpose in get_args(Purpose)}
+        inner: dict[Purpose, Any] = {
+            purpose: hashlib.sha256(pad + FORMAT + len(place).to_bytes(4, "big") + place)
+            for purpose, place in places.items()
+        }
+        return cls(inner, hashlib.sha256(bytes(byte ^ 0x5C for byte in key)))
+
+    def sign(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
+        place = key.encode()
+        inner = self.inner[purpose].copy()
+        inner.update(len(place).to_bytes(4, "big") + place + serializer)
+        inner.update(body)
+        outer = self.outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:16]
+
+
 class Codec:
     """Encodes, signs, verifies and decodes for one namespace. Safe to share between threads.
 
@@ -60,7 +87,7 @@ class Codec:
         self, namespace: str, keys: list[SigningKey], *, allow_pickle: bool = True, max_bytes: int = 64 * 1024 * 1024
     ) -> None:
         self.namespace = namespace
-        self._hmacs = {key.key_id: _begun_hmac(key.secret) for key in reversed(keys)}
+        self._hmacs = {key.key_id: _Hmac.begun(key.secret, namespace) for key in reversed(keys)}
         self._current = keys[0].key_id
         self._allow_pickle = allow_pickle
         self._max_bytes = max_bytes
@@ -155,7 +182,7 @@ class Codec:
     def seal(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
         """Sign ``body`` for its place."""
         key_id = self._current
-        return FORMAT + serializer + key_id + self._sign(self._hmacs[key_id], serializer, body, purpose, key) + body
+        return FORMAT + serializer + key_id + self._hmacs[key_id].sign(serializer, body, purpose, key) + body
 
     def open(self, envelope: bytes, purpose: Purpose, key: str) -> tuple[bytes, bytes]:
         """(serializer, body) of an envelope whose signature holds for this place.
@@ -169,26 +196,17 @@ class Codec:
             raise SignatureError(
                 f"the {purpose} of {key!r} has envelope format {envelope[0]}; this release reads {FORMAT[0]}"
             )
-        begun = self._hmacs.get(envelope[2:6])
-        if begun is None:
+        known = self._hmacs.get(envelope[2:6])
+        if known is None:
             raise SignatureError(
                 f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
                 f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key "
                 "it was signed with"
             )
         serializer, body = envelope[1:2], envelope[_OVERHEAD:]
-        if not hmac.compare_digest(envelope[6:22], self._sign(begun, serializer, body, purpose, key)):
+        if not hmac.compare_digest(envelope[6:22], known.sign(serializer, body, purpose, key)):
             raise SignatureError(f"the signature of the {purpose} of {key!r} does not hold: it was changed or moved")
         return serializer, body
-
-    def _sign(self, begun: tuple[Any, Any], serializer: bytes, body: bytes, purpose: str, key: str) -> bytes:
-        place = f"{self.namespace}\0{purpose}\0{key}".encode()
-        inner = begun[0].copy()
-        inner.update(FORMAT + serializer + len(place).to_bytes(4, "big") + place)
-        inner.update(body)
-        outer = begun[1].copy()
-        outer.update(inner.digest())
-        return outer.digest()[:16]
 
     # ------------------------------------------------------------------ pickle
 
@@ -218,8 +236,8 @@ class Codec:
             ) from error
 
 
-# The hot path of every background run: a scanner and an encoder made once, and hashes that have taken in the key. The
-# first two are the standard library's own parts, which its stubs leave out.
+# The hot path of every background run: a scanner and an encoder made once. Both are the standard library's own parts,
+# which its stubs leave out.
 _plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _scan = cast("Any", json.JSONDecoder()).scan_once
 _make_encoder = cast("Any", json.encoder).c_make_encoder
@@ -236,12 +254,6 @@ def _to_json(value: Any) -> bytes:
 def _from_json(body: bytes) -> Any:
     """The value of what ``_to_json`` gave."""
     return _scan(body.decode(), 0)[0]
-
-
-def _begun_hmac(secret: bytes) -> tuple[Any, Any]:
-    """HMAC-SHA256 (RFC 2104) with ``secret``, begun: the inner and the outer hash."""
-    key = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-    return hashlib.sha256(bytes(byte ^ 0x36 for byte in key)), hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
 
 def describe(envelope: bytes) -> str:

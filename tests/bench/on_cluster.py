@@ -97,7 +97,7 @@ def _await(cluster: Cluster, what: str, condition: str) -> None:
 
 
 def _moment(cluster: Cluster, job: str) -> float:
-    """The Unix time that the pod of ``job`` printed. A run is Completed before the node knows that its pod has begun."""
+    """The Unix time that the pod of ``job`` printed, once the node knows of it, which is after a run is Completed."""
     pods = ("-n", NAMESPACE, "-l", f"batch.kubernetes.io/job-name={job}")
     cluster.kubectl("wait", "pod", *pods, "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", timeout=70)
     log = cluster.kubectl("logs", *pods, "--tail=-1")

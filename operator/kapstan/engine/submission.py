@@ -48,7 +48,7 @@ def submit(
     else:
         body = _serialised(backend.codec, spec, args, kwargs, flow)
         run_id, content = (new_id(), "") if flow is None else _memo_key(flow, spec, args, kwargs)
-    backend.queue.submit(_submission(backend, spec, run_id, body, content, queue, delay))
+    backend.queue.submit(_submission(backend, backend.codec, spec, run_id, body, content, queue, delay))
     return run_id
 
 
@@ -63,7 +63,8 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
         names = [_memo_key(flow, spec, args, kwargs) for args, kwargs in calls]
     # A generator: the queue draws from it while Redis works on the ones before.
     backend.queue.submit_many(
-        _submission(backend, spec, run_id, body, content) for (run_id, content), body in zip(names, bodies, strict=True)
+        _submission(backend, codec, spec, run_id, body, content)
+        for (run_id, content), body in zip(names, bodies, strict=True)
     )
     return [run_id for run_id, _ in names]
 
@@ -94,6 +95,7 @@ def _memo_key(flow: Any, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str
 
 def _submission(
     backend: Backend,
+    codec: Codec,
     spec: TaskSpec,
     run_id: RunId,
     body: tuple[bytes, bytes],
@@ -103,8 +105,7 @@ def _submission(
 ) -> Submission:
     identity = spec.identity
     key = values.arguments_key(run_id, identity)
-    serializer, arguments = body
-    envelope = backend.codec.seal(serializer, arguments, "arguments", key)
+    envelope = codec.seal(*body, "arguments", key)
     content = content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
         envelope = values.to_store(backend, envelope, "arguments", key)
