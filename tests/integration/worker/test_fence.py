@@ -131,7 +131,7 @@ def test_when_redis_is_silent_effects_end_within_the_lease_and_pure_runs_go_on(
 
 
 def renewed(server: RedisServer) -> float:
-    """When the worker's lease ends, which has been prolonged just now."""
+    """When the worker's lease ends, which has been prolonged just now, and was told so."""
     with server.client() as client:
 
         def end() -> float:
@@ -142,4 +142,5 @@ def renewed(server: RedisServer) -> float:
         deadline = time.monotonic() + 10
         while (now := end()) == before:
             assert time.monotonic() < deadline, "no renewal"
+        client.ping()  # Redis sends what it owes before it reads further: the answer to the renewal is on its way
         return now
