@@ -8,6 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# On two cores; what cannot bear company runs alone at the end (tests/conftest.py).
+TOGETHER := -n 2 --dist loadgroup --no-loadscope-reorder
 TIERS := unit contract property integration chaos e2e
 
 help: ## Show this list
@@ -28,7 +30,7 @@ demo: .venv/.base ## The main job in one go: a flow that is killed and resumes, 
 	@$(BIN)/python examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(addprefix --namespace=,$(NAMESPACE)) $(addprefix --image=,$(IMAGE)))
 
 test: .venv/.dev lint ## Every tier; a tier whose services are missing is skipped with one line (under CI=true: a failure)
-	$(PYTEST) $(addprefix tests/,$(TIERS))
+	$(PYTEST) $(TOGETHER) $(addprefix tests/,$(TIERS))
 
 lint: .venv/.dev ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -19,15 +19,24 @@ from tests.cluster.progress import Progress
 
 from kapstan import settings
 
+ALONE = ("integration/worker", "chaos", "e2e")
+"""One after the other, once the rest is done: they hold the machine to times, or share the one cluster."""
+
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The quick tiers first; rows that need the node are not applicable to a borrowed cluster."""
+    """The quick tiers first, `ALONE` last; rows that need the node are not applicable to a borrowed cluster."""
     order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
     tests = Path(__file__).parent
-    items.sort(key=lambda item: order.get(item.path.relative_to(tests).parts[0], 9))
+    alone = {item for item in items if item.path.relative_to(tests).as_posix().startswith(ALONE)}
+    items.sort(key=lambda item: (item in alone, order.get(item.path.relative_to(tests).parts[0], 9)))
+    for item in items:
+        if item in alone:
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        elif "api_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("api server"))  # one is enough
     if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
         left_out = [item for item in items if item.get_closest_marker("node")]
         if left_out:
@@ -54,6 +63,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 _NOT_APPLICABLE = pytest.StashKey[list[str]]()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:  # of a process of pytest-xdist: the one that started it writes the summary
+        output["not_applicable"] = session.config.stash.get(_NOT_APPLICABLE, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    left_out = getattr(node, "workeroutput", {}).get("not_applicable")
+    if left_out:
+        node.config.stash[_NOT_APPLICABLE] = left_out
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cluster import tools
 from tests.cluster.command import run
 from tests.cluster.errors import ClusterUnavailable
 from tests.cluster.progress import Progress
@@ -47,14 +51,29 @@ def ensure(install: bool, progress: Progress) -> None:
         raise ClusterUnavailable(f"{named}; `make cluster-up` installs them by apt-get")
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise ClusterUnavailable(f"{named}; installing them needs root and apt-get")
-    with progress.step(f"install {', '.join(absent)}"):
-        # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        run(["apt-get", "update", "-q"], env=env, timeout=600)
-        run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *absent], env=env, timeout=1800)
+    with _alone():
+        absent = missing()  # another process may have installed them while this one waited
+        if absent:
+            with progress.step(f"install {', '.join(absent)}"):
+                _install(absent)
     still = missing()
     if still:
         raise ClusterUnavailable(f"installed, but still not to be found: {', '.join(NEEDED[name] for name in still)}")
+
+
+def _install(absent: list[str]) -> None:
+    # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    run(["apt-get", "update", "-q"], env=env, timeout=600)
+    run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *absent], env=env, timeout=1800)
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    tools.cache().mkdir(parents=True, exist_ok=True)
+    with (tools.cache() / ".packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _found(proof: str) -> bool:

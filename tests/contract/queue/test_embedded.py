@@ -106,9 +106,9 @@ def test_stopping_keeps_everything_and_says_whether_it_ran(home: Path) -> None:
     again.close()
 
 
-def test_a_home_too_deep_for_a_socket_path_works(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_too_deep_for_a_socket_path_works(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = home / ("deep" * 30)
-    runtime = tmp_path / "run"
+    runtime = home.parent / "run"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     queue = opened(deep)
     queue.submit(run())

@@ -101,10 +101,13 @@ async def asynchronous(a: int) -> int:
 
 @task
 def stubborn(tag: str, gate: str) -> None:
-    """Ignores being cancelled."""
-    tell("began", tag, os.getpid())
+    """Ignores being cancelled, from the moment that it tells that it began."""
+    told = False
     while True:
         try:
+            if not told:
+                told = True
+                tell("began", tag, os.getpid())
             with open(gate, "rb", buffering=0) as pipe:
                 pipe.read(1)
                 return
