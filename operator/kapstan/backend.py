@@ -120,11 +120,9 @@ class Backend:
 
         return LocalFlowRuns.from_settings(self.settings)
 
-    def preload(self, *, queue: bool) -> None:
-        """Import the store's adapter, and the queue's, and connect to nothing: children that are forked share them."""
-        importlib.import_module(f"kapstan.store.{'s3' if self.settings.s3_endpoint else 'local'}")
-        if queue:
-            importlib.import_module("kapstan.queue.redis")
+    def preload(self) -> None:
+        """Import what the queue needs and connect to nothing: children that are forked afterwards share it."""
+        importlib.import_module("kapstan.queue.redis")
 
     def forget_inherited(self) -> None:
         """Called in a forked child: the connections belong to the parent, so they are kept unused and untouched."""

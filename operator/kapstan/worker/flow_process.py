@@ -60,8 +60,6 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
 
     Call it before threads are started and connections opened: it forks.
     """
-    ours = backends.current()
-    ours.preload(queue=bool(ours.settings.redis_url))
     go_read, go_write = os.pipe()
     supervisor = os.getpid()
     child = os.fork()

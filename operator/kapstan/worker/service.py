@@ -76,7 +76,7 @@ def run(
             store_deadline_seconds=min(ours.store_deadline_seconds, ours.beat_seconds),
         )
     )
-    patient.preload(queue=True)
+    patient.preload()
     try:
         return Supervisor(service, patient).run()
     finally:
