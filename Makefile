@@ -30,7 +30,7 @@ demo: .venv/.base ## The main job in one go: a flow that is killed and resumes, 
 	@$(BIN)/python examples/quickstart/demo.py $(if $(CLUSTER),--cluster $(addprefix --namespace=,$(NAMESPACE)) $(addprefix --image=,$(IMAGE)))
 
 test: .venv/.dev lint ## Every tier; a tier whose services are missing is skipped with one line (under CI=true: a failure)
-	$(PYTEST) $(TOGETHER) $(addprefix tests/,$(TIERS))
+	$(PYTEST) $(TOGETHER) --durations=20 $(addprefix tests/,$(TIERS))
 
 lint: .venv/.dev ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -21,6 +21,8 @@ from kapstan import settings
 
 ALONE = ("integration/worker", "chaos", "e2e")
 """One after the other, once the rest is done: they hold the machine to times, or share the one cluster."""
+API_SERVER = ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples")
+"""In one process: one API server is enough."""
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -30,13 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The quick tiers first, `ALONE` last; rows that need the node are not applicable to a borrowed cluster."""
     order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
     tests = Path(__file__).parent
-    alone = {item for item in items if item.path.relative_to(tests).as_posix().startswith(ALONE)}
-    items.sort(key=lambda item: (item in alone, order.get(item.path.relative_to(tests).parts[0], 9)))
-    for item in items:
-        if item in alone:
-            item.add_marker(pytest.mark.xdist_group("alone"))
-        elif "api_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("api server"))  # one is enough
+    places = {item: item.path.relative_to(tests).as_posix() for item in items}
+    items.sort(key=lambda item: (places[item].startswith(ALONE), order.get(places[item].partition("/")[0], 9)))
+    for name, group in (("alone", ALONE), ("api-server", API_SERVER)):
+        for item in items:
+            if places[item].startswith(group):
+                item.add_marker(pytest.mark.xdist_group(name))
     if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
         left_out = [item for item in items if item.get_closest_marker("node")]
         if left_out:
@@ -59,7 +60,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             try:
                 prepare()
             except (ClusterUnavailable, CommandFailed) as reason:
-                print(f"not prepared: {reason}")
+                Progress().note(f"not prepared: {reason}")
 
 
 _NOT_APPLICABLE = pytest.StashKey[list[str]]()

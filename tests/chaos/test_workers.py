@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -162,7 +163,8 @@ def test_kills_and_stops_of_workers(chaos: Chaos, capsys: pytest.CaptureFixture[
     assert ended, chaos.stuck()
     figures = chaos.figures()
     with capsys.disabled():
-        print("\nchaos: " + " ".join(f"{name}={value:.3g}" for name, value in figures.items()))
+        told = " ".join(f"{name}={value:.3g}" for name, value in figures.items())
+        print(f"\nchaos: {told}", file=sys.stderr)  # a process of pytest-xdist has no other way out
     assert figures["lost"] == 0
     assert figures["dup_commit"] == 0
     assert figures["kills"] == KILLS

@@ -52,7 +52,8 @@ class RedisServer:
             "--dir",
             str(self._folder),
         ]
-        options = ["--appendonly", "yes", "--save", "", "--logfile", "redis.log"]
+        # By default a write is kept back for up to 2 s while the disk is busy with another; SIGKILL loses it then.
+        options = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--logfile", "redis.log"]
         self._process = subprocess.Popen([*command, *options, *self._options])
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
         with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
