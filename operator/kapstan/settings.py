@@ -10,20 +10,25 @@ the like for a Service called ``kapstan-redis``: names of that shape are ignored
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from kapstan.errors import ConfigurationError, UnknownSetting
 
 
-def _setting(default: Any, doc: str, *, alias: str = "", secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"doc": doc, "alias": alias, "secret": secret})
+def _setting(
+    default: Any, doc: str, *, alias: str = "", secret: bool = False, least: float = 0, most: float = math.inf
+) -> Any:
+    """``least`` and ``most`` bound a number."""
+    metadata = {"doc": doc, "alias": alias, "secret": secret, "least": least, "most": most}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,20 @@ class Settings:
         "", "The key before the last rotation: still accepted, never signed with.", secret=True
     )
     allow_pickle: bool = _setting(True, "Whether values that JSON cannot carry may be pickled (signed in any case).")
-    max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.")
+    max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.", least=1)
     inline_bytes: int = _setting(8 * 1024, "Up to this size values ride in Redis, above it in the object store.")
-    result_ttl_seconds: int = _setting(24 * 3600, "How long the record of a finished background run stays in Redis.")
-    lease_seconds: float = _setting(10.0, "A worker that is silent for so long has lost its runs.")
-    beat_seconds: float = _setting(2.5, "How often a worker renews its lease.")
-    max_crashes: int = _setting(3, "A run whose process died so often is quarantined (Crashed).")
-    worker_limit: int = _setting(10, "Runs at a time in one worker.")
+    result_ttl_seconds: int = _setting(
+        24 * 3600, "How long the record of a finished background run stays in Redis.", least=1
+    )
+    lease_seconds: float = _setting(10.0, "A worker that is silent for so long has lost its runs.", least=0.1)
+    beat_seconds: float = _setting(2.5, "How often a worker renews its lease; at most half of it.", least=0.01)
+    max_crashes: int = _setting(3, "A run whose process died so often is quarantined (Crashed).", least=1, most=9)
+    worker_limit: int = _setting(10, "Runs at a time in one worker.", least=1)
     submit_limit: int = _setting(
         10,
         "Threads of a flow's `.submit()`.",
         alias="PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS",
+        least=1,
     )
     default_retries: int = _setting(0, "Retries of tasks that name none.", alias="PREFECT_TASKS_DEFAULT_RETRIES")
     default_retry_delay_seconds: float = _setting(
@@ -72,7 +80,7 @@ class Settings:
     log_prints: bool = _setting(False, "Whether prints of runs become log lines.", alias="PREFECT_LOGGING_LOG_PRINTS")
     fsync: bool = _setting(False, "Local journals: fdatasync each append (survives a power cut, about 0.25 ms).")
     kubeconfig: str = _setting("", "kubeconfig for `kapstan apply`, `get` and the operator; empty: as kubectl does.")
-    dev_port: int = _setting(4200, "Port of `kapstan server start`.", alias="PREFECT_SERVER_API_PORT")
+    dev_port: int = _setting(4200, "Port of `kapstan server start`.", alias="PREFECT_SERVER_API_PORT", most=65535)
 
     @property
     def home_path(self) -> Path:
@@ -92,16 +100,22 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in environ.items():
             if name in known:
-                values[known[name].name] = _convert(name, text, known[name].type)
+                values[known[name].name] = _convert(name, text, known[name])
             elif name.startswith("KAPSTAN_") and not _is_no_setting(name, text):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else "; `kapstan config view` lists the settings"
                 raise UnknownSetting(f"{name} is no setting of Kapstan{hint}")
         for name, text in environ.items():
             if name in aliases:
-                values.setdefault(aliases[name].name, _convert(name, text, aliases[name].type))
+                values.setdefault(aliases[name].name, _convert(name, text, aliases[name]))
         _warn_of_ignored(name for name in environ if name.startswith("PREFECT_") and name not in aliases)
-        return cls(**values)
+        settings = cls(**values)
+        if 2 * settings.beat_seconds > settings.lease_seconds:
+            raise ConfigurationError(
+                f"KAPSTAN_BEAT_SECONDS={settings.beat_seconds:g}: give at most half of "
+                f"KAPSTAN_LEASE_SECONDS={settings.lease_seconds:g}, or workers lose their leases"
+            )
+        return settings
 
 
 # Told to processes of ours by the launcher; not settings. Names with KAPSTAN_TEST_ belong to the tests.
@@ -130,27 +144,24 @@ def _is_no_setting(name: str, text: str) -> bool:
     return name in _NOT_SETTINGS or name.startswith("KAPSTAN_TEST_") or _is_service_link(name, text)
 
 
-def _convert(name: str, text: str, type_name: Any) -> Any:
-    try:
-        if type_name == "bool":
-            return {
-                "1": True,
-                "true": True,
-                "yes": True,
-                "on": True,
-                "0": False,
-                "false": False,
-                "no": False,
-                "off": False,
-            }[text.strip().lower()]
-        if type_name == "int":
-            return int(text)
-        if type_name == "float":
-            return float(text)
+def _convert(name: str, text: str, setting: Field[Any]) -> Any:
+    kind, least, most = setting.type, setting.metadata["least"], setting.metadata["most"]
+    if kind == "str":
         return text
+    try:
+        if kind == "bool":
+            return _TRUTH[text.strip().lower()]
+        value = int(text) if kind == "int" else float(text)
     except (KeyError, ValueError):
-        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[type_name]
+        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[str(kind)]
         raise ConfigurationError(f"{name}={text!r}: give {wanted}") from None
+    if not least <= value <= most or value == math.inf:
+        wanted = f"{least:g} or more" if most == math.inf else f"{least:g} to {most:g}"
+        raise ConfigurationError(f"{name}={text!r}: give {wanted}")
+    return value
+
+
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 _warned = False

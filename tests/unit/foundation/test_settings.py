@@ -20,11 +20,23 @@ def test_an_unknown_setting_is_refused_and_the_nearest_named() -> None:
         ("KAPSTAN_LEASE_SECONDS", "ten", "give a number"),
         ("KAPSTAN_WORKER_LIMIT", "2.5", "give a whole number"),
         ("KAPSTAN_ALLOW_PICKLE", "maybe", "give true or false"),
+        ("KAPSTAN_MAX_CRASHES", "10", "give 1 to 9"),
+        ("KAPSTAN_WORKER_LIMIT", "0", "give 1 or more"),
+        ("KAPSTAN_REDIS_RETRY_SECONDS", "-1", "give 0 or more"),
+        ("KAPSTAN_REDIS_RETRY_SECONDS", "nan", "give 0 or more"),
+        ("KAPSTAN_STORE_DEADLINE_SECONDS", "inf", "give 0 or more"),
+        ("PREFECT_SERVER_API_PORT", "70000", "give 0 to 65535"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_by_name(name: str, text: str, wanted: str) -> None:
+def test_a_value_that_cannot_be_is_refused_by_name(name: str, text: str, wanted: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}='{text}': {wanted}"):
         Settings.from_env({name: text})
+
+
+def test_a_beat_that_would_lose_leases_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"KAPSTAN_BEAT_SECONDS=2\.5: .*KAPSTAN_LEASE_SECONDS=4"):
+        Settings.from_env({"KAPSTAN_LEASE_SECONDS": "4"})
+    assert Settings.from_env({"KAPSTAN_LEASE_SECONDS": "5"}).lease_seconds == 5
 
 
 def test_what_kubernetes_injects_for_a_service_is_ignored() -> None:
