@@ -28,6 +28,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The quick tiers first, `ALONE` last; rows that need the node are not applicable to a borrowed cluster."""
     order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
