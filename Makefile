@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # On two cores; what cannot bear company runs alone at the end (tests/conftest.py).
-TOGETHER := -n 2 --dist loadgroup --no-loadscope-reorder
+TOGETHER := -n 2 --dist loadscope --no-loadscope-reorder
 TIERS := unit contract property integration chaos e2e
 
 help: ## Show this list

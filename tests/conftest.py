@@ -19,32 +19,47 @@ from tests.cluster.progress import Progress
 
 from kapstan import settings
 
-ALONE = ("integration/worker", "chaos", "e2e")
-"""One after the other, once the rest is done: they hold the machine to times, or share the one cluster."""
-API_SERVER = ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples")
-"""In one process: one API server is enough."""
+GROUPS = {
+    # One after the other, once the rest is done: they hold the machine to times, or share the one cluster.
+    "alone": ("integration/worker", "chaos", "e2e"),
+    # In one process: one API server is enough.
+    "api server": ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples"),
+}
+"""What `make test`, which runs two tests at a time, gives to one process."""
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The quick tiers first, `ALONE` last; rows that need the node are not applicable to a borrowed cluster."""
+    """The quick tiers first, what runs alone last; rows that need the node are not applicable to a borrowed cluster."""
     order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
     tests = Path(__file__).parent
     places = {item: item.path.relative_to(tests).as_posix() for item in items}
-    items.sort(key=lambda item: (places[item].startswith(ALONE), order.get(places[item].partition("/")[0], 9)))
-    for name, group in (("alone", ALONE), ("api-server", API_SERVER)):
-        for item in items:
-            if places[item].startswith(group):
-                item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=lambda item: (_group(places[item]) == "alone", order.get(places[item].partition("/")[0], 9)))
     if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
         left_out = [item for item in items if item.get_closest_marker("node")]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if not item.get_closest_marker("node")]
             config.stash[_NOT_APPLICABLE] = [item.nodeid for item in left_out]
+
+
+def _group(place: str) -> str:
+    """The group of a test by its path below this folder; empty for those that any process may run."""
+    return next((name for name, places in GROUPS.items() if place.startswith(places)), "")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of a group go to one process together. (`--dist loadgroup` does not see groups under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.removeprefix("tests/")) or nodeid
+
+    return ByGroup(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
