@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from kapstan.ids import RunId, Token
@@ -52,6 +52,12 @@ class RunRecord:
     crashes: int
     envelope: bytes
     """Arguments before the end, outcome after it."""
+    since: float = field(default=0.0, compare=False)
+    """Unix seconds: when its state began; after the end, when it ended."""
+    started: float | None = field(default=None, compare=False)
+    """When the execution began that runs or that ended it; None where it never did."""
+    session: str = field(default="", compare=False)
+    """Of the worker that ended it."""
 
 
 @dataclass(frozen=True, slots=True)

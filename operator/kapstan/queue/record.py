@@ -27,6 +27,9 @@ _STATES: dict[int, RunState] = {
 LETTERS = {state: chr(letter) for letter, state in _STATES.items()}
 TERMINAL = b"cfxk"
 _HEAD = 40  # where the fingerprint begins
+_EPOCH = 1577836800  # 2020-01-01
+_HELD = b"\x1f"  # between the route and who held the run that ended
+_SEPARATORS = frozenset("|\0\x1f")
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
@@ -52,8 +55,8 @@ def route_of(task: str, queue: str) -> str:
     Raises:
         ConfigurationError: a name that routes and records could not tell apart.
     """
-    if not task or "\0" in task or "|" in task or len(task.encode()) > 200:
-        raise ConfigurationError(f"task={task!r}: give 1 to 200 bytes, without '|'")
+    if not task or not _SEPARATORS.isdisjoint(task) or len(task.encode()) > 200:
+        raise ConfigurationError(f"task={task!r}: give 1 to 200 bytes, without '|' or control characters")
     if not _QUEUE.fullmatch(queue):
         raise ConfigurationError(f"queue={queue!r}: give 1 to 63 letters, digits, '.', '_' or '-'")
     return str(Route(queue, task))
@@ -122,15 +125,27 @@ def _task_of(route: bytes) -> str:
 def record_of(run_id: RunId, record: bytes) -> RunRecord:
     if record[:1] != FORMAT:
         raise QueueUnavailable(f"run {run_id} has record format {record[:1]!r}; this release reads {FORMAT!r}")
-    _, route, envelope = record[_HEAD:].split(b"\0", 2)
+    _, place, envelope = record[_HEAD:].split(b"\0", 2)
+    route, _, held = place.partition(_HELD)
     queue, task = Route.parse(route.decode())
+    state = _STATES[record[1]]
+    since = moment(record[16:26])
+    started = moment(held[:10]) if held else since if state == "running" else None
     return RunRecord(
         run_id,
         task,
         queue,
-        _STATES[record[1]],
+        state,
         Token(int(record[2:8] or b"0"), int(record[8:16] or b"0")),
         int(record[27:30]),
         record[26] - 48,
         envelope,
+        since,
+        started,
+        held[10:].decode(),
     )
+
+
+def moment(text: bytes) -> float:
+    """Unix seconds of a moment as records hold it."""
+    return _EPOCH + int(text, 16) / 1000

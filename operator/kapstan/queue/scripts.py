@@ -83,6 +83,14 @@ def cancel(run_id: str, ttl: int) -> None: ...
 
 
 @Script
+def rerun(run_id: str) -> None: ...
+
+
+@Script
+def delete(run_id: str) -> None: ...
+
+
+@Script
 def set_era(era: str, lease_ms: int) -> None: ...
 
 

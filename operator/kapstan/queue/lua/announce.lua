@@ -10,6 +10,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: index
 -- include: settle
 -- include: finish
 -- include: claim

@@ -6,6 +6,7 @@
 -- A cancelled run stays in its ready list until a claim comes by and skips it.
 -- include: record
 -- include: route
+-- include: index
 -- include: settle
 -- include: finish
 local rid = ARGV[1]

@@ -13,6 +13,6 @@ for _, route in ipairs(ARGV) do
   running = running + (counts[2] or 0)
   local head = waiting > 0 and call('LINDEX', P .. 'q:' .. route, 0)
   local record = head and call('GET', P .. 't:' .. head)
-  if record then oldest = math.max(oldest, time[1] - sub(record, 17, 26)) end
+  if record then oldest = math.max(oldest, (tonumber(since, 16) - tonumber(sub(record, 17, 26), 16)) / 1000) end
 end
 return {'1', ready, delayed, running, oldest}

@@ -8,6 +8,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: index
 -- include: settle
 -- include: finish
 -- include: claim
@@ -22,7 +23,7 @@ local routes = release(session, claims_of(session, lane), ARGV[6], function(clai
   crashes = tonumber(sub(record, 27, 27))
   if crashes < tonumber(ARGV[4]) or has(record, CANCEL) then return record end
   quarantined = 1
-  finish(claim[1], record, 'x', claim[2], ARGV[5], ARGV[6])
+  finish(claim[1], record, 'x', claim[2], ARGV[5], ARGV[6], session)
   return nil
 end)
 offer_all(routes)

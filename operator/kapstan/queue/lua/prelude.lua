@@ -3,16 +3,17 @@
 -- server makes every function anew at each call (0.2 us each). A section uses those above it.
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
---   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (seconds: when this state began), 27 crashes,
---   28-30 attempt, 31 flags (1 watched, 2 cancel asked, 4 alone), 32 effect class, 33-40 client, then
---   fingerprint NUL route NUL envelope.
+--   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
+--   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (1 watched, 2 cancel asked, 4 alone), 32 effect class, 33-40 client,
+--   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
+--   it never did) and the session that held it stand behind the route.
 -- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
 -- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' parked lane,
 -- and for every claim rid -> token .. lane.
 local P = KEYS[1]
 local call, sub, find, format = redis.call, string.sub, string.find, string.format
 local time = call('TIME')
-local since = time[1]
+local since = format('%010x', (time[1] - 1577836800) * 1000 + math.floor(time[2] / 1000))
 
 -- section: now
 local function now() return time[1] * 1000 + math.floor(time[2] / 1000) end
@@ -53,12 +54,48 @@ local function era()
   return known_era
 end
 
+-- section: index
+-- What lists and counters of runs are read from. Lists by hour and route: 'i' of what was submitted, 'e' of what ended
+-- otherwise than completed; an entry is 3 bytes (milliseconds within the hour) and the rid. 'ir' and 'er' name the
+-- hour's routes, at most 500; those beyond share the list of the route ''. All stay for eight days.
+local function index(kind, route, rids)
+  local hour, entries = math.floor(time[1] / 3600), {}
+  local at = struct.pack('>I3', time[1] % 3600 * 1000 + math.floor(time[2] / 1000))
+  for i, rid in ipairs(rids) do entries[i] = at .. rid end
+  local key, routes = P .. kind .. ':' .. hour .. ':', P .. kind .. 'r:' .. hour
+  if call('RPUSHX', key .. route, unpack(entries)) > 0 then return end
+  if call('SCARD', routes) >= 500 then route = '' end
+  call('RPUSH', key .. route, unpack(entries))
+  call('EXPIRE', key .. route, 691200)
+  call('SADD', routes, route)
+  call('EXPIRE', routes, 691200)
+end
+
+-- Per minute, kept for three hours: how many runs of a route were submitted (field 's:<route>'), started ('r:') or ended
+-- ('c:', 'f:', 'x:', 'k:'). Past 3,000 fields, new routes are counted together (route '').
+local function tally(kind, route, by)
+  local minute, field = P .. 'x:' .. math.floor(time[1] / 60), kind .. ':' .. route
+  if call('HINCRBY', minute, field, by) ~= by then return end
+  if call('HLEN', minute) > 3000 then
+    call('HDEL', minute, field)
+    call('HINCRBY', minute, kind .. ':', by)
+  end
+  call('EXPIRE', minute, 10800)
+end
+
 -- section: settle
--- How many runs of a route run or are delayed (hash n): collected here, written once by settle().
-local moved = {}
+-- How many runs of a route run or are delayed (hash n), and how many began or ended (see tally): collected here, written
+-- once by settle().
+local moved, passed = {}, {}
 local function count(kind, route, by)
   local field = kind .. route
   moved[field] = (moved[field] or 0) + by
+end
+
+local function pass(kind, route, by)
+  local routes = passed[kind] or {}
+  passed[kind] = routes
+  routes[route] = (routes[route] or 0) + by
 end
 
 -- What clients are told about ended runs, one message per client and call: rid, six digits of length, record
@@ -80,17 +117,30 @@ local function settle()
   for field, by in pairs(moved) do
     if by ~= 0 then call('HINCRBY', P .. 'n', field, by) end
   end
+  for kind, routes in pairs(passed) do
+    for route, by in pairs(routes) do
+      if by ~= 0 then tally(kind, route, by) end
+    end
+  end
   for client, parts in pairs(news) do
     if parts then call('PUBLISH', P .. 'c:' .. client, table.concat(parts)) end
   end
 end
 
 -- section: finish
--- Write the end of a run and note it for its submitter and for whoever watches it; its route.
-local function finish(rid, record, state, token, envelope, ttl)
+-- Write the end of a run and note it for its submitter and for whoever watches it; its route. `session` held it, nil if
+-- none did. The arguments of a run that did not complete are kept: a person may have it run once more.
+local function finish(rid, record, state, token, envelope, ttl, session)
   local route, to = route_of(record)
-  local ended = '1' .. state .. token .. since .. sub(record, 27, 30) .. '0' .. sub(record, 32, to) .. envelope
+  local held = session and sub(record, 17, 26) .. session or ''
+  local ended = '1' .. state .. token .. since .. sub(record, 27, 30) .. '0' .. sub(record, 32, to - 1) .. '\31' .. held
+    .. '\0' .. envelope
   call('SET', P .. 't:' .. rid, ended, 'EX', ttl)
+  if state ~= 'c' then
+    call('SET', P .. 'args:' .. rid, sub(record, to + 1), 'EX', ttl)
+    index('e', route, {rid})
+  end
+  pass(state, route, 1)
   note(sub(record, 33, 40), rid, ended)
   if has(record, WATCHED) then
     for _, client in ipairs(call('SMEMBERS', P .. 'v:' .. rid)) do note(client, rid, ended) end
@@ -146,6 +196,7 @@ local function hold(session, lane, route, taken, claims)
   end
   call('HSET', P .. 'w:' .. session, unpack(fields))
   count('r:', route, #taken)
+  pass('r', route, #taken)
 end
 
 -- section: offer
@@ -182,6 +233,7 @@ local function offer(route)
       call('HDEL', P .. 'w:' .. session, claims[1])
       call('LPUSH', list, claims[1])
       count('r:', route, -1)
+      pass('r', route, -1)
     end
   end
 end
@@ -247,7 +299,7 @@ local function release(session, claims, ttl, mark)
       count('r:', route, -1)
       if mark then record = mark(claims[i], record) end
       if record and has(record, CANCEL) then
-        finish(rid, record, 'k', token, '', ttl)
+        finish(rid, record, 'k', token, '', ttl, session)
       elseif record then
         call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         call('LPUSH', P .. 'q:' .. route, rid)

@@ -12,6 +12,7 @@
 -- include: era
 if not era() then return {'1', 'ERA', 0, 0, -1, {}, {}} end
 local session = ARGV[1]
+-- include: index
 -- include: settle
 -- include: finish
 -- include: claim

@@ -8,6 +8,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: index
 -- include: settle
 -- include: finish
 -- include: claim
@@ -26,7 +27,7 @@ local route = route_of(record)
 call('HDEL', w, rid)
 count('r:', route, -1)
 if has(record, CANCEL) then
-  finish(rid, record, 'k', token, '', ARGV[5])
+  finish(rid, record, 'k', token, '', ARGV[5], session)
 else
   local attempt = format('%03d', math.min(sub(record, 28, 30) + 1, 999))
   call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)

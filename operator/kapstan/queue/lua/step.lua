@@ -13,6 +13,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: index
 -- include: settle
 -- include: finish
 local session, lane, want, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5]
@@ -33,7 +34,7 @@ if #keys > 0 then
     local rid, token = ARGV[at], ARGV[at + 1]
     local claim = held[i + 3]
     if record and claim and sub(claim, 1, 14) == token then
-      count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl), -1)
+      count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl, session), -1)
       gone[#gone + 1] = rid
     elseif not (record and TERMINAL[state_of(record)] and token_of(record) == token) then
       lost[#lost + 1] = rid

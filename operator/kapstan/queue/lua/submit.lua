@@ -6,6 +6,7 @@
 -- Reply: format, OK | DUP | CONFLICT, state
 -- Needs no era: what it accepts waits for the first claim of the new one.
 -- include: route
+-- include: index
 local rid, delay, key = ARGV[1], ARGV[2] ~= '0', P .. 't:' .. ARGV[1]
 local record = (delay and '1d' or '1q') .. '00000000000000' .. since .. ARGV[3]
 if call('SETNX', key, record) == 0 then
@@ -15,6 +16,8 @@ if call('SETNX', key, record) == 0 then
   return {'1', same and 'DUP' or 'CONFLICT', state}
 end
 local route = route_of(record)
+index('i', route, {rid})
+tally('s', route, 1)
 if delay then
   -- include: now
   -- include: settle

@@ -5,6 +5,7 @@
 --   items: run_id and tail (as in submit) of each run; no run_id stands there twice
 -- Reply: format, one string of two characters a run: state and '0' new, '1' duplicate, '!' conflict
 -- Runs that are all new are written by one command, which costs a quarter of one command each.
+-- include: index
 -- include: settle
 local route, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
 local head = '1' .. state .. '00000000000000' .. since
@@ -31,6 +32,10 @@ else
     end
   end
   answer = table.concat(answers)
+end
+if #fresh > 0 then
+  index('i', route, fresh)
+  tally('s', route, #fresh)
 end
 if #fresh > 0 and state == 'd' then
   -- include: now
