@@ -188,6 +188,21 @@ def current() -> Settings:
     return _current
 
 
+def peek(name: str) -> Any:
+    """One setting, for what is read while modules are imported: the environment may still change after it.
+
+    Raises:
+        ConfigurationError: as ``Settings.from_env``, of this one setting.
+    """
+    if _current is not None:
+        return getattr(_current, name)
+    setting = Settings.__dataclass_fields__[name]
+    for variable in (f"KAPSTAN_{name.upper()}", setting.metadata["alias"]):
+        if variable in os.environ:
+            return _convert(variable, os.environ[variable], setting)
+    return setting.default
+
+
 def use(settings: Settings | None) -> None:
     """Set this process' settings; None reads the environment again at the next ``current()``."""
     global _current

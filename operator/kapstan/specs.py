@@ -13,23 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from kapstan.errors import ConfigurationError, ParameterError
+from kapstan.states import State
 
 RetryDelay = float | tuple[float, ...]
 """Seconds before each retry; of a tuple the last repeats."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPolicy:
+    """The options of a task in the form that the engine reads; ``engine.options.TaskOptions`` says what they mean.
+
+    Attributes:
+        retry_delay_seconds: of a tuple the last repeats.
+        timeout_seconds: None for no limit.
+        log_prints: None inherits from the flow, then from the settings.
+        persist_result: None means yes wherever a backend is open.
+    """
+
+    description: str = ""
+    tags: frozenset[str] = frozenset()
+    version: str = ""
+    retries: int = 0
+    retry_delay_seconds: RetryDelay = 0.0
+    retry_jitter_factor: float = 0.0
+    retry_condition_fn: Callable[[Any, Any, State], Any] | None = None
+    timeout_seconds: float | None = None
+    log_prints: bool | None = None
+    persist_result: bool | None = None
+    task_run_name: str | Callable[..., str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """A task: its function, its identity and its policies.
+class TaskSpec(TaskPolicy):
+    """A task: its function, its identity and its options.
 
     Attributes:
         identity: ``module:qualname`` or the explicit name; what the queue, the journal and keys carry.
-        run_name: template (``"charge-{user}"``) or callable (parameters -> str) for the names of its runs.
-        retry_condition: (error) -> whether to retry.
-        retry_jitter_factor: a delay is prolonged by up to this part of itself, at random.
-        timeout: seconds, None for none.
-        log_prints: None inherits from the flow, then from the settings.
-        persist_result: None means yes wherever a backend is open.
+        task: the ``Task`` that users hold, for their own code that is given it (conditions).
     """
 
     identity: str
@@ -37,17 +57,7 @@ class TaskSpec:
     fn: Callable[..., Any]
     is_async: bool
     signature: inspect.Signature
-    description: str = ""
-    version: str = ""
-    tags: frozenset[str] = frozenset()
-    retries: int = 0
-    retry_delay: RetryDelay = 0.0
-    retry_jitter_factor: float = 0.0
-    retry_condition: Callable[[BaseException], bool] | None = None
-    timeout: float | None = None
-    log_prints: bool | None = None
-    persist_result: bool | None = None
-    run_name: str | Callable[[Mapping[str, Any]], str] | None = None
+    task: Any = field(default=None, repr=False, compare=False)
     effect: str = "p"
     arity: tuple[int, int] = field(init=False, repr=False, compare=False)
     """How many positional arguments, and nothing else, fit the signature: the least and the most; most 0 < least 1 for
@@ -66,16 +76,31 @@ class TaskSpec:
 
     def delay_before(self, retry: int) -> float:
         """Seconds before retry number ``retry`` (1-based), without jitter."""
-        return nth_delay(self.retry_delay, retry)
+        return nth_delay(self.retry_delay_seconds, retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowPolicy:
+    """As ``TaskPolicy``, of a flow; ``engine.options.FlowOptions`` says what they mean."""
+
+    description: str = ""
+    version: str = ""
+    flow_run_name: str | Callable[..., str] | None = None
+    retries: int = 0
+    retry_delay_seconds: RetryDelay = 0.0
+    task_runner: Any = None
+    timeout_seconds: float | None = None
+    validate_parameters: bool = True
+    persist_result: bool | None = None
+    log_prints: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class FlowSpec:
-    """A flow: its function, its identity and its policies; fields as in ``TaskSpec``.
+class FlowSpec(FlowPolicy):
+    """A flow: its function, its identity and its options.
 
     Attributes:
         coerce: turns parameters into what the annotations name, or raises ParameterTypeError; None: taken as given.
-        submit_limit: threads of ``.submit()``; None: the setting.
         entrypoint: how another process finds the flow: ``module:name`` or ``/path/file.py:name``; "" if it cannot.
     """
 
@@ -84,24 +109,20 @@ class FlowSpec:
     fn: Callable[..., Any]
     is_async: bool
     signature: inspect.Signature
-    description: str = ""
-    version: str = ""
-    retries: int = 0
-    retry_delay: RetryDelay = 0.0
-    timeout: float | None = None
-    log_prints: bool | None = None
     coerce: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    persist_result: bool | None = None
-    submit_limit: int | None = None
     entrypoint: str = ""
-    run_name: str | Callable[[Mapping[str, Any]], str] | None = None
+
+    @property
+    def submit_limit(self) -> int | None:
+        """Threads of ``.submit()``; None: the setting."""
+        return None if self.task_runner is None else self.task_runner.max_workers
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """As ``TaskSpec.bind``."""
         return bind(self.signature, self.name, args, kwargs)
 
     def delay_before(self, retry: int) -> float:
-        return nth_delay(self.retry_delay, retry)
+        return nth_delay(self.retry_delay_seconds, retry)
 
 
 def bare_flow(fn: Callable[[], Any], *, name: str) -> FlowSpec:

@@ -8,108 +8,74 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
-from kapstan import settings, specs, states
-from kapstan.context import current_flow, current_task
+from kapstan import settings, specs
+from kapstan.context import current_flow
+from kapstan.engine import options as opts
 from kapstan.engine import submission, task_run
+from kapstan.engine.decorated import Decorated
 from kapstan.engine.mapping import expanded, unmapped
-from kapstan.engine.options import (
-    RetryDelays,
-    RunName,
-    check_options,
-    exponential_backoff,
-    number,
-    retry_delays,
-    whole,
-)
+from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import resolvables
 from kapstan.errors import ConfigurationError, DuplicateTask
 from kapstan.futures import Future, FutureList
-from kapstan.specs import TaskSpec
+from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
 
-__all__ = ["Task", "exponential_backoff", "registered", "start_background", "task", "unmapped"]
+__all__ = ["Task", "TaskOptions", "exponential_backoff", "registered", "start_background", "task", "unmapped"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
-RetryCondition = Callable[["Task[..., Any]", Any, State], bool]
+if TYPE_CHECKING:
+
+    class _Attributes(Decorated, TaskPolicy): ...  # pyright: ignore[reportIncompatibleVariableOverride]
+else:
+    _Attributes = Decorated
 
 
-class Task(Generic[P, R]):
-    """A function with policies. Made by ``@task``; ``with_options`` makes a changed copy.
+class Task(_Attributes, Generic[P, R]):
+    """A function with options. Made by ``@task``; ``with_options`` makes a changed copy.
+
+    Each option (``TaskOptions``) is an attribute of the same name, with its default where it was not given.
 
     Args:
         fn: a function, coroutine function, method, classmethod or staticmethod.
-        name: what people read; also the identity that queue and journal carry. Without it the identity is
-            ``module:qualname``.
-        description: for people; by default the docstring.
-        tags, version: for people and filters.
-        retries: how often it runs again after an exception.
-        retry_delay_seconds: seconds before a retry: a number, a list (its last repeats), or retries -> list.
-        retry_jitter_factor: prolongs a delay at random, by up to this part of it.
-        retry_condition_fn: (task, task run, state) -> whether to retry; an error in it means no.
-        timeout_seconds: after so long the run fails with ``TaskTimeout``. On a thread other than the main one a
-        blocking
-            call outside Python's control ends first.
-        log_prints: whether ``print`` becomes a log line; None: as the flow or the settings say.
-        persist_result: False keeps the result out of journal and queue: a resumed flow runs the task again.
-        task_run_name: template (``"charge-{user}"``) or function for the names of runs.
+        options: see ``TaskOptions``.
 
     Raises:
+        TypeError: an unknown option, naming the nearest one.
         ConfigurationError: an option that cannot be, naming it, its value and what fits.
         DuplicateTask: another function of this process has the same identity.
     """
 
-    def __init__(
-        self,
-        fn: Callable[P, R],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        tags: Iterable[str] | None = None,
-        version: str | None = None,
-        retries: int | None = None,
-        retry_delay_seconds: RetryDelays | None = None,
-        retry_jitter_factor: float | None = None,
-        retry_condition_fn: RetryCondition | None = None,
-        timeout_seconds: float | None = None,
-        log_prints: bool | None = None,
-        persist_result: bool | None = None,
-        task_run_name: RunName | None = None,
-    ) -> None:
+    _policy = TaskPolicy
+
+    def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
         plain, self._binds = _unwrapped(fn)
-        retries = whole("retries", settings.current().default_retries if retries is None else retries)
-        self.fn = fn
-        self.name = name or getattr(plain, "__name__", type(plain).__name__)
+        values = opts.policy(
+            "@task",
+            TaskOptions,
+            options,
+            description=inspect.getdoc(plain) or "",
+            retries=settings.peek("default_retries"),
+            retry_delay_seconds=settings.peek("default_retry_delay_seconds"),
+        )
+        super().__init__(fn, plain, options)
         self._bound: tuple[Any, ...] = ()
+        name = options.get("name")
         self.spec = TaskSpec(
             identity=specs.identity_of(plain, name),
-            name=self.name,
+            name=name or self.__name__,
             fn=plain,
             is_async=inspect.iscoroutinefunction(plain),
             signature=specs.signature_of(plain),
-            description=description if description is not None else inspect.getdoc(plain) or "",
-            version=version or "",
-            tags=frozenset(tags or ()),
-            retries=retries,
-            retry_delay=retry_delays(retry_delay_seconds, retries),
-            retry_jitter_factor=number("retry_jitter_factor", retry_jitter_factor) or 0.0,
-            retry_condition=self._condition(retry_condition_fn),
-            timeout=number("timeout_seconds", timeout_seconds),
-            log_prints=log_prints,
-            persist_result=persist_result,
-            run_name=task_run_name,
+            task=self,
+            **values,
         )
-        self.__name__ = getattr(plain, "__name__", self.name)
-        self.__qualname__ = getattr(plain, "__qualname__", self.name)
-        self.__doc__ = plain.__doc__
-        self.__module__ = getattr(plain, "__module__", "")
-        self.__wrapped__ = plain
 
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -231,7 +197,7 @@ class Task(Generic[P, R]):
                 self.spec,
                 (*self._bound, *(args or ())),
                 dict(kwargs or {}),
-                delay=number("countdown", countdown) or 0.0,
+                delay=opts.number("countdown", countdown),
                 idempotency_key=idempotency_key,
             )
         )
@@ -242,20 +208,24 @@ class Task(Generic[P, R]):
 
         serve(self, limit=limit)
 
-    def with_options(self, **options: Any) -> Task[P, R]:
-        """A copy with other options; what is not named stays. The identity stays as well, unless ``name`` is given.
+    @property
+    def task_key(self) -> str:
+        """The identity: ``module:qualname`` or the explicit name."""
+        return self.spec.identity
+
+    def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
+        """A copy with other options; what is not named stays, and None takes an option back to its default.
+
+        The identity stays as well, unless ``name`` is given.
 
         Raises:
             TypeError: an unknown option, naming the nearest one.
+            ConfigurationError: an option that cannot be.
         """
-        check_options("with_options", options, _FIELDS)
-        spec = self.spec
-        given = {key: value for key, value in options.items() if value is not None}
-        every: dict[str, Any] = {"name": spec.identity, **given}
-        probe: Task[..., Any] = Task(spec.fn, **every)
-        changed = {field: getattr(probe.spec, field) for key in given for field in _FIELDS[key]}
-        copy = self._copy(replace(spec, **changed))
-        copy.name = copy.spec.name
+        opts.checked("with_options", TaskOptions, options)
+        changed: Any = {**self._options, **options}
+        copy = Task(cast("Callable[P, R]", self.fn), **changed)
+        copy._bound = self._bound
         return copy
 
     @overload
@@ -270,14 +240,21 @@ class Task(Generic[P, R]):
         bound._bound = (subject,)
         return bound
 
-    def __repr__(self) -> str:
-        return f"<Task {self.spec.identity}>"
-
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled by name, as functions are; a bound or changed task by its parts."""
-        if _registered.get(self.spec.identity) is self and "<" not in self.__qualname__:
-            return self.__qualname__
-        return (_rebuilt, (self.fn, self.name, self._bound))
+        """As ``Decorated``; a bound task as the attribute of what it is bound to."""
+        held = self._named()
+        if self._bound and held is not None and held.spec is self.spec:
+            return getattr, (self._bound[0], self.__name__)
+        return super().__reduce__()
+
+    def _named(self) -> Decorated | None:
+        if self._bound:
+            held: Any = getattr(self._bound[0], self.__name__, None)
+            return cast("Task[..., Any]", held) if isinstance(held, Task) and held._bound else None
+        return super()._named()
+
+    def _parts(self) -> dict[str, Any]:
+        return {"_bound": self._bound}
 
     def _copy(self, spec: TaskSpec) -> Task[P, R]:
         copy = cast("Task[P, R]", object.__new__(Task))
@@ -293,45 +270,25 @@ class Task(Generic[P, R]):
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Any:
         return task_run.prepare(self.spec, (*self._bound, *args), kwargs, tuple(wait_for or ()))
 
-    def _condition(self, given: RetryCondition | None) -> Callable[[BaseException], bool] | None:
-        if given is None:
-            return None
-        return lambda error: bool(given(self, current_task.get(), states.Failed(message=repr(error), data=error)))
-
 
 @overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
 @overload
-def task(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    tags: Iterable[str] | None = None,
-    version: str | None = None,
-    retries: int | None = None,
-    retry_delay_seconds: RetryDelays | None = None,
-    retry_jitter_factor: float | None = None,
-    retry_condition_fn: RetryCondition | None = None,
-    timeout_seconds: float | None = None,
-    log_prints: bool | None = None,
-    persist_result: bool | None = None,
-    task_run_name: RunName | None = None,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
-    """Make a task of a function: ``@task`` or ``@task(retries=3, ...)``; the options are those of ``Task``.
+    """Make a task of a function: ``@task`` or ``@task(retries=3, ...)``; the options are those of ``TaskOptions``.
 
     Raises:
         TypeError: an unknown option, naming the nearest one.
+        ConfigurationError: an option that cannot be.
         DuplicateTask: another function of this process has the same identity.
     """
-    check_options("@task", options, _FIELDS)
-    if fn is None:
+    opts.checked("@task", TaskOptions, options)
 
-        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-            return _register(Task(function, **options))
+    def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+        return _register(Task(function, **options))
 
-        return decorate
-    return _register(Task(cast("Callable[..., Any]", fn), **options))
+    return decorate if fn is None else decorate(fn)
 
 
 _future: type[Future[Any]] = Future  # a call of Future[Any] itself costs a microsecond more
@@ -362,28 +319,6 @@ def _register(new: Task[P, R]) -> Task[P, R]:
 
 def _origin(subject: Task[..., Any]) -> str:
     return f"{specs.importable_name(subject.__module__)}:{subject.__qualname__}"
-
-
-def _rebuilt(fn: Any, name: str, bound: tuple[Any, ...]) -> Task[..., Any]:
-    rebuilt: Task[..., Any] = Task(fn, name=name)
-    rebuilt._bound = bound  # pyright: ignore[reportPrivateUsage]  # half of __reduce__
-    return rebuilt
-
-
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "name": ("identity", "name"),
-    "description": ("description",),
-    "tags": ("tags",),
-    "version": ("version",),
-    "retries": ("retries",),
-    "retry_delay_seconds": ("retry_delay",),
-    "retry_jitter_factor": ("retry_jitter_factor",),
-    "retry_condition_fn": ("retry_condition",),
-    "timeout_seconds": ("timeout",),
-    "log_prints": ("log_prints",),
-    "persist_result": ("persist_result",),
-    "task_run_name": ("run_name",),
-}
 
 
 def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:

@@ -53,7 +53,14 @@ def calls() -> None:
     assert_type(Shop().price.delay(2), Future[float])
     assert_type(pipeline(1), list[str])
     assert_type(pipeline(1, return_state=True), State)
-    assert_type(add.with_options(retries=2)(1), str)
+    assert_type(add.with_options(retries=2, tags=["a"], timeout_seconds=None)(1), str)
+    assert_type(pipeline.with_options(name="other")(1), list[str])
+    assert_type(add.retries, int)
+    assert_type(add.timeout_seconds, float | None)
+    assert_type(add.tags, frozenset[str])
+    assert_type(add.name, str)
+    assert_type(pipeline.retries, int)
+    assert_type(pipeline.validate_parameters, bool)
 
 
 async def acalls() -> None:
@@ -73,3 +80,8 @@ def mistakes() -> None:
     pipeline("1")  # pyright: ignore[reportArgumentType]
     Shop().price("x")  # pyright: ignore[reportArgumentType]
     task(retrys=3)  # pyright: ignore[reportCallIssue]
+    add.with_options(retries="3")  # pyright: ignore[reportArgumentType]
+    add.with_options(retrys=3)  # pyright: ignore[reportCallIssue]
+    pipeline.with_options(timeout_seconds="5")  # pyright: ignore[reportArgumentType]
+    task(tags=5)  # pyright: ignore[reportArgumentType]
+    _ = add.retrys  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]

@@ -113,9 +113,9 @@ class BackgroundEngine:
         try:
             self._executing = claim.run_id
             if spec.is_async:
-                result = self._loops.run(calls.acall(spec.fn, args, kwargs, spec.timeout))
+                result = self._loops.run(calls.acall(spec.fn, args, kwargs, spec.timeout_seconds))
             else:
-                result = calls.call(spec.fn, args, kwargs, spec.timeout)
+                result = calls.call(spec.fn, args, kwargs, spec.timeout_seconds)
             self._executing = None
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")

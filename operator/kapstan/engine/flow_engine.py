@@ -71,7 +71,7 @@ def make_run(
     return FlowRun(
         spec,
         run_id,
-        name or naming.run_name(spec.run_name, parameters) or run_name(run_id),
+        name or naming.run_name(spec.flow_run_name, parameters) or run_name(run_id),
         parameters,
         backend,
         parent=parent,
@@ -104,7 +104,7 @@ def run(flow: FlowRun, *, attempt: int | None = None, again: bool = False) -> St
         while True:
             try:
                 args, kwargs = step.arguments()
-                result = calls.call(flow.spec.fn, args, kwargs, flow.spec.timeout)
+                result = calls.call(flow.spec.fn, args, kwargs, flow.spec.timeout_seconds)
                 state = returns.state_of(result)
                 flow.wait_for_submitted()
             except Exception as error:  # noqa: BLE001  (user code)
@@ -140,7 +140,7 @@ async def arun(flow: FlowRun, *, attempt: int | None = None, again: bool = False
         while True:
             try:
                 args, kwargs = step.arguments()
-                result = await calls.acall(flow.spec.fn, args, kwargs, flow.spec.timeout)
+                result = await calls.acall(flow.spec.fn, args, kwargs, flow.spec.timeout_seconds)
                 state = await off_loop(returns.state_of, result)
                 await off_loop(flow.wait_for_submitted)
             except Exception as error:  # noqa: BLE001  (user code)

@@ -1,64 +1,262 @@
-"""Checks the options of ``@task`` and ``@flow``: a mistake is named where it is made, with what fits."""
+"""The options of ``@task`` and ``@flow``. Each stands here once, with the types it takes, its check and its meaning.
 
-from __future__ import annotations
+The signatures of the decorators, of ``Task``, ``Flow`` and their ``with_options`` follow from ``TaskOptions`` and
+``FlowOptions``, and so do the checks. The form that the engine reads, which the attributes of ``Task`` and ``Flow``
+show, stands in ``specs.TaskPolicy`` and ``specs.FlowPolicy`` under the same names.
+"""
+
+# No `from __future__ import annotations` here: the checks are read from the annotations.
 
 import difflib
+import inspect
+import math
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Protocol, TypedDict, cast
 
-from kapstan import settings, specs
 from kapstan.errors import ConfigurationError
+from kapstan.states import State
 
-RetryDelays = float | Sequence[float] | Callable[[int], Sequence[float]]
+RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
+RetryCondition = Callable[[Any, Any, State], Any]
+"""(task, task run, state) -> whether to retry; may be a coroutine function."""
 
 
-def check_options(where: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
+class TaskRunner(Protocol):
+    """Says how many submitted tasks of a flow run at a time."""
+
+    @property
+    def max_workers(self) -> int | None: ...
+
+
+# ---------------------------------------------------------------------------------------------- checks
+# Each takes the option's name and a value other than None, and gives the form that the engine reads.
+
+
+def text(option: str, value: Any) -> str:
     """Raises:
-    TypeError: an option that is not among ``known``, naming the nearest one.
+    ConfigurationError: not a string.
     """
-    known = list(known)
-    for option in options:
-        if option not in known:
-            near = difflib.get_close_matches(option, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
-            raise TypeError(f"{where} has no option {option!r}; {hint}")
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{option}={value!r}: give a text")
+    return value
+
+
+def flag(option: str, value: Any) -> bool:
+    """Raises:
+    ConfigurationError: neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{option}={value!r}: give True or False")
+    return value
 
 
 def whole(option: str, value: Any) -> int:
-    """``value``, if it is a count.
-
-    Raises:
-        ConfigurationError: it is not.
+    """Raises:
+    ConfigurationError: not a whole number, or negative.
     """
-    if not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 on")
     return value
 
 
-def number(option: str, value: Any) -> float | None:
-    """``value`` as a float, None for None.
-
-    Raises:
-        ConfigurationError: it is no number, or negative.
+def number(option: str, value: Any) -> float:
+    """Raises:
+    ConfigurationError: not a number, negative, infinite or nan.
     """
-    if value is not None and (not isinstance(value, (int, float)) or value < 0):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise ConfigurationError(f"{option}={value!r}: give a number from 0 on")
-    return None if value is None else float(value)
+    return float(value)
 
 
-def retry_delays(given: RetryDelays | None, retries: int) -> specs.RetryDelay:
-    """``retry_delay_seconds`` in the form of a spec.
+def time_limit(option: str, value: Any) -> float | None:
+    """Seconds; None for 0, which means no limit.
 
     Raises:
-        ConfigurationError: it is none of its three forms, or a delay is negative.
+        ConfigurationError: as ``number``.
     """
-    if given is None:
-        return settings.current().default_retry_delay_seconds
-    listed = given(retries) if callable(given) else given
-    if isinstance(listed, (int, float)):
-        return number("retry_delay_seconds", listed) or 0.0
-    return tuple(number("retry_delay_seconds", item) or 0.0 for item in listed)
+    return number(option, value) or None
+
+
+def names(option: str, value: Any) -> frozenset[str]:
+    """Raises:
+    ConfigurationError: a single string, or something that is not made of strings.
+    """
+    if isinstance(value, str):
+        raise ConfigurationError(f"{option}={value!r}: give a list of texts, such as [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise ConfigurationError(f"{option}={value!r}: give a list of texts")
+    return frozenset(text(option, item) for item in cast("Iterable[Any]", value))
+
+
+def delays(option: str, value: Any) -> Any:
+    """A number, a tuple of numbers, or the function that makes them once the number of retries is known.
+
+    Raises:
+        ConfigurationError: none of these.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
+        return tuple(number(option, item) for item in cast("Iterable[Any]", value))
+    return number(option, value)
+
+
+def condition(option: str, value: Any) -> Any:
+    """Raises:
+    ConfigurationError: not callable.
+    """
+    if not callable(value):
+        raise ConfigurationError(f"{option}={value!r}: give a function of (task, task_run, state)")
+    return value
+
+
+def run_name(option: str, value: Any) -> Any:
+    """Raises:
+    ConfigurationError: neither a template nor a function, or a template that cannot be read.
+    """
+    if not isinstance(value, str):
+        if not callable(value) or inspect.iscoroutinefunction(value):
+            raise ConfigurationError(f"{option}={value!r}: give a template, such as 'charge-{{user}}', or a function")
+        return value
+    try:
+        list(string.Formatter().parse(value))
+    except ValueError as error:
+        raise ConfigurationError(f"{option}={value!r} is not a template: {error}") from None
+    return value
+
+
+def task_runner(option: str, value: Any) -> Any:
+    """Raises:
+    ConfigurationError: no task runner.
+    """
+    if isinstance(value, type) or not hasattr(value, "max_workers"):
+        raise ConfigurationError(f"{option}={value!r}: give a ThreadPoolTaskRunner(max_workers=...)")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- the options
+# name: Annotated[what it takes, check, meaning]. None always means the default.
+
+
+class TaskOptions(TypedDict, total=False):
+    """What ``@task``, ``Task`` and ``Task.with_options`` take; each option's meaning stands beside it."""
+
+    name: Annotated[
+        str | None,
+        text,
+        "What people read, and the identity that queue and journal carry. Default: the function's name; the identity "
+        "is then `module:qualname`.",
+    ]
+    description: Annotated[str | None, text, "For people. Default: the docstring."]
+    tags: Annotated[Iterable[str] | None, names, "For people and filters."]
+    version: Annotated[str | None, text, "For people and filters."]
+    retries: Annotated[
+        int | None, whole, "How often it runs again after an exception. Default: `KAPSTAN_DEFAULT_RETRIES`."
+    ]
+    retry_delay_seconds: Annotated[
+        RetryDelays | None,
+        delays,
+        "Seconds before a retry: a number, a list (its last repeats), or a function retries -> list. Default: "
+        "`KAPSTAN_DEFAULT_RETRY_DELAY_SECONDS`.",
+    ]
+    retry_jitter_factor: Annotated[
+        float | None, number, "Prolongs each delay at random, by up to this part of it. Default: 0."
+    ]
+    retry_condition_fn: Annotated[
+        RetryCondition | None,
+        condition,
+        "(task, task run, state) -> whether to retry. An error in it is logged and means no.",
+    ]
+    timeout_seconds: Annotated[
+        float | None,
+        time_limit,
+        "After so many seconds the run fails with `TaskTimeout`. On a thread other than the main one a blocking call "
+        "outside Python's control ends first. 0: no limit.",
+    ]
+    log_prints: Annotated[
+        bool | None, flag, "Whether `print` becomes a log line. Default: as the flow, else `KAPSTAN_LOG_PRINTS`."
+    ]
+    persist_result: Annotated[
+        bool | None,
+        flag,
+        "False keeps the result out of journal and queue: a resumed flow runs the task again.",
+    ]
+    task_run_name: Annotated[RunName | None, run_name, "Template (`charge-{user}`) or function for the names of runs."]
+
+
+class FlowOptions(TypedDict, total=False):
+    """What ``@flow``, ``Flow`` and ``Flow.with_options`` take; each option's meaning stands beside it."""
+
+    name: Annotated[str | None, text, "What people read. Default: the function's name."]
+    description: Annotated[str | None, text, "For people. Default: the docstring."]
+    version: Annotated[str | None, text, "For people and filters."]
+    flow_run_name: Annotated[
+        RunName | None,
+        run_name,
+        "Template (`etl-{date}`) or function for the names of runs. Default: two random words.",
+    ]
+    retries: Annotated[
+        int | None, whole, "How often the function runs again, in the same process, after it raised. Default: 0."
+    ]
+    retry_delay_seconds: Annotated[
+        RetryDelays | None,
+        delays,
+        "Seconds before a retry: a number, a list (its last repeats), or a function retries -> list. Default: 0.",
+    ]
+    task_runner: Annotated[
+        TaskRunner | None,
+        task_runner,
+        "`ThreadPoolTaskRunner(max_workers=...)`: how many submitted tasks run at a time.",
+    ]
+    timeout_seconds: Annotated[
+        float | None, time_limit, "After so many seconds the run fails with `TaskTimeout`. 0: no limit."
+    ]
+    validate_parameters: Annotated[
+        bool | None,
+        flag,
+        'Whether arguments are made the types of the annotations (`"5"` becomes 5). Default: True.',
+    ]
+    persist_result: Annotated[bool | None, flag, "False: what the flow returns is not stored."]
+    log_prints: Annotated[bool | None, flag, "Whether `print` becomes a log line. Default: `KAPSTAN_LOG_PRINTS`."]
+
+
+# ---------------------------------------------------------------------------------------------- reading them
+
+
+def checked(where: str, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` in the form that the engine reads, those that are None left out.
+
+    Args:
+        kind: TaskOptions or FlowOptions.
+
+    Raises:
+        TypeError: an option that ``kind`` does not have, naming the nearest one.
+        ConfigurationError: a value that cannot be, naming option, value and what fits.
+    """
+    known = kind.__annotations__
+    for option in options.keys() - known.keys():
+        near = difflib.get_close_matches(option, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+        raise TypeError(f"{where} has no option {option!r}; {hint}")
+    return {
+        option: known[option].__metadata__[0](option, value) for option, value in options.items() if value is not None
+    }
+
+
+def policy(where: str, kind: type, options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """As ``checked``, without the name, over ``defaults``, and with the delays worked out.
+
+    Raises:
+        TypeError, ConfigurationError: as ``checked``.
+    """
+    values = {**defaults, **checked(where, kind, options)}
+    values.pop("name", None)
+    given = values.get("retry_delay_seconds")
+    if callable(given):
+        values["retry_delay_seconds"] = delays("retry_delay_seconds", given(values.get("retries", 0)))
+    return values
 
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
@@ -67,6 +265,5 @@ def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
     Raises:
         ConfigurationError: a negative factor.
     """
-    if backoff_factor < 0:
-        raise ConfigurationError(f"exponential_backoff({backoff_factor}): the factor must not be negative")
+    number("exponential_backoff: backoff_factor", backoff_factor)
     return lambda retries: [backoff_factor * max(0, 2**i) for i in range(retries)]

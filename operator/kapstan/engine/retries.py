@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
+import inspect
+import logging
 import random
-from typing import Protocol
+import threading
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
+from kapstan import states
+from kapstan.context import current_task
 from kapstan.specs import TaskSpec
+
+logger = logging.getLogger("kapstan.task_runs")
 
 
 class Chance(Protocol):
@@ -17,16 +26,47 @@ class Chance(Protocol):
 def retry_delay(spec: TaskSpec, run_count: int, error: BaseException, chance: Chance = random) -> float | None:  # pyright: ignore
     """Seconds until execution ``run_count + 1`` may start, None if there is none.
 
-    An error in the task's own ``retry_condition_fn`` means no retry. Jitter adds up to ``retry_jitter_factor``
-    times the delay.
+    An error in the task's own ``retry_condition_fn`` is logged and means no retry. Jitter adds up to
+    ``retry_jitter_factor`` times the delay.
     """
     if run_count > spec.retries or not isinstance(error, Exception):
         return None
-    if spec.retry_condition is not None:
-        try:
-            if not spec.retry_condition(error):
-                return None
-        except Exception:  # noqa: BLE001  (the user's condition; Prefect's rule)
-            return None
+    if spec.retry_condition_fn is not None and not _granted(spec, error):
+        return None
     delay = spec.delay_before(run_count)
     return delay + delay * spec.retry_jitter_factor * chance.random() if spec.retry_jitter_factor else delay
+
+
+def _granted(spec: TaskSpec, error: Exception) -> bool:
+    """What the task's condition says of ``error``."""
+    condition = spec.retry_condition_fn
+    assert condition is not None
+    state = states.Failed(message=f"Task run encountered an exception: {type(error).__name__}: {error}", data=error)
+    try:
+        answer = condition(spec.task, current_task.get(), state)
+        return bool(_awaited(answer) if inspect.iscoroutine(answer) else answer)
+    except Exception:
+        logger.exception("The retry_condition_fn of task %s raised: no retry", spec.name)
+        return False
+
+
+def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of an async condition, on an event loop and a thread of its own: here one may be running already."""
+    import asyncio
+
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def drive() -> None:
+        try:
+            results.append(asyncio.run(coroutine))
+        except BaseException as error:  # noqa: BLE001  (raised again on the caller's thread)
+            errors.append(error)
+
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(drive,), name="kapstan-retry-condition", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -59,7 +59,7 @@ def prepare(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], wa
         spec.name,
         1,
         parameters,
-        name=naming.run_name(spec.run_name, parameters),
+        name=naming.run_name(spec.task_run_name, parameters),
         tags=spec.tags,
         flow_run_id=None if flow is None else flow.run_id,
         log_prints=log_prints,
@@ -145,7 +145,7 @@ def _execute(call: TaskCall, args: Any, kwargs: Any) -> State:
     while True:
         mark = current_task.set(run)
         try:
-            return _completed(call, calls.call(spec.fn, args, kwargs, spec.timeout))
+            return _completed(call, calls.call(spec.fn, args, kwargs, spec.timeout_seconds))
         except Exception as error:  # noqa: BLE001  (user code)
             ended = _failed(call, error)
         finally:
@@ -163,7 +163,7 @@ async def _aexecute(call: TaskCall, args: Any, kwargs: Any) -> State:
     while True:
         mark = current_task.set(run)
         try:
-            return _completed(call, await calls.acall(spec.fn, args, kwargs, spec.timeout))
+            return _completed(call, await calls.acall(spec.fn, args, kwargs, spec.timeout_seconds))
         except Exception as error:  # noqa: BLE001  (user code)
             ended = _failed(call, error)
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -77,33 +76,9 @@ def test_an_unknown_option_names_the_nearest(options: dict[str, Any], message: s
     assert str(raised.value) == message
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"retries": -1}, "retries=-1: give a whole number from 0 on"),
-        ({"retries": 1.5}, "retries=1.5: give a whole number from 0 on"),
-        ({"timeout_seconds": "soon"}, "timeout_seconds='soon': give a number from 0 on"),
-        ({"retry_delay_seconds": [1, -1]}, "retry_delay_seconds=-1: give a number from 0 on"),
-    ],
-)
-def test_a_wrong_option_is_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        Task(add.fn, **options)
-    assert str(raised.value) == message
-
-
 def test_delays() -> None:
     spec = Task(add.fn, retries=3, retry_delay_seconds=exponential_backoff(10)).spec
     assert [spec.delay_before(retry) for retry in (1, 2, 3, 4)] == [10, 20, 40, 40]
-
-
-def test_with_options_changes_what_is_named() -> None:
-    changed = flaky.with_options(retries=0, tags=["x"])
-    assert changed.spec.identity == "flaky"
-    assert (changed.spec.retries, changed.spec.tags) == (0, {"x"})
-    assert flaky.spec.retries == 2
-    with pytest.raises(TypeError, match="did you mean tags"):
-        flaky.with_options(tag="x")
 
 
 def test_identity_and_duplicates() -> None:
@@ -120,10 +95,6 @@ def test_identity_and_duplicates() -> None:
 
 def test_decorating_again_is_no_duplicate() -> None:
     assert isinstance(task(add.fn), Task)
-
-
-def test_a_task_is_pickled_by_its_parts() -> None:
-    assert pickle.loads(pickle.dumps(Task(len, name="length")))([1, 2]) == 2
 
 
 class Shop:
