@@ -20,7 +20,7 @@ from kapstan.backend import Backend
 from kapstan.cluster.local.processes import ProcessLauncher
 from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ports import Cluster, Key, Manifest, Queue, RunRecords
-from kapstan.reconcile.cache import OURS
+from kapstan.reconcile import table
 from kapstan.reconcile.loop import Loop
 from kapstan.records import Records
 from kapstan.settings import Settings
@@ -95,7 +95,7 @@ class Control:
                 backend.close()
 
     async def _feed(self) -> None:
-        async for change, manifest in self._cluster.changes(OURS):
+        async for change, manifest in self._cluster.changes(table.KINDS):
             key = Key(manifest["kind"], manifest["metadata"]["namespace"], manifest["metadata"]["name"])
             if change == "deleted":
                 self.loop.deleted(manifest)

@@ -13,7 +13,7 @@ from kapstan.cli.control import Control, serving, until_signal
 from kapstan.cli.target import Target, target_options
 from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ports import Cluster, Key
-from kapstan.reconcile import work_pool
+from kapstan.reconcile.kinds.work_pool.decision import unserved
 from kapstan.reconcile.plan import SetStatus
 from kapstan.resources import WorkPool
 
@@ -75,6 +75,6 @@ async def _say_unserved(cluster: Cluster, key: Key) -> None:
     if manifest is None:
         return
     pool = WorkPool.from_dict(manifest)
-    for action in work_pool.unserved(pool, datetime.now(UTC)).actions:
+    for action in unserved(pool, datetime.now(UTC)).actions:
         assert isinstance(action, SetStatus)
         await cluster.set_status(action.key, action.status, uid=action.uid)

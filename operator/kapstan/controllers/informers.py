@@ -20,10 +20,11 @@ from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, EVENTS, JOBS, POD
 from kapstan.cluster.kubernetes.cluster import RESOURCES
 from kapstan.controllers.watches import Stream
 from kapstan.errors import KapstanError
-from kapstan.ports import Key, Kind
+from kapstan.ports import Key
 from kapstan.reconcile.loop import Loop
-from kapstan.resources.labels import FLOW_RUN_LABEL, MANAGED, MANAGED_LABEL, TASK_WORKER_LABEL
-from kapstan.states import TERMINAL_PHASES
+from kapstan.reconcile.reconciler import Child, Reconciler
+from kapstan.reconcile.table import TABLE
+from kapstan.resources.labels import MANAGED, MANAGED_LABEL
 
 log = logging.getLogger("kapstan.operator")
 
@@ -39,17 +40,24 @@ class Source:
     fields: str = ""
 
 
-SOURCES: tuple[Source, ...] = (
-    Source(RESOURCES["Deployment"]),
-    Source(RESOURCES["WorkPool"]),
-    Source(RESOURCES["TaskWorker"]),
-    # Finished runs stay out, so that a restart costs nothing for them; one that ends leaves as DELETED.
-    Source(RESOURCES["FlowRun"], fields=",".join(f"status.phase!={phase}" for phase in TERMINAL_PHASES)),
-    Source(JOBS, labels=OURS_LABEL),
-    Source(PODS, labels=OURS_LABEL),
-    Source(APP_DEPLOYMENTS, labels=OURS_LABEL),
-    Source(EVENTS, fields="involvedObject.kind=Job,reason=FailedCreate"),
-)
+CHILDREN: dict[Child, tuple[Source, ...]] = {
+    "Job": (Source(JOBS, labels=OURS_LABEL), Source(EVENTS, fields="involvedObject.kind=Job,reason=FailedCreate")),
+    "Pod": (Source(PODS, labels=OURS_LABEL),),
+    "AppDeployment": (Source(APP_DEPLOYMENTS, labels=OURS_LABEL),),
+}
+"""What is watched for each child that a kind may have."""
+
+
+def sources(table: Sequence[Reconciler]) -> tuple[Source, ...]:
+    """What is watched for these kinds: their objects, and what is made for them."""
+    ours = [Source(RESOURCES[one.kind], fields=_fields(one)) for one in table]
+    wanted = {child for one in table for child in one.children}
+    children = [source for child, needed in CHILDREN.items() if child in wanted for source in needed]
+    return (*ours, *children)
+
+
+def _fields(reconciler: Reconciler) -> str:
+    return ",".join(f"{field}!={value}" for field, values in reconciler.left_out.items() for value in values)
 
 
 class Informers:
@@ -57,14 +65,23 @@ class Informers:
 
     Args:
         namespaces: those that are served; None: all.
+        table: the kinds that are reconciled.
     """
 
-    def __init__(self, client: Client, loop: Loop, cache: Cache, namespaces: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        loop: Loop,
+        cache: Cache,
+        namespaces: Sequence[str] | None,
+        table: Sequence[Reconciler] = TABLE,
+    ) -> None:
         self._client = client
         self._loop = loop
         self._cache = cache
         self._scopes: tuple[str, ...] = ("",) if namespaces is None else tuple(namespaces)
-        self._sources = {(source.resource.group, source.resource.plural): source for source in SOURCES}
+        self._sources = {(source.resource.group, source.resource.plural): source for source in sources(table)}
+        self._owners = tuple((one.child_label, one.kind) for one in table if one.child_label)
         self._listed: set[Stream] = set()
         self._listing: dict[Stream, asyncio.Task[None]] = {}
         self.filled = asyncio.Event()
@@ -81,7 +98,7 @@ class Informers:
 
     def register(self, registry: kopf.OperatorRegistry, settings: kopf.OperatorSettings) -> None:
         """Watch every source; each event is stored and its owner enqueued."""
-        for source in SOURCES:
+        for source in self._sources.values():
             resource = source.resource
             triple = (resource.group, resource.version, resource.plural)
             kopf.on.event(*triple, registry=registry, id=resource.plural)(self._handler(source))
@@ -136,8 +153,7 @@ class Informers:
             manifest = self._cache.jobs.get(str(about.get("namespace")), str(about.get("name"))) or manifest
         namespace = manifest["metadata"].get("namespace", "")
         labels = within(manifest, "metadata", "labels")
-        owners: tuple[tuple[str, Kind], ...] = ((FLOW_RUN_LABEL, "FlowRun"), (TASK_WORKER_LABEL, "TaskWorker"))
-        return next((Key(owner, namespace, labels[label]) for label, owner in owners if label in labels), None)
+        return next((Key(owner, namespace, labels[label]) for label, owner in self._owners if label in labels), None)
 
     # ------------------------------------------------------------------ what was there all along
 
@@ -170,7 +186,7 @@ class Informers:
         """What the caches hold and the list, which is not older, does not."""
         kind = source.resource.kind
         if source.resource in RESOURCES.values():
-            held = self._loop.known(cast("Kind", kind), namespace or None)
+            held = self._loop.known(kind, namespace or None)
         else:
             kept = {
                 "Job": (self._cache.jobs,),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-Kind = Literal["Deployment", "WorkPool", "TaskWorker", "FlowRun"]
+Kind = str
+"""Name of a kind of ours: one of `kapstan.resources.KINDS`."""
 
 
 class Key(NamedTuple):

@@ -7,13 +7,11 @@ Finished runs are not kept: they are many, and nothing waits for them. It decide
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from kapstan.ids import RunId
 from kapstan.ports import Key, Kind, Manifest
-from kapstan.reconcile.observed import RunBrief
-
-OURS: tuple[Kind, ...] = get_args(Kind)
+from kapstan.reconcile.brief import RunBrief
 
 
 def key_of_manifest(manifest: Manifest) -> Key:
@@ -37,6 +35,9 @@ class Cache:
 
     def get(self, key: Key) -> Manifest | None:
         return self._objects.get(key)
+
+    def keys(self) -> list[Key]:
+        return list(self._objects)
 
     def of_kind(self, kind: Kind, namespace: str | None) -> list[Manifest]:
         """Every manifest of a kind, of one namespace or (None) of all."""

@@ -10,21 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
-from typing import cast
 
 from kapstan.errors import ClusterRefused, ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
 from kapstan.ids import RunId
 from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
-from kapstan.reconcile import deployment, flow_run, task_worker, work_pool
-from kapstan.reconcile.apply import Applier, LaunchDelayed, LaunchRefused, WorkersRefused
-from kapstan.reconcile.cache import OURS, key_of_manifest
-from kapstan.reconcile.observe import Observer
-from kapstan.reconcile.observed import RunBrief, RunObserved
-from kapstan.reconcile.plan import Plan
+from kapstan.reconcile.cache import key_of_manifest
+from kapstan.reconcile.plan import Acting, Plan, Refused
+from kapstan.reconcile.reconciler import Reconciler, Wake
+from kapstan.reconcile.table import TABLE
 from kapstan.reconcile.work_queue import WorkQueue
 from kapstan.reconcile.world import World
 
@@ -32,8 +28,6 @@ log = logging.getLogger("kapstan.reconcile")
 
 WORKERS = 16
 THREADS = 8
-SPREAD = 0.5
-"""Seconds that a Deployment waits after a change of one of its runs."""
 
 
 class Loop:
@@ -47,6 +41,7 @@ class Loop:
         queues: the queue of a namespace.
         pool: serve this WorkPool only (`kapstan worker start --pool`): its runs, and nothing else.
         clock: Unix seconds.
+        table: the kinds that are reconciled.
     """
 
     def __init__(
@@ -60,16 +55,15 @@ class Loop:
         pool: Key | None = None,
         clock: Callable[[], float] = time.time,
         workers: int = WORKERS,
+        table: Iterable[Reconciler] = TABLE,
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kapstan-reconcile")
-        self._world = World(cluster, launchers, worker_launcher, records, queues, self._threads)
-        self._observer = Observer(self._world, only=pool)
-        self._applier = Applier(self._world, self.enqueue, self._wrote)
+        self._world = World(cluster, launchers, worker_launcher, records, queues, self._threads, only=pool)
+        self._reconcilers = {reconciler.kind: reconciler for reconciler in table}
         self._clock = clock
         self._workers = workers
         self._event_loop: asyncio.AbstractEventLoop | None = None
-        self._remains: dict[Key, list[str]] = {}
 
     # ------------------------------------------------------------------ what is heard
 
@@ -78,25 +72,25 @@ class Loop:
         self.queue.add(key)
 
     def changed(self, manifest: Manifest) -> None:
-        """A resource of ours was created or changed: whoever depends on it is looked at."""
-        if self._world.cache.put(manifest):
-            key = key_of_manifest(manifest)
-            self.enqueue(key)
-            self._wake_dependents(key, manifest)
+        """A resource of ours was created or changed: it is looked at, and whoever depends on it."""
+        if self._wrote(manifest):
+            self.enqueue(key_of_manifest(manifest))
 
-    def _wrote(self, manifest: Manifest) -> None:
-        """The answer to a write of our own: known at once, whatever the watch tells later."""
-        if self._world.cache.put(manifest):
-            self._wake_dependents(key_of_manifest(manifest), manifest)
+    def _wrote(self, manifest: Manifest) -> bool:
+        """The answer to a write of our own, known at once, whatever the watch tells later; whether it was news."""
+        key = key_of_manifest(manifest)
+        before = self._world.cache.get(key)
+        if not self._world.cache.put(manifest):
+            return False
+        self._wake(self._reconcilers[key.kind].noticed(self._world, key, before, manifest))
+        return True
 
     def deleted(self, manifest: Manifest) -> None:
         """A resource of ours was deleted, or a run has ended and left what is watched."""
         key = key_of_manifest(manifest)
         self._world.cache.drop(key)
-        if key.kind == "FlowRun":
-            self._remains[key] = [job for _, job in RunBrief.of(manifest).attempts]
         self.enqueue(key)
-        self._wake_dependents(key, manifest)
+        self._wake(self._reconcilers[key.kind].noticed(self._world, key, manifest, None))
 
     def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
         """What is believed to exist, finished runs left out; whoever lists anew finds out what has vanished."""
@@ -112,33 +106,12 @@ class Loop:
         if key is not None:
             self.enqueue(key)
 
-    def _wake_dependents(self, key: Key, manifest: Manifest) -> None:
-        match key.kind:
-            case "FlowRun":
-                spec = cast("Manifest", manifest.get("spec") or {})
-                name = str(cast("Manifest", spec.get("deploymentRef") or {}).get("name") or "")
-                parent = Key("Deployment", key.namespace, name)
-                # It lists its finished runs: many that end together are one look.
-                self.queue.add_at(parent, self._clock() + SPREAD)
-                pool = self._observer.pool_key(parent)
-                if pool is not None:
-                    self.enqueue(pool)
-            case "Deployment":
-                pool = self._observer.pool_key(key)
-                if pool is not None:
-                    self.enqueue(pool)
-                self._wake_runs(key)
-            case "WorkPool":
-                for parent in self._observer.deployments_of(key):
-                    self.enqueue(parent)
-                    self._wake_runs(parent)
-            case "TaskWorker":
-                pass
-
-    def _wake_runs(self, parent: Key) -> None:
-        for brief in self._world.cache.runs(parent.namespace, parent.name):
-            if not brief.in_flight:
-                self.enqueue(brief.key)
+    def _wake(self, wakes: Iterable[Wake]) -> None:
+        for wake in wakes:
+            if wake.after:
+                self.queue.add_at(wake.key, self._clock() + wake.after)
+            else:
+                self.enqueue(wake.key)
 
     # ------------------------------------------------------------------ at work
 
@@ -148,7 +121,7 @@ class Loop:
         Raises:
             ClusterUnavailable: the API server does not answer.
         """
-        for kind in OURS:
+        for kind in self._reconcilers:
             for manifest in await self._world.cluster.list(kind):
                 self.changed(manifest)
 
@@ -185,10 +158,10 @@ class Loop:
         except ResourceConflict:
             await self._refresh(key)
             self.queue.failed(key)
-        except (LaunchDelayed, WorkersRefused) as error:
-            log.warning("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except ClusterUnavailable as error:
             log.warning("%s: the cluster does not answer (%s); again in %.1f s", key, error, self.queue.failed(key))
+        except Refused as error:
+            log.warning("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except ClusterRefused as error:
             log.error("%s: %s; again in %.1f s", key, error, self.queue.failed(key))
         except Exception:
@@ -208,83 +181,38 @@ class Loop:
             self._world.cache.put(manifest)
 
     async def _reconcile(self, key: Key) -> None:
+        reconciler = self._reconcilers[key.kind]
         manifest = self._world.cache.get(key) or await self._world.cluster.get(key)
-        remains = self._remains.pop(key, [])
         if manifest is None:
-            await self._forget(key, remains)
+            await reconciler.forget(self._acting(), key)
             return
-        if "deletionTimestamp" in manifest["metadata"]:
+        if "deletionTimestamp" in manifest["metadata"] or not reconciler.concerns(self._world, key, manifest):
             return
         now = datetime.fromtimestamp(self._clock(), UTC)
         try:
-            plan, version = await self._decide(key, manifest, now)
+            plan = await reconciler.decide(self._world, key, manifest, now)
         except InvalidResource as error:
             # Stored before a rule was there, or past a server without it: nothing can be decided until it is corrected.
             log.warning("%s is left alone: %s", key, error)
             return
         try:
-            await self._applier.apply(plan, version)
-        except LaunchRefused as error:
-            plan = await self._tell_of_launch(key, flow_run.launch_refused, str(error), now)
-        except LaunchDelayed as error:
-            tell = partial(flow_run.launch_delayed, category=error.category)
-            await self._tell_of_launch(key, tell, str(error), now)
-            raise
-        except WorkersRefused as error:
-            told = task_worker.refused(await self._observer.task_worker(manifest), str(error), now)
-            await self._applier.apply(told, version)
-            raise
+            await plan.perform(self._acting(manifest))
+        except Refused as error:
+            plan = await self._tell_refusal(key, error, now)
+            if error.again:
+                raise
         if plan.requeue_at is not None:
             self.queue.add_at(key, plan.requeue_at.timestamp())
 
-    async def _tell_of_launch(
-        self, key: Key, decide: Callable[[RunObserved, str, datetime], Plan], message: str, now: datetime
-    ) -> Plan:
-        """The attempt stands in the status by now: what becomes of its launch is decided on that."""
-        manifest = self._world.cache.get(key) or await self._world.cluster.get(key)
-        if manifest is None:
+    async def _tell_refusal(self, key: Key, error: Refused, now: datetime) -> Plan:
+        """Say in the object's status what was refused; the plan that did so."""
+        plan = await self._reconcilers[key.kind].refused(self._world, key, error, now)
+        if plan is None:
             return Plan()
-        plan = decide(await self._observer.flow_run(manifest, journal=False), message, now)
-        await self._applier.apply(plan, str(manifest["metadata"].get("resourceVersion") or ""))
+        await plan.perform(self._acting(self._world.cache.get(key) or await self._world.cluster.get(key)))
         return plan
 
-    async def _decide(self, key: Key, manifest: Manifest, now: datetime) -> tuple[Plan, str]:
-        """The plan, and the version of the object that it was made on."""
-        version = str(manifest["metadata"].get("resourceVersion") or "")
-        if not self._observer.concerns(key, manifest):
-            return Plan(), version
-        match key.kind:
-            case "FlowRun":
-                observed = await self._observer.flow_run(manifest, journal=False)
-                plan = flow_run.reconcile(observed, now)
-                if plan.needs_journal:
-                    observed = await self._observer.flow_run(manifest, journal=True)
-                    plan = flow_run.reconcile(observed, now)
-                self._settle_place(key, observed, plan)
-                return plan, version
-            case "WorkPool":
-                return work_pool.reconcile(self._observer.work_pool(manifest), now), version
-            case "Deployment":
-                return deployment.reconcile(await self._observer.deployment(manifest), now), version
-            case "TaskWorker":
-                return task_worker.reconcile(await self._observer.task_worker(manifest), now), version
-
-    def _settle_place(self, key: Key, observed: RunObserved, plan: Plan) -> None:
-        """A run that neither asks for its place nor uses it gives it back."""
-        if observed.place == "none" or plan.uses_place:
-            return
-        pool = self._world.memory.leave_line(key)
-        if pool is not None:
-            self.enqueue(pool)
-
-    async def _forget(self, key: Key, jobs: list[str]) -> None:
-        """The object is gone: nobody waits for it, and nothing of it may run on."""
-        pool = self._world.memory.leave_line(key)
-        if pool is not None:
-            self.enqueue(pool)
-        self._world.memory.forget(key)
-        for launcher in self._world.launchers.values():
-            for job in jobs:
-                await launcher.remove(key, job)
-        if key.kind == "TaskWorker" and self._world.worker_launcher is not None:
-            await self._world.worker_launcher.remove_workers(key)
+    def _acting(self, manifest: Manifest | None = None) -> Acting:
+        """``manifest``: the object that the plan was made on."""
+        version = "" if manifest is None else str(manifest["metadata"].get("resourceVersion") or "")
+        return Acting(self._world, self.enqueue, self._wrote, version)

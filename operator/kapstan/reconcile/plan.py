@@ -1,16 +1,57 @@
-"""A reconciler's answer: typed actions in the order in which they must happen, and when to look again.
+"""A reconciler's answer: actions in the order in which they must happen, and when to look again.
 
 Actions are data. The loop carries them out one by one and stops at the first that fails: so a status that stands before
-a launch is written, and answered, before the launch is made.
+a launch is written, and answered, before the launch is made. Every action may be repeated: names are given, statuses
+are fenced by the version that was decided on, and "it is there already" is an answer, not an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
-from kapstan.ports import JobRequest, Key, Manifest, WorkersRequest
+from kapstan.errors import KapstanError
+from kapstan.ports import Key, Manifest
+from kapstan.reconcile.world import World
+
+
+class Refused(KapstanError):
+    """An action cannot be done as it is; the reconciler of its kind says so in the object's status.
+
+    ``again``: whether it is tried again, later and later.
+    """
+
+    again = True
+
+
+@dataclass(slots=True)
+class Acting:
+    """What an action is carried out with.
+
+    ``version``: of the object that was decided on; a status is refused if another one is stored.
+    """
+
+    world: World
+    enqueue: Callable[[Key], None]
+    wrote: Callable[[Manifest], object]
+    """To be told of the answer to each write of one of our resources."""
+    version: str = ""
+
+
+class Action(Protocol):
+    """One thing to do; a frozen dataclass."""
+
+    async def perform(self, acting: Acting) -> None:
+        """Do it.
+
+        Raises:
+            ResourceConflict: the object has changed since it was decided on.
+            Refused: it cannot be done as it is.
+            ClusterUnavailable, BackendError: as they come.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,133 +62,12 @@ class SetStatus:
     uid: str
     status: Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class StartAttempt:
-    """Launch an attempt that stands in the run's status already."""
-
-    pool_type: str
-    request: JobRequest
-
-
-@dataclass(frozen=True, slots=True)
-class StopAttempt:
-    """SIGTERM, and SIGKILL after ``grace`` seconds."""
-
-    pool_type: str
-    run: Key
-    job: str
-    grace: float
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveAttempt:
-    """Delete what is left of a finished attempt."""
-
-    pool_type: str
-    run: Key
-    job: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeclareEnd:
-    """Tell the run's record of an end that its own process could not write."""
-
-    namespace: str
-    run_id: str
-    state: Literal["Crashed", "Cancelled"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskPlace:
-    """A run is ready for its next attempt: line up for a place in the pool."""
-
-    run: Key
-    pool: Key
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Give a waiting run a place in its pool."""
-
-    run: Key
-
-
-@dataclass(frozen=True, slots=True)
-class SpendTokens:
-    """Note what is left of the pool's launches."""
-
-    pool: Key
-    left: float
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRun:
-    """Create a FlowRun; one of that name being there already is what was wanted."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRun:
-    """Ask for the cancellation of a run."""
-
-    run: Key
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteRun:
-    """Delete a finished FlowRun beyond the history limits, with what its attempts left."""
-
-    run: Key
-    attempts: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EnsureWorkers:
-    """Keep so many members of a TaskWorker."""
-
-    request: WorkersRequest
-
-
-@dataclass(frozen=True, slots=True)
-class SetReplicas:
-    """Write ``spec.replicas`` of a TaskWorker, as an autoscaler does."""
-
-    worker: Key
-    replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class SetDeletionCost:
-    """Name the member that must go first; the next action waits for the answer."""
-
-    worker: Key
-    member: str
-    cost: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrainMember:
-    """Ask a member's sessions to claim no more."""
-
-    worker: Key
-    member: str
-    session_prefix: str
-    since: datetime
-    """When it was asked first."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpireSession:
-    """A member's process was seen dead: its runs go back to the queue now."""
-
-    worker: Key
-    session_prefix: str
-    boot: int | None = None
-    """Which boot of a member that is still there; None: the member itself is gone."""
+    async def perform(self, acting: Acting) -> None:
+        stored = await acting.world.cluster.set_status(
+            self.key, self.status, uid=self.uid, resource_version=acting.version or None
+        )
+        acting.wrote(stored)
+        acting.version = str(stored["metadata"].get("resourceVersion") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,40 +80,20 @@ class EmitEvent:
     reason: str
     message: str
 
-
-Action = (
-    SetStatus
-    | StartAttempt
-    | StopAttempt
-    | RemoveAttempt
-    | DeclareEnd
-    | AskPlace
-    | Grant
-    | SpendTokens
-    | CreateRun
-    | CancelRun
-    | DeleteRun
-    | EnsureWorkers
-    | SetReplicas
-    | SetDeletionCost
-    | DrainMember
-    | ExpireSession
-    | EmitEvent
-)
+    async def perform(self, acting: Acting) -> None:
+        await acting.world.cluster.emit(
+            self.key, uid=self.uid, severity=self.severity, reason=self.reason, message=self.message
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, in order; ``requeue_at``: when to look again although nothing was heard.
-
-    ``needs_journal``: decide again with the run's journal read; nothing else is in such a plan.
-    """
+    """What to do now, in order; ``requeue_at``: when to look again although nothing was heard."""
 
     actions: tuple[Action, ...] = ()
     requeue_at: datetime | None = None
-    needs_journal: bool = False
 
-    @property
-    def uses_place(self) -> bool:
-        """Whether a run that lines up in its pool, or has a place there, still wants it."""
-        return self.needs_journal or any(isinstance(action, AskPlace | StartAttempt) for action in self.actions)
+    async def perform(self, acting: Acting) -> None:
+        """Act; the first action that fails ends it. See `Action.perform` for what may be raised."""
+        for action in self.actions:
+            await action.perform(acting)

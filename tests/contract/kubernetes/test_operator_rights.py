@@ -17,7 +17,8 @@ from tests.contract.kubernetes.operators import (
 )
 from tests.servers.tcp_relay import TcpRelay
 
-from kapstan.controllers.informers import SOURCES, Source
+from kapstan.controllers.informers import Source, sources
+from kapstan.reconcile.table import TABLE
 
 
 class Rights:
@@ -79,7 +80,7 @@ def test_each_kind_that_is_refused_is_named_and_watched_again_when_the_right_is_
     with TcpRelay(int(api_server.url.rpartition(":")[2])) as relay:
         operator = installation.start("a", f"https://127.0.0.1:{relay.port}").leads()
         told(operator, Health(200, [], leading=True))
-        for source in SOURCES:
+        for source in sources(TABLE):
             rights.narrow(source)
             relay.hang_up()  # a watch that is open stays open, whatever its user may do now
             told(operator, Health(503, [refusal(source, team.name)], leading=True))
@@ -97,7 +98,7 @@ def test_what_happened_while_a_kind_was_refused_is_done_when_the_right_is_back(
     team = make_team("deaf")
     installation = install("deaf-system", "namespaces={deaf}", signing_key("deaf"))
     rights = Rights(installation, team.name)
-    (flow_runs,) = (source for source in SOURCES if source.resource.plural == "flowruns")
+    (flow_runs,) = (source for source in sources(TABLE) if source.resource.plural == "flowruns")
     with TcpRelay(int(api_server.url.rpartition(":")[2])) as relay:
         operator = installation.start("a", f"https://127.0.0.1:{relay.port}").leads()
         team.run("known")
@@ -121,7 +122,7 @@ def test_an_operator_that_starts_without_a_right_leads_when_it_has_it(install: I
     team = make_team("poor")
     installation = install("poor-system", "namespaces={poor}", signing_key("poor"))
     rights = Rights(installation, team.name)
-    (pods,) = (source for source in SOURCES if source.resource.plural == "pods")
+    (pods,) = (source for source in sources(TABLE) if source.resource.plural == "pods")
     rights.narrow(pods)
     operator = installation.start("a")
     told(operator, Health(503, ["pods in poor is not listed yet", refusal(pods, team.name)], leading=False))

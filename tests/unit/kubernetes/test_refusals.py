@@ -19,8 +19,9 @@ from kapstan.cluster.kubernetes.client import Client
 from kapstan.cluster.kubernetes.launcher import KubernetesLauncher
 from kapstan.errors import AdmissionRefused, ClusterRefused, ClusterUnavailable, InvalidResource, KapstanError
 from kapstan.errors import QuotaUsedUp as Quota
-from kapstan.reconcile.apply import Applier, LaunchDelayed, LaunchRefused, WorkersRefused
-from kapstan.reconcile.plan import EnsureWorkers, Plan, StartAttempt
+from kapstan.reconcile.kinds.flow_run.actions import LaunchDelayed, LaunchRefused, StartAttempt
+from kapstan.reconcile.kinds.task_worker.actions import EnsureWorkers, WorkersRefused
+from kapstan.reconcile.plan import Acting
 
 QUOTA = 'jobs.batch "run-1" is forbidden: exceeded quota: few, requested: count/jobs.batch=1, used: 5, limited: 5'
 RIGHTS = (
@@ -82,7 +83,7 @@ def test_a_launch_that_is_refused(
             assert type(refused.value) is raised
             assert message in str(refused.value)
             with pytest.raises(decided[0]) as told:
-                await applier(launcher).apply(Plan((StartAttempt("kubernetes", job_request()),)), "")
+                await StartAttempt("kubernetes", job_request()).perform(acting(launcher))
             assert getattr(told.value, "category", None) == decided[1]
             assert message in str(told.value)
 
@@ -96,11 +97,11 @@ def test_workers_that_are_refused(code: int, message: str) -> None:
     async def body() -> None:
         async with refusing(code, message) as launcher:
             with pytest.raises(WorkersRefused, match=r".*" + message[:20]):
-                await applier(launcher).apply(Plan((EnsureWorkers(workers_request()),)), "")
+                await EnsureWorkers(workers_request()).perform(acting(launcher))
 
     asyncio.run(body())
 
 
-def applier(launcher: KubernetesLauncher) -> Applier:
+def acting(launcher: KubernetesLauncher) -> Acting:
     world: Any = SimpleNamespace(launcher=lambda _: launcher, worker_launcher=launcher)
-    return Applier(world, lambda _: None, lambda _: None)
+    return Acting(world, lambda _: None, lambda _: None)

@@ -38,7 +38,7 @@ def test_exit_codes_are_those_of_the_code() -> None:
 def conditions_in_the_code() -> set[tuple[str, str]]:
     """(type, reason) wherever a reconciler sets a condition with words that stand there."""
     found = set()
-    for path in (ROOT / "operator" / "kapstan" / "reconcile").glob("*.py"):
+    for path in (ROOT / "operator" / "kapstan" / "reconcile").rglob("*.py"):
         for type_, reason in re.findall(r'conditions\.set\(\s*"(\w+)",\s*[^,]+,\s*"(\w+)"', path.read_text()):
             found.add((type_, reason))
     return found

@@ -14,15 +14,12 @@ from kapstan.ports import (
     WorkerMember,
     WorkerObservation,
 )
+from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.deployment.observed import DeploymentObserved
+from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved
+from kapstan.reconcile.kinds.task_worker.observed import WorkersObserved
+from kapstan.reconcile.kinds.work_pool.observed import PoolObserved
 from kapstan.reconcile.naming import job_name
-from kapstan.reconcile.observed import (
-    DeploymentObserved,
-    PoolObserved,
-    Record,
-    RunBrief,
-    RunObserved,
-    WorkersObserved,
-)
 from kapstan.reconcile.plan import Plan, SetStatus
 from kapstan.resources import API_VERSION, Deployment, FlowRun, TaskWorker, WorkPool
 

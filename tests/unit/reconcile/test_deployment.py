@@ -18,9 +18,10 @@ from tests.unit.reconcile.builders import (
     text,
 )
 
-from kapstan.reconcile import deployment as reconciler
+from kapstan.reconcile.kinds.deployment import decision as reconciler
+from kapstan.reconcile.kinds.deployment.actions import CancelRun, CreateRun, DeleteRun
 from kapstan.reconcile.naming import scheduled_run_name
-from kapstan.reconcile.plan import CancelRun, CreateRun, DeleteRun, EmitEvent, Plan
+from kapstan.reconcile.plan import EmitEvent, Plan
 
 EVERY_MINUTE = {"name": "minutely", "cron": "* * * * *"}
 

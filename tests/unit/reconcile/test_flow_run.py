@@ -25,17 +25,12 @@ from tests.unit.reconcile.builders import (
 )
 
 from kapstan.ports import AttemptObservation, Key
-from kapstan.reconcile import flow_run as reconciler
-from kapstan.reconcile.observed import Record, RunObserved
-from kapstan.reconcile.plan import (
-    AskPlace,
-    DeclareEnd,
-    EmitEvent,
-    Plan,
-    SetStatus,
-    StartAttempt,
-    StopAttempt,
-)
+from kapstan.reconcile.kinds.flow_run import decision as reconciler
+from kapstan.reconcile.kinds.flow_run.actions import DeclareEnd, StartAttempt, StopAttempt
+from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.kinds.work_pool.actions import AskPlace
+from kapstan.reconcile.plan import EmitEvent, Plan, SetStatus
 
 RUN = Key("FlowRun", "shop", "run")
 
@@ -68,7 +63,7 @@ def test_a_run_that_waits_for_its_pool_says_so() -> None:
 
 
 def test_a_granted_run_reads_its_journal_before_anything_is_launched() -> None:
-    assert reconcile(run_observed(flow_run(), place="granted")) == Plan(needs_journal=True)
+    assert reconcile(run_observed(flow_run(), place="granted")) == RunPlan(needs_journal=True)
 
 
 def test_the_attempt_is_written_before_the_launch_and_the_phase_after_it() -> None:
@@ -239,7 +234,7 @@ def test_a_failure_is_the_users_and_keeps_its_words() -> None:
 
 @pytest.mark.parametrize("look", [gone(), seen(ended=True, exit_code=-9), seen(ended=True, exit_code=0)])
 def test_no_loss_is_declared_before_the_journal_was_read(look: AttemptObservation) -> None:
-    assert reconcile(run_observed(flow_run(running()), attempts=(look,))) == Plan(needs_journal=True)
+    assert reconcile(run_observed(flow_run(running()), attempts=(look,))) == RunPlan(needs_journal=True)
     away = run_observed(flow_run(running()), attempts=(look,), record=Record(unreachable="away"))
     assert status(reconcile(away))["phase"] == "Running"
     assert condition(status(reconcile(away)), "Degraded") == ("True", "StoreUnavailable")
@@ -348,7 +343,7 @@ def test_a_wrong_command_line_is_not_tried_again() -> None:
 
 def test_a_recorded_attempt_that_was_never_launched_is_launched_under_its_name() -> None:
     run = flow_run({"phase": "Scheduled", "attempts": [attempt()]})
-    assert reconcile(run_observed(run, attempts=(gone(),))) == Plan(needs_journal=True)
+    assert reconcile(run_observed(run, attempts=(gone(),))) == RunPlan(needs_journal=True)
     plan = reconcile(run_observed(run, attempts=(gone(),), record=journal()))
     assert [start.request.job for start in actions(plan, StartAttempt)] == ["run-1"]
 

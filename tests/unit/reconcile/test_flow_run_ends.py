@@ -20,15 +20,11 @@ from tests.unit.reconcile.builders import (
     told,
 )
 
-from kapstan.reconcile import flow_run as reconciler
-from kapstan.reconcile.observed import Record, RunObserved
-from kapstan.reconcile.plan import (
-    DeclareEnd,
-    Plan,
-    RemoveAttempt,
-    StartAttempt,
-    StopAttempt,
-)
+from kapstan.reconcile.kinds.flow_run import decision as reconciler
+from kapstan.reconcile.kinds.flow_run.actions import DeclareEnd, RemoveAttempt, StartAttempt, StopAttempt
+from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.plan import Plan
 
 
 def reconcile(observed: RunObserved) -> Plan:
@@ -89,7 +85,7 @@ def test_a_run_that_suspended_itself_goes_on_at_its_time() -> None:
 
 def test_how_long_a_run_sleeps_is_read_from_the_journal_where_the_index_forgot_it() -> None:
     asleep = {"phase": "Suspended", "attempts": [attempt(1, outcome="Suspended", finishedAt=text(-60))]}
-    assert reconcile(run_observed(flow_run(asleep))) == Plan(needs_journal=True)
+    assert reconcile(run_observed(flow_run(asleep))) == RunPlan(needs_journal=True)
 
 
 # ---------------------------------------------------------------------------------------------- after the end
@@ -104,7 +100,7 @@ def test_the_exit_code_is_added_when_it_is_seen() -> None:
 
 
 def test_a_process_that_lingers_after_its_run_is_stopped_in_the_end() -> None:
-    assert reconcile(run_observed(flow_run(OVER), attempts=(seen(running=True),))) == Plan(requeue_at=at(20))
+    assert reconcile(run_observed(flow_run(OVER), attempts=(seen(running=True),))) == RunPlan(requeue_at=at(20))
     late = {**OVER, "attempts": [attempt(1, outcome="Completed", finishedAt=text(-31))]}
     plan = reconcile(run_observed(flow_run(late), attempts=(seen(running=True),)))
     assert kinds(plan) == [StopAttempt]

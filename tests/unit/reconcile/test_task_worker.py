@@ -18,15 +18,15 @@ from tests.unit.reconcile.builders import (
 )
 
 from kapstan.ports import SessionInfo, WorkerMember
-from kapstan.reconcile import task_worker as reconciler
-from kapstan.reconcile.plan import (
+from kapstan.reconcile.kinds.task_worker import decision as reconciler
+from kapstan.reconcile.kinds.task_worker.actions import (
     DrainMember,
     EnsureWorkers,
     ExpireSession,
-    Plan,
     SetDeletionCost,
     SetReplicas,
 )
+from kapstan.reconcile.plan import Plan
 
 THREE = [member("a"), member("b"), member("c")]
 

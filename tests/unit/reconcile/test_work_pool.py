@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from tests.unit.reconcile.builders import NOW, actions, at, brief, condition, deployment, pool, pool_observed, status
 
-from kapstan.reconcile import work_pool
-from kapstan.reconcile.observed import RunBrief, Tokens
-from kapstan.reconcile.plan import Grant, Plan, SpendTokens
+from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.work_pool import decision as work_pool
+from kapstan.reconcile.kinds.work_pool.actions import Grant, SpendTokens
+from kapstan.reconcile.kinds.work_pool.places import Tokens
+from kapstan.reconcile.plan import Plan
 
 
 def granted(plan: Plan) -> list[str]:

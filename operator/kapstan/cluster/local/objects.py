@@ -132,7 +132,7 @@ class Objects:
             self._delete_owned(uid)
 
     def _delete_owned(self, uid: str) -> None:
-        for key, _ in list(self.stamps(cast("tuple[Kind, ...]", tuple(KINDS)))):
+        for key, _ in list(self.stamps(tuple(KINDS))):
             manifest = self.read(key)
             owners = cast("list[Manifest]", manifest["metadata"].get("ownerReferences") or []) if manifest else []
             if manifest is not None and any(owner.get("uid") == uid for owner in owners):
@@ -180,7 +180,7 @@ class Objects:
             if not _NAME.fullmatch(text):
                 raise InvalidResource([(field, f'Invalid value: "{text}": {_NAME_RULE}')], kind=kind, name=name)
         parse(manifest)
-        return Key(cast("Kind", kind), namespace, name)
+        return Key(kind, namespace, name)
 
     def _existing(self, key: Key) -> Manifest:
         found = self.read(key)

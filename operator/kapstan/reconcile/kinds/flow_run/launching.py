@@ -6,7 +6,8 @@ Called by the FlowRun reconciler.
 from __future__ import annotations
 
 from kapstan.ports import JobRequest
-from kapstan.reconcile.observed import RunObserved
+from kapstan.reconcile.kinds.flow_run.observed import RunObserved
+from kapstan.reconcile.kinds.work_pool.belonging import needs_worker
 from kapstan.reconcile.status import key_of
 from kapstan.resources.flowrun import Attempt
 
@@ -36,13 +37,6 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
             "the image that holds the flow's code"
         )
     return None
-
-
-def needs_worker(pool: str) -> str:
-    """What to do about a pool of type process that nobody serves."""
-    return (
-        f"WorkPool {pool!r} is of type process: run `kapstan worker start --pool {pool}` where its flows are to execute"
-    )
 
 
 def request_of(observed: RunObserved, attempt: Attempt) -> JobRequest:

@@ -1,29 +1,31 @@
 """FlowRun that is over: completes what is told of its process, ends one that lingers, removes what is left in time.
 
-Called by ``flow_run``.
+Called by ``decision``.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from kapstan.reconcile.attempts import GRACE, LINGER, RESYNC, seen_on
-from kapstan.reconcile.observed import RunObserved
-from kapstan.reconcile.plan import Action, Plan, RemoveAttempt, StopAttempt
+from kapstan.reconcile.kinds.flow_run.actions import RemoveAttempt, StopAttempt
+from kapstan.reconcile.kinds.flow_run.attempts import GRACE, LINGER, RESYNC, seen_on
+from kapstan.reconcile.kinds.flow_run.observed import RunObserved
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.plan import Action
 from kapstan.reconcile.status import changed_status, key_of
 
 
-def reconcile(observed: RunObserved, now: datetime) -> Plan:
+def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
     """The next step of a run that is over."""
     run = observed.run
     status = run.status
     if not status.attempts or status.attempts[-1].finished_at is None:
-        return Plan()
+        return RunPlan()
     last, pool_type = status.attempts[-1], observed.pool.spec.type if observed.pool else ""
     ended_at = status.attempts[-1].finished_at
     seen = next((seen for seen in observed.attempts if seen.number == last.number), None)
     if seen is None or not seen.exists:
-        return Plan()
+        return RunPlan()
     actions: list[Action] = []
     if seen.ended:
         told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
@@ -31,10 +33,10 @@ def reconcile(observed: RunObserved, now: datetime) -> Plan:
         keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
         removal = ended_at + keep
         if now < removal:
-            return Plan(tuple(actions), removal)
+            return RunPlan(tuple(actions), removal)
         gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
-        return Plan((*actions, *gone))
+        return RunPlan((*actions, *gone))
     if now < ended_at + LINGER:
-        return Plan(requeue_at=ended_at + LINGER)
+        return RunPlan(requeue_at=ended_at + LINGER)
     stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, GRACE),)
-    return Plan(stop, now + RESYNC)
+    return RunPlan(stop, now + RESYNC)

@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from kapstan.errors import ConfigurationError
+from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.deployment.actions import CancelRun, CreateRun, DeleteRun
+from kapstan.reconcile.kinds.deployment.observed import DeploymentObserved
 from kapstan.reconcile.naming import child_name, scheduled_run_name
-from kapstan.reconcile.observed import DeploymentObserved, RunBrief
-from kapstan.reconcile.plan import Action, CancelRun, CreateRun, DeleteRun, EmitEvent, Plan
+from kapstan.reconcile.plan import Action, EmitEvent, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
 from kapstan.resources import API_VERSION, Condition
 from kapstan.resources.deployment import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from kapstan.ports import AttemptEnd, AttemptObservation
-from kapstan.reconcile.observed import Record
+from kapstan.reconcile.kinds.flow_run.observed import Record
 from kapstan.resources.flowrun import Attempt, AttemptOutcome
 from kapstan.states import ExitCode
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 
-from kapstan.reconcile.launching import needs_worker
-from kapstan.reconcile.observed import PoolObserved, RunBrief, Tokens
-from kapstan.reconcile.plan import Action, Grant, Plan, SpendTokens
+from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.work_pool.actions import Grant, SpendTokens
+from kapstan.reconcile.kinds.work_pool.belonging import NEEDS_WORKER, needs_worker
+from kapstan.reconcile.kinds.work_pool.observed import PoolObserved
+from kapstan.reconcile.kinds.work_pool.places import Tokens
+from kapstan.reconcile.plan import Action, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
 from kapstan.resources import WorkPool
 from kapstan.resources.workpool import WorkPoolStatus
-
-NEEDS_WORKER = "NeedsProcessWorker"
 
 
 def reconcile(observed: PoolObserved, now: datetime) -> Plan:

@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from kapstan.ports import SessionInfo, WorkerMember, WorkersRequest
-from kapstan.reconcile.observed import WorkersObserved
-from kapstan.reconcile.plan import (
-    Action,
+from kapstan.reconcile.kinds.task_worker.actions import (
     DrainMember,
-    EmitEvent,
     EnsureWorkers,
     ExpireSession,
-    Plan,
     SetDeletionCost,
     SetReplicas,
 )
+from kapstan.reconcile.kinds.task_worker.observed import WorkersObserved
+from kapstan.reconcile.plan import Action, EmitEvent, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
 from kapstan.resources import Condition
 from kapstan.resources.taskworker import TaskWorkerStatus

@@ -1,0 +1,32 @@
+"""Deployment: makes FlowRuns at the moments of its schedules, forgets old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from kapstan.ports import Key, Manifest
+from kapstan.reconcile.kinds.deployment.decision import reconcile
+from kapstan.reconcile.kinds.deployment.observe import observe
+from kapstan.reconcile.kinds.work_pool.belonging import pool_named_by, waiting_runs
+from kapstan.reconcile.plan import Plan
+from kapstan.reconcile.reconciler import Reconciler, Right, Wake
+from kapstan.reconcile.world import World
+from kapstan.resources import GROUP
+
+
+class DeploymentReconciler(Reconciler):
+    kind = "Deployment"
+    rights = (Right(GROUP, ("flowruns",), ("create", "delete", "patch"), "schedules, history limits, replaced runs"),)
+
+    def concerns(self, world: World, key: Key, manifest: Manifest) -> bool:
+        return world.only in (None, pool_named_by(key, manifest))
+
+    async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:  # noqa: ARG002
+        return reconcile(await observe(world, manifest), now)
+
+    def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
+        manifest = after or before
+        assert manifest is not None
+        yield Wake(pool_named_by(key, manifest))
+        yield from map(Wake, waiting_runs(world.cache, key))

@@ -1,0 +1,58 @@
+"""What only a Deployment does: make runs, ask for their cancellation, forget old ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kapstan.errors import NotFound, ResourceConflict
+from kapstan.ports import Key, Manifest
+from kapstan.reconcile.cache import key_of_manifest
+from kapstan.reconcile.plan import Acting
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRun:
+    """Create a FlowRun; one of that name being there already is what was wanted."""
+
+    manifest: Manifest
+
+    async def perform(self, acting: Acting) -> None:
+        try:
+            stored = await acting.world.cluster.create(self.manifest)
+        except ResourceConflict:
+            return
+        acting.wrote(stored)
+        acting.enqueue(key_of_manifest(stored))
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRun:
+    """Ask for the cancellation of a run."""
+
+    run: Key
+
+    async def perform(self, acting: Acting) -> None:
+        manifest = await acting.world.cluster.get(self.run)
+        if manifest is None:
+            return
+        metadata = {name: manifest["metadata"][name] for name in ("name", "namespace")}
+        wanted = {**manifest, "metadata": metadata, "spec": {**manifest["spec"], "cancel": True}}
+        wanted.pop("status", None)
+        acting.wrote(await acting.world.cluster.apply(wanted))
+        acting.enqueue(self.run)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRun:
+    """Delete a finished FlowRun beyond the history limits, with what its attempts left."""
+
+    run: Key
+    attempts: tuple[tuple[int, str], ...] = ()
+
+    async def perform(self, acting: Acting) -> None:
+        for _, job in self.attempts:
+            await acting.world.launcher("").remove(self.run, job)
+        try:
+            await acting.world.cluster.delete(self.run)
+        except NotFound:
+            return

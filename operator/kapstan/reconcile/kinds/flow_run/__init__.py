@@ -1,0 +1,94 @@
+"""FlowRun: one run, attempt after attempt, until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from kapstan.ports import Key, Manifest
+from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.flow_run.actions import LaunchDelayed
+from kapstan.reconcile.kinds.flow_run.decision import launch_delayed, launch_refused, reconcile
+from kapstan.reconcile.kinds.flow_run.observe import observe
+from kapstan.reconcile.kinds.work_pool.actions import LeaveLine
+from kapstan.reconcile.kinds.work_pool.belonging import deployment_of, pool_of, served_elsewhere
+from kapstan.reconcile.kinds.work_pool.places import Places
+from kapstan.reconcile.plan import Acting, Plan, Refused
+from kapstan.reconcile.reconciler import Reconciler, Right, Wake
+from kapstan.reconcile.world import World
+from kapstan.resources.labels import FLOW_RUN_LABEL
+from kapstan.states import TERMINAL_PHASES
+
+SPREAD = 0.5
+"""Seconds that a Deployment waits after a change of one of its runs: many that change together are one look."""
+
+
+@dataclass(slots=True)
+class Remains:
+    """Jobs of runs that were deleted, until they are removed."""
+
+    jobs: dict[Key, list[str]] = field(default_factory=dict[Key, list[str]])
+
+
+class FlowRunReconciler(Reconciler):
+    kind = "FlowRun"
+    # Finished runs stay out of the watch, so that a restart costs nothing for them; one that ends leaves as deleted.
+    left_out = {"status.phase": sorted(TERMINAL_PHASES)}  # noqa: RUF012
+    children = frozenset({"Job", "Pod"})
+    child_label = FLOW_RUN_LABEL
+    rights = (
+        Right("batch", ("jobs",), ("create", "delete"), "attempts of flow runs"),
+        Right("", ("pods",), ("delete",), "how an attempt ends"),
+    )
+
+    def concerns(self, world: World, key: Key, manifest: Manifest) -> bool:
+        pool = pool_of(world.cache, deployment_of(key, manifest))
+        if world.only is not None:
+            return pool == world.only
+        return pool is None or not served_elsewhere(world, pool)
+
+    async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
+        world.memory(Remains).jobs.pop(key, None)  # made again under the same name
+        observed = await observe(world, manifest, journal=False)
+        plan = reconcile(observed, now)
+        if plan.needs_journal:
+            observed = await observe(world, manifest, journal=True)
+            plan = reconcile(observed, now)
+        if observed.place != "none" and not plan.uses_place:
+            # It neither asks for its place nor uses it.
+            return replace(plan, actions=(LeaveLine(key), *plan.actions))
+        return plan
+
+    def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
+        manifest = after or before
+        assert manifest is not None
+        brief = RunBrief.of(manifest)
+        if after is None:
+            world.memory(Remains).jobs[key] = [job for _, job in brief.attempts]
+        elif brief.in_flight:
+            # Recorded: from here on the status holds the place.
+            world.memory(Places).leave_line(key)
+        deployment = deployment_of(key, manifest)
+        yield Wake(deployment, SPREAD)
+        pool = pool_of(world.cache, deployment)
+        if pool is not None:
+            yield Wake(pool)
+
+    async def refused(self, world: World, key: Key, error: Refused, now: datetime) -> Plan | None:
+        # The attempt stands in the status by now: what becomes of its launch is decided on that.
+        manifest = world.cache.get(key) or await world.cluster.get(key)
+        if manifest is None:
+            return None
+        observed = await observe(world, manifest, journal=False)
+        if isinstance(error, LaunchDelayed):
+            return launch_delayed(observed, str(error), now, category=error.category)
+        return launch_refused(observed, str(error), now)
+
+    async def forget(self, acting: Acting, key: Key) -> None:
+        """Nobody waits for it, and nothing of it may run on."""
+        await LeaveLine(key).perform(acting)
+        jobs = acting.world.memory(Remains).jobs.pop(key, [])
+        for launcher in acting.world.launchers.values():
+            for job in jobs:
+                await launcher.remove(key, job)

@@ -1,0 +1,38 @@
+"""FlowRun: one run, attempt after attempt, until it ends.
+
+An attempt stands in the status before it is launched; it is over when the run's own record says so, or when the process
+is gone and the journal holds no word of it. What infrastructure tells fills the diagnosis.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from kapstan.reconcile.kinds.flow_run import diagnosis, ended
+from kapstan.reconcile.kinds.flow_run.next_attempt import without_attempt
+from kapstan.reconcile.kinds.flow_run.observed import RunObserved
+from kapstan.reconcile.kinds.flow_run.open_attempt import with_open_attempt
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.kinds.flow_run.step import Step
+from kapstan.resources.flowrun import DiagnosisCategory
+from kapstan.states import TERMINAL_PHASES
+
+
+def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
+    """The next step of a run."""
+    if observed.run.status.phase in TERMINAL_PHASES:
+        return ended.reconcile(observed, now)
+    step = Step(observed, now)
+    if step.last is not None and step.last.finished_at is None:
+        return with_open_attempt(step)
+    return without_attempt(step)
+
+
+def launch_refused(observed: RunObserved, message: str, now: datetime) -> RunPlan:
+    """The launcher said that this attempt can never be started so: the run ends."""
+    return Step(observed, now).end("Crashed", diagnosis.diagnosis("ConfigError", message))
+
+
+def launch_delayed(observed: RunObserved, message: str, now: datetime, *, category: DiagnosisCategory) -> RunPlan:
+    """The launcher may not start this attempt yet: say so; the loop tries again."""
+    return Step(observed, now).delayed(message, category)

@@ -1,0 +1,181 @@
+"""No attempt is open: what the last one came to, whether there is another one, and when."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from kapstan.ports import AttemptObservation
+from kapstan.reconcile.kinds.flow_run import diagnosis
+from kapstan.reconcile.kinds.flow_run.actions import StartAttempt
+from kapstan.reconcile.kinds.flow_run.attempts import STOPPED_FOR, Judgement, Verdict, closed, next_start
+from kapstan.reconcile.kinds.flow_run.launching import BLOCKERS, missing, request_of
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.kinds.flow_run.step import Step
+from kapstan.reconcile.kinds.work_pool.actions import AskPlace
+from kapstan.reconcile.naming import job_name
+from kapstan.reconcile.plan import Action, EmitEvent
+from kapstan.reconcile.status import key_of
+from kapstan.resources.flowrun import Attempt, Diagnosis
+from kapstan.states import PHASES
+
+ASKED = timedelta(milliseconds=250)
+"""How long a run waits for a place before its status says so."""
+
+
+# ---------------------------------------------------------------------- an attempt has ended
+
+
+def after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgement: Judgement) -> RunPlan:
+    spec = step.observed.run.spec
+    done = closed(attempt, seen, judgement, step.now)
+    step.replace_last(done)
+    end = judgement.end
+    if judgement.outcome == "Completed":
+        step.status = step.status.model_copy(update={"result_ref": end.result_ref if end else None})
+        return step.end("Completed", None)
+    if judgement.outcome == "Failed":
+        return step.end("Failed", diagnosis.diagnosis("UserCode", end.message if end else ""))
+    if spec.cancel or judgement.outcome == "Cancelled":
+        knows = end is not None and end.outcome == "Cancelled"
+        return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=not knows)
+    if done.reason in STOPPED_FOR:
+        return step.end("Crashed", diagnosis.of_end(seen, reason=done.reason or ""))
+    if judgement.outcome != "Lost" or spec.suspend:
+        step.status = step.status.model_copy(update={"diagnosis": None})
+        return without_attempt(step, events=())
+    return _after_loss(step, seen)
+
+
+def _after_loss(step: Step, seen: AttemptObservation) -> RunPlan:
+    found = diagnosis.of_end(seen)
+    told = step.observed.record.of(step.status.attempts[-1].number)
+    if found.category == "OOMKilled" and told is not None:
+        return _after_outgrown(step, found, told.retries_left)
+    losses = step.status.infrastructure_losses + 1
+    step.status = step.status.model_copy(update={"infrastructure_losses": losses, "diagnosis": found})
+    budget = step.observed.deployment.spec.infrastructure_retries if step.observed.deployment else 5
+    if losses > budget or found.category == "ConfigError":
+        return step.end("Crashed", found)
+    note = f"{found.message}; {found.category}, loss {losses} of {budget} that are allowed"
+    step.degraded("AttemptLost", note)
+    return without_attempt(step, events=(step.event("Warning", "AttemptLost", note),))
+
+
+def _after_outgrown(step: Step, found: Diagnosis, retries_left: int) -> RunPlan:
+    """The flow used more memory than it may: its own doing, so that its own retries are spent."""
+    step.status = step.status.model_copy(update={"diagnosis": found})
+    spent = sum(attempt.reason == "OOMKilled" for attempt in step.status.attempts)
+    if spent > retries_left:
+        return step.end("Crashed", found)
+    note = f"{found.message}; {found.category}, retry {spent} of {retries_left} that the flow has left"
+    step.degraded("AttemptLost", note)
+    return without_attempt(step, events=(step.event("Warning", "AttemptLost", note),))
+
+
+# ---------------------------------------------------------------------- no attempt is open
+
+
+def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
+    spec, last = step.observed.run.spec, step.last
+    if spec.cancel:
+        return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=True)
+    if last is not None and last.outcome == "Suspended" and not spec.suspend and not _told(step, last):
+        return step.store_away() if step.observed.record.unreachable else RunPlan(needs_journal=True)
+    until = _suspended_until(step)
+    if until is not None:
+        forever = until == datetime.max
+        message = PHASES["Suspended"] if forever else f"suspended until {until.isoformat()}"
+        step.tell("Suspended", message, progressing=False, reason="Suspended")
+        return step.plan(step.write(), events, requeue_at=None if forever else until)
+    after = max(filter(None, (spec.scheduled_time, next_start(step.status.attempts))), default=None)
+    if after is not None and after > step.now:
+        reason = "Backoff" if last is not None else "Scheduled"
+        step.tell("Scheduled", f"starts at {after.isoformat(timespec='seconds')}", reason=reason)
+        return step.plan(step.write(), events, requeue_at=after)
+    held = blocked(step, events)
+    if held is not None:
+        return held
+    if step.observed.place != "granted":
+        return _wait_for_place(step, events)
+    if step.observed.record.unreachable:
+        return step.store_away()
+    if not step.observed.record.journal:
+        return RunPlan(needs_journal=True)
+    return _begin(step, events)
+
+
+def _told(step: Step, attempt: Attempt) -> bool:
+    """Whether the record that was read says how this attempt ended; the journal says all there is to say."""
+    return step.observed.record.journal or step.observed.record.of(attempt.number) is not None
+
+
+def _suspended_until(step: Step) -> datetime | None:
+    """None: not suspended; datetime.max: until somebody says so."""
+    if step.observed.run.spec.suspend:
+        return datetime.max
+    last = step.last
+    if last is None or last.outcome != "Suspended":
+        return None
+    told = step.observed.record.of(last.number)
+    if told is None or told.end is None or told.end.until is None:
+        return datetime.max
+    until = datetime.fromtimestamp(told.end.until, step.now.tzinfo)
+    return until if until > step.now else None
+
+
+def blocked(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan | None:
+    """The plan that says what is missing, if something is."""
+    found = missing(step.observed)
+    if found is None:
+        degraded = next((c for c in step.conditions.items if c.type == "Degraded"), None)
+        if degraded is not None and degraded.reason in BLOCKERS:
+            step.degraded(None)
+        return None
+    reason, message = found
+    step.degraded(reason, message)
+    step.tell("Scheduled", message, progressing=False, reason=reason)
+    write = step.write()
+    return step.plan(write, (*events, step.event("Warning", reason, message)) if write else events)
+
+
+def _wait_for_place(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan:
+    run, pool = step.observed.run, step.observed.pool
+    assert pool is not None
+    ask = AskPlace(key_of(run), key_of(pool))
+    if step.observed.place == "none":
+        # Mostly the pool answers at once: the status is written only where it does not, or where an attempt ended.
+        write: tuple[Action, ...] = ()
+        if step.status.attempts != run.status.attempts:
+            step.tell("Scheduled", "the next attempt is about to start", reason="Launching")
+            write = step.write()
+        return step.plan((*write, ask), events, requeue_at=step.now + ASKED)
+    step.tell("Scheduled", f"waits for a place in WorkPool {pool.metadata.name!r}", reason="WaitsForPool")
+    return step.plan(step.write(), (*events, ask))
+
+
+def _begin(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan:
+    """Record the next attempt, then launch it."""
+    begun = step.observed.record.attempts
+    latest = max(begun, key=lambda attempt: attempt.number, default=None)
+    last = step.last
+    if latest is not None and latest.end is not None and latest.number > (last.number if last else 0):
+        # Somebody else executed this run (`kapstan flow-run resume`): what it says of itself counts.
+        other = Attempt(number=latest.number, job=job_name(step.observed.run.metadata.name, latest.number))
+        if latest.end.outcome in ("Completed", "Failed", "Cancelled"):
+            step.append(other)
+            return after_attempt(
+                step, other, step.seen(other), Judgement(Verdict.ENDED, latest.end.outcome, latest.end)
+            )
+    number = max(last.number if last else 0, latest.number if latest else 0) + 1
+    attempt = Attempt(number=number, job=job_name(step.observed.run.metadata.name, number))
+    step.append(attempt)
+    step.tell("Scheduled", f"attempt {number} is about to start", reason="Launching")
+    return launch(step, attempt, (*step.write(), *events))
+
+
+def launch(step: Step, attempt: Attempt, ahead: tuple[Action, ...]) -> RunPlan:
+    """``ahead`` (the status that records the attempt), the launch, and the status that says it was answered."""
+    request = request_of(step.observed, attempt)
+    step.tell("Pending", f"attempt {attempt.number}: {PHASES['Pending']}")
+    started = step.event("Normal", "AttemptStarted", f"started attempt {attempt.number} as {attempt.job}")
+    return step.plan(ahead, (StartAttempt(step.pool_type, request), *step.write(), started))

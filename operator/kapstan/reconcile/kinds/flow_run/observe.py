@@ -1,0 +1,59 @@
+"""Gathers what the FlowRun reconciler is shown: from the cache, from the launcher, and from the run's record."""
+
+from __future__ import annotations
+
+from kapstan.errors import BackendError
+from kapstan.ids import RunId
+from kapstan.ports import AttemptObservation, Key, Manifest
+from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved, run_id_of_run
+from kapstan.reconcile.kinds.work_pool.places import Places
+from kapstan.reconcile.world import World
+from kapstan.resources import Deployment, FlowRun, WorkPool
+from kapstan.states import TERMINAL_PHASES
+
+
+async def observe(world: World, manifest: Manifest, *, journal: bool) -> RunObserved:
+    """A FlowRun; with ``journal`` its whole record is read from the store."""
+    run = FlowRun.from_dict(manifest)
+    key = Key("FlowRun", run.metadata.namespace, run.metadata.name)
+    deployment = await world.read(Key("Deployment", key.namespace, run.spec.deployment_ref.name), Deployment)
+    pool_name = deployment.spec.work_pool_ref.name if deployment else ""
+    pool = await world.read(Key("WorkPool", key.namespace, pool_name), WorkPool) if pool_name else None
+    launcher = world.launchers.get(pool.spec.type) if pool else None
+    watcher = launcher or next(iter(world.launchers.values()), None)
+    attempts: list[AttemptObservation] = []
+    if run.status.attempts and watcher is not None:
+        jobs = [(attempt.number, attempt.job) for attempt in run.status.attempts]
+        attempts = await watcher.observe_attempts(key, run.metadata.uid or "", jobs)
+    return RunObserved(
+        run=run,
+        deployment=deployment,
+        pool=pool,
+        launcher=launcher.flavour if launcher else None,
+        place=world.memory(Places).place(key),
+        attempts=tuple(attempts),
+        record=await _record(world, run, journal=journal),
+    )
+
+
+async def _record(world: World, run: FlowRun, *, journal: bool) -> Record:
+    attempts = run.status.attempts
+    if not journal and (not attempts or run.status.phase in TERMINAL_PHASES):
+        return Record()
+    read = _journal if journal else _index
+    return await world.call(read, world, run.metadata.namespace, run_id_of_run(run))
+
+
+def _journal(world: World, namespace: str, run_id: RunId) -> Record:
+    try:
+        return Record(tuple(world.records(namespace).attempts(run_id)), journal=True)
+    except BackendError as error:
+        return Record(unreachable=str(error))
+
+
+def _index(world: World, namespace: str, run_id: RunId) -> Record:
+    try:
+        ended = world.records(namespace).ended(run_id)
+    except BackendError:
+        return Record()  # A shortcut that is closed: infrastructure or the journal will tell.
+    return Record((ended,) if ended is not None else ())

@@ -1,0 +1,53 @@
+"""What the FlowRun reconciler is shown: gathered by `observe`, made by hand in tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from kapstan.ids import RunId
+from kapstan.ports import AttemptObservation, AttemptRecord
+from kapstan.reconcile.naming import run_id_of
+from kapstan.resources import Deployment, FlowRun, WorkPool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the run's own record says.
+
+    ``journal``: every attempt that began was read from the store; else only what the index knows to have ended.
+    ``unreachable``: why it could not be read; nothing may be concluded then.
+    """
+
+    attempts: tuple[AttemptRecord, ...] = ()
+    journal: bool = False
+    unreachable: str = ""
+
+    def of(self, number: int) -> AttemptRecord | None:
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
+
+
+def run_id_of_run(run: FlowRun) -> RunId:
+    """The id of the run that this object asks for."""
+    created = run.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
+    return run_id_of(run.metadata.uid or "", created)
+
+
+@dataclass(frozen=True, slots=True)
+class RunObserved:
+    """A FlowRun and what its next step depends on."""
+
+    run: FlowRun
+    deployment: Deployment | None
+    pool: WorkPool | None
+    launcher: Literal["job", "process"] | None
+    """What starts attempts of the pool in this process; None: nothing does."""
+    place: Literal["none", "asked", "granted"] = "none"
+    """Whether the pool has given this run a place for its next attempt."""
+    attempts: tuple[AttemptObservation, ...] = ()
+    record: Record = Record()
+
+    @property
+    def run_id(self) -> RunId:
+        return run_id_of_run(self.run)

@@ -1,0 +1,100 @@
+"""An attempt is recorded and has not ended: watch it, stop it where that is wanted, or launch it after all."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from kapstan.ports import AttemptObservation
+from kapstan.reconcile.kinds.flow_run import diagnosis
+from kapstan.reconcile.kinds.flow_run.actions import StopAttempt
+from kapstan.reconcile.kinds.flow_run.attempts import (
+    GRACE,
+    RESYNC,
+    STOPPED_FOR,
+    Judgement,
+    Verdict,
+    judge,
+    seen_on,
+)
+from kapstan.reconcile.kinds.flow_run.next_attempt import after_attempt, blocked, launch
+from kapstan.reconcile.kinds.flow_run.plan import RunPlan
+from kapstan.reconcile.kinds.flow_run.step import Step
+from kapstan.reconcile.plan import Action
+from kapstan.reconcile.status import key_of
+from kapstan.resources.flowrun import Attempt, Phase
+from kapstan.states import PHASES
+
+
+def with_open_attempt(step: Step) -> RunPlan:
+    attempt = step.status.attempts[-1]
+    seen = step.seen(attempt)
+    launched = step.observed.run.status.phase not in (None, "Scheduled")
+    judgement = judge(attempt, seen, step.observed.record, launched=launched)
+    match judgement.verdict:
+        case Verdict.ASK_JOURNAL:
+            return RunPlan(needs_journal=True)
+        case Verdict.UNKNOWN:
+            return step.store_away()
+        case Verdict.OPEN:
+            return _while_open(step, attempt, seen)
+        case Verdict.NOT_LAUNCHED:
+            return _launch_again(step, attempt)
+        case Verdict.ENDED:
+            return after_attempt(step, attempt, seen, judgement)
+
+
+def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPlan:
+    run = step.observed.run
+    step.replace_last(seen_on(attempt, seen))
+    actions: list[Action] = []
+    why = "Cancelled" if run.spec.cancel else "Suspended" if run.spec.suspend else _overdue(step, attempt, seen)
+    if why in STOPPED_FOR:
+        step.replace_last(step.status.attempts[-1].model_copy(update={"reason": why}))
+    if why and not seen.stopping:
+        actions.append(StopAttempt(step.pool_type, key_of(run), attempt.job, GRACE))
+    phase: Phase = "Cancelling" if run.spec.cancel else "Running" if seen.running else "Pending"
+    stuck = None if seen.running else diagnosis.of_start(seen)
+    step.status = step.status.model_copy(update={"diagnosis": stuck})
+    step.degraded(stuck.category if stuck else None, f"{stuck.message}: {stuck.resolution}" if stuck else "")
+    message = f"attempt {attempt.number}: " + (stuck.message if stuck else PHASES[phase])
+    step.tell(phase, message, progressing=stuck is None)
+    # The status first: a deadline that is not written down would be forgotten once the process is gone.
+    return step.plan(step.write(), actions, requeue_at=_look_again(step, seen))
+
+
+def _overdue(
+    step: Step, attempt: Attempt, seen: AttemptObservation
+) -> Literal["DeadlinePending", "DeadlineRunning", ""]:
+    if attempt.reason in STOPPED_FOR:
+        return "DeadlinePending" if attempt.reason == "DeadlinePending" else "DeadlineRunning"
+    limit = _deadline(step, seen)
+    if limit is None or step.now < limit:
+        return ""
+    return "DeadlineRunning" if seen.running else "DeadlinePending"
+
+
+def _deadline(step: Step, seen: AttemptObservation) -> datetime | None:
+    if step.observed.pool is None:
+        return None
+    deadlines = step.observed.pool.spec.deadlines
+    seconds = deadlines.running_seconds if seen.running else deadlines.pending_seconds
+    since = seen.started_at if seen.running else seen.created_at
+    if seconds is None or since is None:
+        return None
+    return datetime.fromisoformat(since) + timedelta(seconds=seconds)
+
+
+def _look_again(step: Step, seen: AttemptObservation) -> datetime:
+    limit = _deadline(step, seen)
+    resync = step.now + RESYNC
+    return min(limit, resync) if limit is not None and limit > step.now else resync
+
+
+def _launch_again(step: Step, attempt: Attempt) -> RunPlan:
+    """The attempt was recorded, and the operator ended before the launch: make it now, under the same name."""
+    if step.observed.run.spec.cancel or step.observed.run.spec.suspend:
+        outcome = "Cancelled" if step.observed.run.spec.cancel else "HandedBack"
+        return after_attempt(step, attempt, step.seen(attempt), Judgement(Verdict.ENDED, outcome))
+    held = blocked(step)
+    return held or launch(step, attempt, ())

@@ -1,0 +1,62 @@
+"""Who belongs to which pool: a Deployment names its WorkPool, a FlowRun its Deployment.
+
+Used by the kinds that depend on a pool.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from kapstan.ports import Key, Manifest
+from kapstan.reconcile.cache import Cache
+from kapstan.reconcile.world import World
+
+NEEDS_WORKER = "NeedsProcessWorker"
+"""Condition of a pool of type process: False while a worker serves it."""
+
+
+def needs_worker(pool: str) -> str:
+    """What to do about a pool of type process that nobody serves."""
+    return (
+        f"WorkPool {pool!r} is of type process: run `kapstan worker start --pool {pool}` where its flows are to execute"
+    )
+
+
+def pool_named_by(deployment: Key, manifest: Manifest) -> Key:
+    """The WorkPool of a Deployment's manifest."""
+    return Key("WorkPool", deployment.namespace, str(manifest["spec"]["workPoolRef"]["name"]))
+
+
+def pool_of(cache: Cache, deployment: Key) -> Key | None:
+    """The WorkPool that a Deployment names, if the Deployment is known."""
+    manifest = cache.get(deployment)
+    return None if manifest is None else pool_named_by(deployment, manifest)
+
+
+def deployment_of(run: Key, manifest: Manifest) -> Key:
+    """The Deployment of a FlowRun's manifest."""
+    reference = cast("Manifest", cast("Manifest", manifest.get("spec") or {}).get("deploymentRef") or {})
+    return Key("Deployment", run.namespace, str(reference.get("name") or ""))
+
+
+def deployments_of(cache: Cache, pool: Key) -> list[Key]:
+    """The Deployments that name this pool."""
+    return [
+        Key("Deployment", pool.namespace, str(manifest["metadata"]["name"]))
+        for manifest in cache.of_kind("Deployment", pool.namespace)
+        if manifest["spec"]["workPoolRef"]["name"] == pool.name
+    ]
+
+
+def waiting_runs(cache: Cache, deployment: Key) -> list[Key]:
+    """Unfinished runs of a Deployment that have no attempt in flight."""
+    return [run.key for run in cache.runs(deployment.namespace, deployment.name) if not run.in_flight]
+
+
+def served_elsewhere(world: World, pool: Key) -> bool:
+    """Whether a worker in another process starts this pool's runs."""
+    manifest = world.cache.get(pool)
+    if manifest is None or manifest["spec"].get("type", "kubernetes") in world.launchers:
+        return False
+    conditions = cast("list[Manifest]", manifest.get("status", {}).get("conditions") or [])
+    return any(c["type"] == NEEDS_WORKER and c["status"] == "False" for c in conditions)
