@@ -78,7 +78,10 @@ class Settings:
     )
     log_level: str = _setting("INFO", "Level of Kapstan's and the runs' loggers.", alias="PREFECT_LOGGING_LEVEL")
     log_prints: bool = _setting(False, "Whether prints of runs become log lines.", alias="PREFECT_LOGGING_LOG_PRINTS")
-    fsync: bool = _setting(False, "Local journals: fdatasync each append (survives a power cut, about 0.25 ms).")
+    fsync: bool = _setting(
+        False,
+        "Local journals and the embedded server: nothing counts before it is on the disk, so a power cut takes none.",
+    )
     kubeconfig: str = _setting("", "kubeconfig for `kapstan apply`, `get` and the operator; empty: as kubectl does.")
     dev_port: int = _setting(4200, "Port of `kapstan server start`.", alias="PREFECT_SERVER_API_PORT", most=65535)
 

@@ -3,7 +3,8 @@
 ``ensure`` finds or starts it; whoever needs the queue and has no ``KAPSTAN_REDIS_URL`` calls that through ``wire``.
 Its life: started by the first process that needs it, shared by all processes of the home, not ended with any of them;
 ``stop`` ends it (``kapstan server stop``). It listens on a unix socket in a 0700 directory only, and writes every
-change to an append-only file, so that the next start knows what the last one did, after a kill -9 too.
+change to an append-only file before it answers, so that a kill -9 takes nothing that was acknowledged. What is written
+reaches the disk when the kernel gets to it; with ``fsync`` before the answer, so that a power cut takes nothing either.
 
 The server process inherits an exclusively locked file (``alive``): the lock is gone exactly when the process is, so two
 servers never open the same file, whatever became of the socket.
@@ -33,8 +34,11 @@ _DEADLINE = 15.0
 _LONGEST_SOCKET_PATH = 100  # the kernel takes 104 (macOS) or 108 bytes with the final NUL
 
 
-def ensure(home: Path) -> str:
+def ensure(home: Path, *, fsync: bool = False) -> str:
     """The URL of this home's server, which answers or is loading; started if it does not run.
+
+    ``fsync``: nothing is acknowledged before it is on the disk. A server that runs without is switched over; one that
+    runs with it stays so, whoever else asks.
 
     Raises:
         ConfigurationError: there is no server program, or the folder cannot be used.
@@ -44,6 +48,7 @@ def ensure(home: Path) -> str:
     address = _socket_path(folder)
     url = f"unix://{quote(str(address))}"
     if _answers(address):
+        _set_policy(address, fsync)
         return url
     deadline = time.monotonic() + _DEADLINE
     with _locked(folder / "starting"):
@@ -51,12 +56,13 @@ def ensure(home: Path) -> str:
             alive = os.open(folder / "alive", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 if _try_lock(alive):
-                    _start(folder, address, alive)
+                    _start(folder, address, alive, fsync)
             finally:
                 os.close(alive)
             if time.monotonic() > deadline:
                 raise QueueUnavailable(f"the embedded server does not answer at {address}:\n{_end_of_log(folder)}")
             time.sleep(0.005)
+    _set_policy(address, fsync)
     return url
 
 
@@ -117,7 +123,22 @@ def packaged_program() -> Path | None:
 # ---------------------------------------------------------------------------------------------- starting
 
 
-def _start(folder: Path, address: Path, alive: int) -> None:
+def _policy(fsync: bool) -> str:
+    """``appendfsync``. Never ``everysec``: while one of its syncs runs, it keeps the next write itself back for up to
+    2 s and answers all the same, so that a kill -9 lost half of what was submitted then. ``no`` writes before it
+    answers and leaves the disk to the kernel."""
+    return "always" if fsync else "no"
+
+
+def _set_policy(address: Path, fsync: bool) -> None:
+    """Raise the policy of a server that runs already."""
+    said = _ask(address, b"CONFIG GET appendfsync\r\n").split()
+    if not said or said[-1] in (b"always", _policy(fsync).encode()):
+        return
+    _ask(address, f"CONFIG SET appendfsync {_policy(fsync)}\r\n".encode())
+
+
+def _start(folder: Path, address: Path, alive: int, fsync: bool) -> None:
     path = program(folder)
     address.unlink(missing_ok=True)
     options = {
@@ -126,6 +147,7 @@ def _start(folder: Path, address: Path, alive: int) -> None:
         "unixsocketperm": "600",
         "dir": str(folder),
         "appendonly": "yes",
+        "appendfsync": _policy(fsync),
         "save": "",
         "maxmemory-policy": "noeviction",
         "logfile": str(folder / "server.log"),

@@ -230,7 +230,7 @@ class Dialer:
             raise refusal(str(error)) from None
         except RedisError as error:
             if not self.settings.redis_url:
-                server.ensure(self.settings.home_path)
+                server.ensure(self.settings.home_path, fsync=self.settings.fsync)
             raise ConnectionLost(str(error)) from None
         try:
             self._prepare(wire)
@@ -242,7 +242,7 @@ class Dialer:
     def _dialling(self) -> ConnectionPool:
         with self._lock:
             if self._pool is None:
-                url = self.settings.redis_url or server.ensure(self.settings.home_path)
+                url = self.settings.redis_url or server.ensure(self.settings.home_path, fsync=self.settings.fsync)
                 try:
                     self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                         url, protocol=3, socket_timeout=_PATIENCE, socket_connect_timeout=5.0, **_keepalive(url)
