@@ -132,7 +132,7 @@ class Place:
     def history(self, run: dict[str, Any]) -> Any:
         """The run's journal, read as the operator reads it."""
         from kapstan import backend, ids
-        from kapstan.records import Records
+        from kapstan.runs.records import Records
 
         return Records(backend.current()).history(ids.parse(run["status"]["runId"]))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kapstan.errors import ConfigurationError, ParameterError
-from kapstan.states import State
+from kapstan.states import EffectClass, State
 
 RetryDelay = float | tuple[float, ...]
 """Seconds before each retry; of a tuple the last repeats."""
@@ -58,7 +58,7 @@ class TaskSpec(TaskPolicy):
     is_async: bool
     signature: inspect.Signature
     task: Any = field(default=None, repr=False, compare=False)
-    effect: str = "p"
+    effect: EffectClass = EffectClass.PURE
     arity: tuple[int, int] = field(init=False, repr=False, compare=False)
     """How many positional arguments, and nothing else, fit the signature: the least and the most; most 0 < least 1 for
     none."""

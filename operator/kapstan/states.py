@@ -35,6 +35,40 @@ class StateType(enum.StrEnum):
 
 _FINAL = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED})
 
+
+class AttemptOutcome(enum.StrEnum):
+    """How an attempt of a flow run ended: by its own record, or ``Lost`` where it left none."""
+
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+    SUSPENDED = "Suspended"
+    HANDED_BACK = "HandedBack"
+    """Told to go (SIGTERM of a drain or an eviction); the run goes on in another attempt, and no budget is spent."""
+    LOST = "Lost"
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether the run has ended with this attempt; only a person has it go on then."""
+        return self in _ENDS_RUN
+
+
+_ENDS_RUN = frozenset({AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.CANCELLED})
+
+
+class EffectClass(enum.StrEnum):
+    """What may happen if a task's code runs more than once; the letter stands in records."""
+
+    PURE = "p"
+    """Nothing: it may be run again."""
+    IDEMPOTENT = "i"
+    """Whom it calls recognises a repetition."""
+    AT_MOST_ONCE = "a"
+    """Its effect must never happen twice: when in doubt, a person decides."""
+    TRANSACTIONAL = "t"
+    """Its effect and its record are one transaction of a database."""
+
+
 PHASES: dict[str, str] = {
     "Scheduled": "waits for its time, its turn in the pool, or its next attempt",
     "Pending": "an attempt was started; user code does not run yet",

@@ -16,7 +16,7 @@ from tests.e2e.conftest import TEAM, Installed
 from kapstan import ids
 from kapstan.controllers import rbac
 from kapstan.errors import SignatureError
-from kapstan.records import Records
+from kapstan.runs.records import Records
 
 # What helm takes for the cluster's version where it does not ask.
 _VERSION = ("--kube-version", "1.34.0")

@@ -22,7 +22,7 @@ from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ports import Cluster, Key, Manifest, Queue, RunRecords
 from kapstan.reconcile import table
 from kapstan.reconcile.loop import Loop
-from kapstan.records import Records
+from kapstan.runs.records import Records
 from kapstan.settings import Settings
 
 LISTEN_AGAIN = 1.0

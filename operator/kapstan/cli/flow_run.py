@@ -16,11 +16,13 @@ from kapstan import backend as backends
 from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.cli.run import load_flow
-from kapstan.engine import definition, stored_parameters
+from kapstan.engine import definition
 from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ids import RunId
-from kapstan.records import Records
+from kapstan.runs import parameters as stored_parameters
+from kapstan.runs.records import Records
 from kapstan.specs import FlowSpec
+from kapstan.states import AttemptOutcome
 from kapstan.worker import flow_process
 from kapstan.worker.flow_process import Attempt
 
@@ -109,7 +111,7 @@ def resume(run_id: str, force: bool) -> None:
     if not force and _lives(summary):
         raise ConfigurationError(f"run {run_id} is at work in process {summary['pid']} here; --force takes it over")
     last = records.history(found).last
-    if last is not None and last.end is not None and last.end.end == "Completed":
+    if last is not None and last.end is not None and last.end.end is AttemptOutcome.COMPLETED:
         click.echo(f"Flow run {run_id} is Completed already")
         return
     defined = definition.read(backend, found)
@@ -126,7 +128,7 @@ def resume(run_id: str, force: bool) -> None:
         return load_flow(defined.entrypoint), parameters
 
     number = 1 if last is None else last.number + 1
-    again = last is not None and last.end is not None and last.end.end in ("Failed", "Cancelled")
+    again = last is not None and last.end is not None and last.end.end.ends_run
     backends.use(backend.settings)  # connections do not survive the fork that follows
     flow_process.execute(Attempt(found, number, defined.entrypoint, name=defined.name, again=again), load)
 

@@ -11,8 +11,8 @@ import click
 
 from kapstan import backend as backends
 from kapstan import ids
-from kapstan.engine import stored_parameters
 from kapstan.errors import ConfigurationError
+from kapstan.runs import parameters as stored_parameters
 from kapstan.specs import FlowSpec
 from kapstan.worker import entrypoints, flow_process
 from kapstan.worker.flow_process import Attempt

@@ -17,7 +17,7 @@ from kapstan.backend import Backend
 from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ids import RunId
 from kapstan.ports import Queue, RunRecords
-from kapstan.records import Records
+from kapstan.runs.records import Records
 from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.operator")

@@ -6,8 +6,7 @@ from kapstan.backend import Backend
 from kapstan.engine import values
 from kapstan.ids import RunId
 from kapstan.journal import read_journal
-from kapstan.ports import AttemptOutcome
-from kapstan.states import State, StateType
+from kapstan.states import AttemptOutcome, State, StateType
 
 
 def state_of(backend: Backend, run_id: RunId, *, only: AttemptOutcome | None = None) -> State | None:
@@ -17,11 +16,11 @@ def state_of(backend: Backend, run_id: RunId, *, only: AttemptOutcome | None = N
         StoreUnavailable: the store is away.
     """
     end = read_journal(backend.store, backend.codec, run_id).end
-    if end is None or end.end in ("HandedBack", "Suspended") or (only is not None and end.end != only):
+    if end is None or not end.end.ends_run or (only is not None and end.end != only):
         return None
-    if end.end == "Completed":
+    if end.end is AttemptOutcome.COMPLETED:
         loader = None if end.result is None else lambda: values.open_value(backend, end.result or b"", "result", run_id)
         return State(StateType.COMPLETED, message=end.message, timestamp=end.at, loader=loader)
-    kind = StateType.CANCELLED if end.end == "Cancelled" else StateType.FAILED
+    kind = StateType.CANCELLED if end.end is AttemptOutcome.CANCELLED else StateType.FAILED
     error = None if end.result is None else values.open_failure(backend, end.result, run_id)
     return State(kind, message=end.message, timestamp=end.at, data=error, has_data=error is not None)

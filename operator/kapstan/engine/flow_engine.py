@@ -24,14 +24,13 @@ from kapstan.errors import BackendError, CancelRun, Fenced, JournalLost, Paramet
 from kapstan.ids import RunId, new_id, run_name
 from kapstan.journal import AttemptEnd, Journal, Retry, read_journal
 from kapstan.logging import redirect_prints, set_up
-from kapstan.ports import AttemptOutcome
-from kapstan.records import result_ref
+from kapstan.runs.records import result_ref
 from kapstan.specs import FlowSpec
-from kapstan.states import State, StateType
+from kapstan.states import AttemptOutcome, State, StateType
 
 logger = logging.getLogger("kapstan.engine")
 
-_ENDS: dict[StateType, AttemptOutcome] = {StateType.COMPLETED: "Completed", StateType.CANCELLED: "Cancelled"}
+_ENDS = {StateType.COMPLETED: AttemptOutcome.COMPLETED, StateType.CANCELLED: AttemptOutcome.CANCELLED}
 
 
 def new_run(spec: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FlowRun:
@@ -179,7 +178,7 @@ class _Attempt:
         if flow.parent is not None:
             known = flow.parent.replayed(flow.run_id, flow.name)
             if known is None and not self._is_first():
-                known = ended.state_of(self._backend, flow.run_id, only="Completed")
+                known = ended.state_of(self._backend, flow.run_id, only=AttemptOutcome.COMPLETED)
                 if known is not None:
                     flow.parent.record(flow.spec, flow.run_id, flow.name, known)
             if known is not None:
@@ -242,7 +241,7 @@ class _Attempt:
         outcomes = history.outcomes
         if (
             history.end is not None
-            and history.end.end in ("Failed", "Cancelled")
+            and history.end.end in (AttemptOutcome.FAILED, AttemptOutcome.CANCELLED)
             and (again or flow.parent is not None)
         ):
             journal.append(Retry(history.retries, time.time(), "started again", by_hand=True))
@@ -291,12 +290,12 @@ class _Attempt:
         flow = self._flow
         flow.check_stopped()
         flow.ending = True
-        end = _ENDS.get(state.type, "Failed")
+        end = _ENDS.get(state.type, AttemptOutcome.FAILED)
         now = time.time()
         record = AttemptEnd(flow.attempt, end, now, state.message, self._sealed(state))
         self._written(lambda: flow.journal.append(record))
         self._written(flow.journal.close)
-        ref = result_ref(self._backend.codec, flow.run_id, record) if end == "Completed" else None
+        ref = result_ref(self._backend.codec, flow.run_id, record) if end is AttemptOutcome.COMPLETED else None
         self._save(state.type.value, state.name, outcome=end, at=now, message=state.message, result_ref=ref, last=True)
         if flow.parent is not None:
             flow.parent.record(flow.spec, flow.run_id, flow.name, state)
@@ -324,11 +323,11 @@ class _Attempt:
             self.end(returns.failed(error, "Flow run encountered an exception"))
             return
         flow.ending = True
-        end: AttemptOutcome = "Cancelled" if isinstance(reason, CancelRun) else "HandedBack"
+        end = AttemptOutcome.CANCELLED if isinstance(reason, CancelRun) else AttemptOutcome.HANDED_BACK
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         now = time.time()
         self._written(lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))
-        kind, name = ("CANCELLED", "Cancelled") if end == "Cancelled" else ("SCHEDULED", "AwaitingRetry")
+        kind, name = ("CANCELLED", "Cancelled") if end is AttemptOutcome.CANCELLED else ("SCHEDULED", "AwaitingRetry")
         self._save(kind, name, outcome=end, at=now, message=message, last=True)
         if isinstance(error, KeyboardInterrupt) and flow.parent is None:
             flow.logger.warning("Stopped. Go on with: kapstan flow-run resume %s", flow.run_id)

@@ -20,7 +20,7 @@ from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger
 from kapstan.specs import FlowSpec, TaskSpec
-from kapstan.states import State, StateType
+from kapstan.states import EffectClass, State, StateType
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -179,7 +179,7 @@ class FlowRun:
             message=state.message,
             at=state.timestamp,
             value=value,
-            effect=spec.effect if isinstance(spec, TaskSpec) else "p",
+            effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
         )
 
     def _state_of(self, outcome: TaskOutcome) -> State | None:

@@ -8,7 +8,7 @@ stands on the store port and the codec, and knows neither flows nor adapters::
     outcome = history.outcomes.get(key)                       # by memo key: replay it
     journal.append(TaskOutcome(key, task, name, "COMPLETED", value=envelope))  # returns when it is durable
     journal.post(TaskOutcome(...), done)                      # returns at once; done(None) when it is durable
-    journal.append(AttemptEnd(2, "Completed", time.time(), result=envelope))
+    journal.append(AttemptEnd(2, AttemptOutcome.COMPLETED, time.time(), result=envelope))
     journal.close()
 
 ``Fenced``, a BaseException, means that another attempt has begun and that this one must stop. Values are signed

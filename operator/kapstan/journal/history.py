@@ -12,17 +12,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from kapstan.codec import JSON, Codec
 from kapstan.errors import SerializationError
 from kapstan.ids import RunId
 from kapstan.ports import Store
+from kapstan.states import AttemptOutcome, EffectClass
 
 FORMAT = 1
 READABLE = (FORMAT,)  # this format and the one before it
-
-End = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,7 @@ class TaskOutcome:
     value: bytes | None = None
     """Signed envelope of the result or failure, or of a reference to it. None: ended without a value that can be kept,
     so that a resumed run makes the call again."""
-    effect: str = "p"
-    """Effect class, as ``ports.Submission.effect``."""
+    effect: EffectClass = EffectClass.PURE
     inputs: str = ""
     """The inputs in short, for people and for the difference that a parked resume shows."""
 
@@ -81,7 +79,8 @@ class AttemptEnd:
     """An attempt ended in an orderly way. An attempt that began and has no such record was lost."""
 
     attempt: int
-    end: End
+    end: AttemptOutcome
+    """Any but LOST."""
     at: float
     message: str = ""
     result: bytes | None = None
@@ -104,6 +103,7 @@ _FIELDS = {
 _NAMES = {kind: frozenset(entry.name for entry in fields(kind)) for kind in _KINDS.values()}
 _HEADS = {kind: f'{{"v":{FORMAT},"kind":"{name}"' for name, kind in _KINDS.items()}
 _BYTES = frozenset({"value", "result"})
+_WORDS: dict[str, type[AttemptOutcome] | type[EffectClass]] = {"end": AttemptOutcome, "effect": EffectClass}
 _quoted = json.encoder.encode_basestring
 
 
@@ -143,7 +143,18 @@ def decode(envelope: bytes, codec: Codec, run_id: RunId) -> Record:
         body = {name: value for name, value in body.items() if name in _NAMES[kind]}
     for name in _BYTES & body.keys():
         body[name] = binascii.a2b_base64(body[name])
+    for name in _WORDS.keys() & body.keys():
+        body[name] = _word(_WORDS[name], body[name], run_id)
     return kind(**body)
+
+
+def _word(known: type[AttemptOutcome] | type[EffectClass], word: str, run_id: RunId) -> AttemptOutcome | EffectClass:
+    try:
+        return known(word)
+    except ValueError:
+        raise SerializationError(
+            f"the journal of {run_id} says {word!r}, which this release does not know; it knows " + ", ".join(known)
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

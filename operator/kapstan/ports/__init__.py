@@ -21,14 +21,13 @@ from kapstan.ports.launcher import (
 )
 from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.ports.run_log import RunLog
-from kapstan.ports.run_records import AttemptEnd, AttemptOutcome, AttemptRecord, RunRecords
+from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
 from kapstan.ports.session import Renewed, Session
 from kapstan.ports.store import EraRegister, Store, Stored
 
 __all__ = [
     "AttemptEnd",
     "AttemptObservation",
-    "AttemptOutcome",
     "AttemptRecord",
     "Claim",
     "Cluster",

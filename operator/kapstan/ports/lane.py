@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from kapstan.ids import RunId, Token
+from kapstan.states import EffectClass
 
 
 class Claim(NamedTuple):
@@ -17,7 +18,7 @@ class Claim(NamedTuple):
     attempt: int
     """1 for the first execution; grows with each retry that the task's policy asked for, not with crashes."""
     crashes: int
-    effect: str
+    effect: EffectClass
     envelope: bytes
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from kapstan.ids import RunId, Token
 from kapstan.ports.lane import Lane
 from kapstan.ports.session import Session
+from kapstan.states import EffectClass
 
 RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashed", "cancelled", "parked"]
 """Where a background run stands. Terminal: completed, failed, crashed, cancelled."""
@@ -27,9 +28,8 @@ class Submission(NamedTuple):
     queue: str = "default"
     delay: float = 0.0
     """Seconds until it may start, by the server's clock."""
-    effect: str = "p"
-    """Effect class, one letter: p(ure), i(dempotent), a(t most once), t(ransactional). Only p is ever claimed in
-    batches."""
+    effect: EffectClass = EffectClass.PURE
+    """Only runs that are PURE are ever claimed in batches."""
 
 
 class Submitted(NamedTuple):

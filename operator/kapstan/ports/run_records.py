@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from kapstan.ids import RunId
-
-AttemptOutcome = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack"]
+from kapstan.states import AttemptOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +20,9 @@ class AttemptEnd:
     """Completed: where the result is stored."""
     until: float | None = None
     """Suspended: when it goes on by itself; None: when it is told to."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outcome", AttemptOutcome(self.outcome))  # a word, where it was read from JSON
 
 
 class AttemptRecord(NamedTuple):

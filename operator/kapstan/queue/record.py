@@ -12,6 +12,7 @@ from typing import NamedTuple
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, RunRecord, RunState, Submission
+from kapstan.states import EffectClass
 
 FORMAT = b"1"
 _STATES: dict[int, RunState] = {
@@ -84,7 +85,7 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
 def _ends_of(task: str, queue: str, effect: str) -> tuple[bytes, bytes]:
     """What stands before the client, and the route between its NULs."""
     if effect not in _CLASSES.values():
-        raise ConfigurationError(f"effect={effect!r}: give p, i, a or t")
+        raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
     return f"00010{effect}".encode(), f"\0{route_of(task, queue)}\0".encode()  # crashes 0, attempt 001, no flags
 
 
@@ -114,7 +115,7 @@ def claim_of(run_id: RunId, token: str, record: bytes) -> Claim:
     )
 
 
-_CLASSES = {ord(letter): letter for letter in "piat"}
+_CLASSES = {ord(effect): effect for effect in EffectClass}
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ run with. What makes a run the run it is stays as it was created; cancel and sus
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from kapstan.resources.base import (
     immutable,
     name_rules,
 )
+from kapstan.states import AttemptOutcome
 
 NAME_LIMIT = 63
 """A FlowRun's name is a label of its pods; its Job's name is cut and hashed where it would be longer."""
@@ -34,7 +35,6 @@ INLINE_PARAMETERS_LIMIT = 2048
 Phase = Literal[
     "Scheduled", "Pending", "Running", "Suspended", "Cancelling", "Completed", "Failed", "Crashed", "Cancelled"
 ]
-AttemptOutcome = Literal["Completed", "Failed", "Cancelled", "Suspended", "HandedBack", "Lost"]
 DiagnosisCategory = Literal[
     "ImagePull",
     "CrashLoop",
@@ -157,7 +157,7 @@ class Attempt(Model, frozen=True):
     exit_code: int | None = Field(default=None, description="Exit code of the process.")
     started_at: Timestamp | None = Field(default=None, description="When the process started.")
     finished_at: Timestamp | None = Field(default=None, description="When it ended.")
-    outcome: AttemptOutcome | None = Field(
+    outcome: Annotated[AttemptOutcome, Field(strict=False)] | None = Field(
         default=None, description="How the attempt ended by the run's own record; Lost where it ended without one."
     )
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from kapstan.ids import ID_LENGTH, RunId, Token
 from kapstan.ports import Claim, Outcome
+from kapstan.states import EffectClass
 
 MAX_BATCH = 128
 """Runs that one claim may bring."""
@@ -55,7 +56,7 @@ class Executing(NamedTuple):
 
     run_id: RunId
     token: Token
-    effect: str
+    effect: EffectClass
     since: float
     """Monotonic clock, which all processes of a machine share."""
 
@@ -86,7 +87,7 @@ class Slot:
         _COUNT.pack_into(self._memory, self._at + _COUNT_AT, len(runs), under_way)
         _PROGRESS.pack_into(self._memory, self._at, 0, 0, position, 0.0)
 
-    def begin(self, position: int, effect: str, now: float) -> None:
+    def begin(self, position: int, effect: EffectClass, now: float) -> None:
         """The child executes the run at ``position`` from ``now`` on."""
         _PROGRESS.pack_into(self._memory, self._at, 1, ord(effect), position, now)
 
@@ -134,7 +135,7 @@ class Slot:
         if not busy:
             return None
         run_id, token = self._entry(position)
-        return Executing(run_id, token, chr(effect), since)
+        return Executing(run_id, token, EffectClass(chr(effect)), since)
 
     def held(self) -> list[tuple[RunId, Token]]:
         """Every run of the batch and the outcomes on their way."""

@@ -20,6 +20,7 @@ from kapstan.engine.background import BackgroundEngine, RetryLater
 from kapstan.errors import BackendError, HandBack, QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.ports import Claim, Lane, Outcome, Stepped, Want
+from kapstan.states import EffectClass
 from kapstan.worker.board import MAX_BATCH, Order, Slot
 from kapstan.worker.pace import Pace
 
@@ -78,7 +79,11 @@ class Executor:
             self._asked = {}
             return self._lane.wait(None)
         first = claims[0]  # tells of all: a run that is not brisk, or not pure, comes alone
-        if len(claims) >= self._asked.get(first.task, 1) and first.effect == "p" and self._pace.brisk(first.task):
+        if (
+            len(claims) >= self._asked.get(first.task, 1)
+            and first.effect is EffectClass.PURE
+            and self._pace.brisk(first.task)
+        ):
             self._send(self._pace.most)
         elif self.outcomes:
             self._step(0)

@@ -27,7 +27,7 @@ from kapstan.engine import values
 from kapstan.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import Session
-from kapstan.states import ExitCode
+from kapstan.states import EffectClass, ExitCode
 from kapstan.worker import child as child_module
 from kapstan.worker import children
 from kapstan.worker.board import Board, Order
@@ -260,7 +260,7 @@ class Supervisor:
     def _on_fence(self, _signal: int, _frame: FrameType | None) -> None:
         for child in list(self._children.values()):
             executing = child.slot.executing()
-            if executing is not None and executing.effect != "p" and not child.pardoned:
+            if executing is not None and executing.effect is not EffectClass.PURE and not child.pardoned:
                 logger.error("Run %s is broken off: the lease may end, and another be given the run", executing.run_id)
                 child.pardoned = True
                 child.kill()

@@ -15,7 +15,7 @@ from tests.servers.minio import minio as minio
 
 from kapstan import backend, ids
 from kapstan.ids import RunId
-from kapstan.records import Records
+from kapstan.runs.records import Records
 from kapstan.settings import Settings
 
 SHAPES = Path(__file__).with_name("shapes.py")

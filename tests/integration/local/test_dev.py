@@ -20,7 +20,7 @@ from kapstan import backend, ids, settings
 from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.ports import Key, Kind
 from kapstan.queue import server
-from kapstan.records import Records
+from kapstan.runs.records import Records
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 DEADLINE = 90.0

@@ -13,8 +13,8 @@ import pytest
 from kapstan import backend as backends
 from kapstan import flow, get_run_logger, runtime, states, task
 from kapstan.errors import MissingContextError, ParameterError, ParameterTypeError, TaskTimeout, UnfinishedRun
-from kapstan.records import Records
 from kapstan.results import read_flow_run
+from kapstan.runs.records import Records
 
 
 @task

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from kapstan.ports import AttemptEnd, AttemptObservation
 from kapstan.reconcile.kinds.flow_run.observed import Record
-from kapstan.resources.flowrun import Attempt, AttemptOutcome
-from kapstan.states import ExitCode
+from kapstan.resources.flowrun import Attempt
+from kapstan.states import AttemptOutcome, ExitCode
 
 KEPT = 32
 """Attempts that stay in the status; older ones are told by the run's record only."""
@@ -70,8 +70,8 @@ def judge(attempt: Attempt, seen: AttemptObservation, record: Record, *, launche
     if told is None and not seen.exists and not launched:
         return Judgement(Verdict.NOT_LAUNCHED)
     if seen.exit_code == ExitCode.HANDED_BACK:
-        return Judgement(Verdict.ENDED, "HandedBack")
-    return Judgement(Verdict.ENDED, "Lost")
+        return Judgement(Verdict.ENDED, AttemptOutcome.HANDED_BACK)
+    return Judgement(Verdict.ENDED, AttemptOutcome.LOST)
 
 
 def closed(attempt: Attempt, seen: AttemptObservation, judgement: Judgement, now: datetime) -> Attempt:

@@ -23,7 +23,7 @@ from kapstan.reconcile.kinds.flow_run.step import Step
 from kapstan.reconcile.plan import Action
 from kapstan.reconcile.status import key_of
 from kapstan.resources.flowrun import Attempt, Phase
-from kapstan.states import PHASES
+from kapstan.states import PHASES, AttemptOutcome
 
 
 def with_open_attempt(step: Step) -> RunPlan:
@@ -94,7 +94,8 @@ def _look_again(step: Step, seen: AttemptObservation) -> datetime:
 def _launch_again(step: Step, attempt: Attempt) -> RunPlan:
     """The attempt was recorded, and the operator ended before the launch: make it now, under the same name."""
     if step.observed.run.spec.cancel or step.observed.run.spec.suspend:
-        outcome = "Cancelled" if step.observed.run.spec.cancel else "HandedBack"
+        cancelled = step.observed.run.spec.cancel
+        outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.HANDED_BACK
         return after_attempt(step, attempt, step.seen(attempt), Judgement(Verdict.ENDED, outcome))
     held = blocked(step)
     return held or launch(step, attempt, ())

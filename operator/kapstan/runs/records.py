@@ -15,6 +15,7 @@ from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd as JournalEnd
 from kapstan.journal import History, log_name, read_journal
 from kapstan.ports import AttemptEnd, AttemptRecord
+from kapstan.states import AttemptOutcome
 
 
 class Records:
@@ -74,7 +75,7 @@ class Records:
         return self._backend.flow_runs.recent(limit)
 
     def _end(self, run_id: RunId, end: JournalEnd) -> AttemptEnd:
-        ref = result_ref(self._backend.codec, run_id, end) if end.end == "Completed" else None
+        ref = result_ref(self._backend.codec, run_id, end) if end.end is AttemptOutcome.COMPLETED else None
         return AttemptEnd(end.end, end.at, end.message, ref, end.until)
 
 
