@@ -16,7 +16,15 @@ from kapstan.codec import JSON, Reference
 from kapstan.context import TaskRun, current_task
 from kapstan.engine import calls, retries, values
 from kapstan.engine.pending import UpstreamFailed, resolved
-from kapstan.errors import BackendError, CancelRun, KapstanError, ParameterError, SerializationError, ValueTooLarge
+from kapstan.errors import (
+    BackendError,
+    CancelRun,
+    ConfigurationError,
+    KapstanError,
+    ParameterError,
+    SerializationError,
+    ValueTooLarge,
+)
 from kapstan.ids import RunId, Token
 from kapstan.logging import redirect_prints
 from kapstan.ports import Claim, Outcome
@@ -46,7 +54,7 @@ class BackgroundEngine:
         self._specs = specs
         self._backend = backend
         self._codec = backend.codec
-        self._inline_bytes = backend.settings.inline_bytes
+        self.inline_bytes = backend.settings.inline_bytes
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
         if self._log_prints or any(spec.log_prints for spec in specs.values()):
@@ -69,13 +77,14 @@ class BackgroundEngine:
             raise CancelRun
 
     def run(self, claim: Claim) -> Outcome | RetryLater:
-        """Execute ``claim``; whatever the user's code raises becomes an outcome or a retry.
+        """Execute ``claim``; whatever the user's code raises becomes an outcome or a retry. An outcome is whole,
+        however large: ``stored`` makes of it what goes to the queue.
 
         A run of an unknown task, or whose arguments cannot be read, ends as ``crashed`` or ``failed`` with the reason
         and is not executed.
 
         Raises:
-            BackendError: the store is away, and arguments or result are there: give the run back.
+            BackendError: the arguments are in the store, and it is away: the run was not executed.
             HandBack, KeyboardInterrupt, SystemExit: the process was told to end: give the run back.
         """
         spec = self._specs.get(claim.task)
@@ -96,7 +105,7 @@ class BackgroundEngine:
                 args, kwargs = resolved(args), resolved(kwargs)
         except UpstreamFailed as error:
             return self._refuse(claim, "failed", f"a run that it was to get the result of ended as {error}")
-        except BackendError:
+        except (BackendError, ConfigurationError):
             raise
         except (KapstanError, LookupError, TypeError) as error:
             return self._refuse(claim, "crashed", f"its arguments cannot be read: {error}")
@@ -127,6 +136,16 @@ class BackgroundEngine:
             current_task.reset(mark)
         return self._completed(claim, spec, result)
 
+    def stored(self, outcome: Outcome) -> Outcome:
+        """``outcome`` as it goes to the queue: above ``inline_bytes`` its envelope goes to the store first.
+
+        Raises:
+            BackendError: the store does not take it; nothing is lost, call again.
+        """
+        if len(outcome.envelope) <= self.inline_bytes:
+            return outcome
+        return outcome._replace(envelope=values.to_store(self._backend, outcome.envelope, "result", outcome.run_id))
+
     def close(self) -> None:
         """Close the event loop that async tasks used."""
         self._loops.close()
@@ -141,9 +160,7 @@ class BackgroundEngine:
             envelope = self._codec.encode(result, "result", claim.run_id, what=f"the result of {spec.name}")
         except (SerializationError, ValueTooLarge) as error:
             logger.error("Task run %s of %s: %s", claim.run_id, spec.name, error)
-            return Outcome(claim.run_id, claim.token, "failed", values.seal_failure(self._backend, error, claim.run_id))
-        if len(envelope) > self._inline_bytes:
-            envelope = values.to_store(self._backend, envelope, "result", claim.run_id)
+            return self._failure(claim, error)
         return Outcome(claim.run_id, claim.token, "completed", envelope)
 
     def _failed(
@@ -156,7 +173,11 @@ class BackgroundEngine:
             logger.warning("Task run '%s' failed: %r. Retrying in %s seconds...", run.name, error, delay)
             return RetryLater(claim.run_id, claim.token, delay)
         logger.error("Task run '%s' failed: %r", run.name, error, exc_info=error)
-        return Outcome(claim.run_id, claim.token, "failed", values.seal_failure(self._backend, error, claim.run_id))
+        return self._failure(claim, error)
+
+    def _failure(self, claim: Claim, error: BaseException) -> Outcome:
+        envelope = values.failure_envelope(self._backend, error, claim.run_id)
+        return Outcome(claim.run_id, claim.token, "failed", envelope)
 
     def _refuse(self, claim: Claim, state: Any, reason: str) -> Outcome:
         logger.error("Task run %s of %s was not executed: %s", claim.run_id, claim.task, reason)

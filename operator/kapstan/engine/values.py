@@ -69,7 +69,17 @@ def _fetch(backend: Backend, reference: Reference) -> bytes:
 
 
 def seal_failure(backend: Backend, error: BaseException, key: str) -> bytes:
-    """The envelope of a failure, signed for ``key``; never raises for what the exception holds."""
+    """As ``failure_envelope``; above ``inline_bytes`` an envelope that refers to the store.
+
+    Raises:
+        StoreUnavailable, StoreRefused: it is large and the store does not take it.
+    """
+    envelope = failure_envelope(backend, error, key)
+    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, "result", key)
+
+
+def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
+    """The envelope of a failure, signed for ``key`` and whole; never raises for what the exception holds."""
     codec = backend.codec
     body: dict[str, Any] = {
         "type": type(error).__qualname__,
@@ -83,8 +93,7 @@ def seal_failure(backend: Backend, error: BaseException, key: str) -> bytes:
                 body["exception"] = base64.b64encode(pickled).decode()
         except (SerializationError, RecursionError):
             pass  # its text still tells what happened
-    envelope = codec.encode(body, "result", key)
-    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, "result", key)
+    return codec.encode(body, "result", key)
 
 
 def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:

@@ -94,8 +94,9 @@ class Lane(Protocol):
         connection of ``give_back``: what is done must not wait behind a long run."""
         ...
 
-    def retry(self, run_id: RunId, token: Token, delay: float) -> bool:
-        """Free the claim and let the run start again after ``delay`` seconds as its next attempt; False: ``LOST``."""
+    def retry(self, run_id: RunId, token: Token, delay: float, *, counted: bool = True) -> bool:
+        """Free the claim and let the run start again after ``delay`` seconds as its next attempt, or as the same one
+        if it is not ``counted``: it was not executed; False: ``LOST``."""
         ...
 
     def close(self) -> None: ...

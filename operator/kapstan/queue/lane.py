@@ -219,8 +219,9 @@ class RedisLane:
                 self._held.pop(outcome.run_id, None)
         return [run_id.decode() for run_id in reply[2]]
 
-    def retry(self, run_id: RunId, token: Token, delay: float) -> bool:
-        arguments = (self._prefix, self._session, run_id, str(token), max(0, round(delay * 1000)), self._ttl)
+    def retry(self, run_id: RunId, token: Token, delay: float, *, counted: bool = True) -> bool:
+        pause = max(0, round(delay * 1000))
+        arguments = (self._prefix, self._session, run_id, str(token), pause, self._ttl, int(counted))
         while True:
             reply = self._aside(scripts.retry.pack(*arguments, 0), scripts.retry.pack(*arguments, 1))
             if reply[1] != b"ERA":

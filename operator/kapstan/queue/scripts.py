@@ -75,7 +75,7 @@ def renew(session: str, lease_ms: int, info: str, opening: int, ttl: int, *route
 
 
 @Script
-def retry(session: str, run_id: str, token: str, delay_ms: int, ttl: int, repeated: int) -> None: ...
+def retry(session: str, run_id: str, token: str, delay_ms: int, ttl: int, counted: int, repeated: int) -> None: ...
 
 
 @Script

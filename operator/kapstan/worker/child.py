@@ -51,7 +51,7 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
             parent.look()
 
     executor = Executor(line, engine, slot, batch_begins)
-    _obey(slot, engine, line)
+    _obey(slot, engine, executor, line)
     guard.watch(executor)
     executor.run()
     engine.close()
@@ -59,7 +59,7 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
     return ExitCode.DONE
 
 
-def _obey(slot: Slot, engine: BackgroundEngine, line: Lane) -> None:
+def _obey(slot: Slot, engine: BackgroundEngine, executor: Executor, line: Lane) -> None:
     """From now on the supervisor's LOOK interrupts the run that it names, or wakes the lane."""
     assert threading.current_thread() is threading.main_thread()
 
@@ -68,6 +68,8 @@ def _obey(slot: Slot, engine: BackgroundEngine, line: Lane) -> None:
         if slot.order == Order.STOP and engine.executing is not None:
             raise HandBack
         cancel = slot.cancel
+        if executor.spool.storing and (slot.order == Order.STOP or executor.spool.storing == cancel):
+            raise HandBack
         if cancel:
             engine.interrupt(cancel)
 

@@ -3,7 +3,8 @@
 One script of the queue finishes what is done and claims what is next. While short runs come in full batches, the next
 claim is under way during the batch (two steps in flight); a long run hands its outcome in before anything else is
 claimed. ``guard`` watches from a second thread, the supervisor from outside; both *recall*: they give back what this
-lane has not begun, and the executor drops it when it next looks.
+lane has not begun, and the executor drops it when it next looks. An outcome that the store does not take waits in the
+``spool``; a run whose arguments cannot be read goes back for a while.
 
 Knows no process and no signal of its own: ``child`` wires those.
 """
@@ -17,14 +18,20 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from kapstan.engine.background import BackgroundEngine, RetryLater
-from kapstan.errors import BackendError, HandBack, QueueUnavailable
+from kapstan.errors import BackendError, ConfigurationError, HandBack
 from kapstan.ids import RunId
 from kapstan.ports import Claim, Lane, Outcome, Stepped, Want
 from kapstan.states import EffectClass
 from kapstan.worker.board import MAX_BATCH, Order, Slot
 from kapstan.worker.pace import Pace
+from kapstan.worker.spool import Spool
 
 logger = logging.getLogger("kapstan.worker")
+
+TROUBLE = (BackendError, ConfigurationError)
+"""What queue and store raise when they cannot be used now; a password that was changed is no reason to end a run."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds for which a run goes back whose arguments cannot be read
+_BREATH, _LONGEST_BREATH = 0.05, 1.0  # seconds between two tries at a queue that refuses at once
 
 
 class Executor:
@@ -41,8 +48,11 @@ class Executor:
         self._lane = lane
         self._engine = engine
         self._slot = slot
+        self._inline_bytes = engine.inline_bytes
         self._on_batch = on_batch
         self._pace = Pace()
+        self._unreadable: tuple[float, float] = (0.0, 0.0)  # since when, and until when it counts as one outage
+        self.spool = Spool(engine.stored, slot)
         self._sent: list[Outcome] | None = None  # of the step that is under way; None: none is
         self._asked: Mapping[str, int] = {}
         self.outcomes: deque[Outcome] = deque()
@@ -52,14 +62,18 @@ class Executor:
 
     def run(self) -> None:
         """Claim and execute until the supervisor orders to leave; then everything that is held is finished or back."""
+        breath = _BREATH
         while self._slot.order == Order.SERVE:
             try:
                 if self._slot.recalled:
                     self._settle()
                 self._execute(self._claim())
-            except QueueUnavailable as error:
+                breath = _BREATH
+            except TROUBLE as error:
                 logger.warning("The queue is away; this lane keeps its outcomes and tries again: %s", error)
                 self._slot.recalled = True  # a reply was lost: what it brought is held, but unknown here
+                time.sleep(breath)
+                breath = min(2 * breath, _LONGEST_BREATH)
         self._leave()
 
     @property
@@ -112,7 +126,7 @@ class Executor:
         sent, self._sent = self._sent or [], None
         try:
             stepped = self._lane.read_step()
-        except QueueUnavailable:
+        except TROUBLE:
             with self.lock:
                 self.outcomes.extendleft(reversed(sent))
             raise
@@ -140,8 +154,19 @@ class Executor:
                 slot.begin(position, claim.effect, at)
                 if slot.recalled:
                     break
-                outcome = run(claim)
+                try:
+                    outcome = run(claim)
+                except TROUBLE as error:
+                    slot.rest()
+                    self._postpone(claim, error)
+                    position, at = position + 1, clock()
+                    continue
                 if type(outcome) is Outcome:
+                    if len(outcome.envelope) > self._inline_bytes:
+                        slot.begin(
+                            position, EffectClass.PURE, clock()
+                        )  # its effect is done: nothing is gained by a kill
+                        outcome = self.spool.stored(outcome)
                     outcomes.append(outcome)
                 else:
                     self._retry(outcome)
@@ -150,7 +175,7 @@ class Executor:
                 before, at = at, clock()
                 if at - before > longest:
                     longest = at - before
-        except (BackendError, HandBack) as error:
+        except HandBack as error:
             logger.warning("Run %s goes back to the queue: %s", claims[position - len(unacknowledged)].run_id, error)
             slot.recalled = True
         slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
@@ -158,9 +183,31 @@ class Executor:
             self._pace.observe(task, at - begun, runs, longest)
 
     def _retry(self, later: object) -> None:
+        """Tell the queue, however long it is away: a run that failed is not to be repeated as if it had not."""
         assert isinstance(later, RetryLater)
-        if not self._lane.retry(later.run_id, later.token, later.delay):
-            report_lost([later.run_id])
+        while True:
+            try:
+                if not self._lane.retry(later.run_id, later.token, later.delay):
+                    report_lost([later.run_id])
+                return
+            except TROUBLE as error:
+                if self._slot.order == Order.STOP:
+                    raise
+                logger.warning("The queue is away; the retry of run %s waits: %s", later.run_id, error)
+                time.sleep(_BREATH)
+
+    def _postpone(self, claim: Claim, error: Exception) -> None:
+        """Give ``claim`` back for a while, unexecuted: its arguments cannot be read. The longer that lasts, the longer
+        each run goes."""
+        now = time.monotonic()
+        since, until = self._unreadable
+        if now > until:
+            since = now
+        pause = min(max(now - since, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self._unreadable = since, now + 2 * pause
+        logger.warning("Run %s goes back for %.0f s, its arguments cannot be read: %s", claim.run_id, pause, error)
+        if not self._lane.retry(claim.run_id, claim.token, pause, counted=False):
+            report_lost([claim.run_id])
 
     # ------------------------------------------------------------------ recalled
 
@@ -180,8 +227,9 @@ class Executor:
         while True:
             try:
                 return self._settle()
-            except QueueUnavailable as error:
+            except TROUBLE as error:
                 logger.warning("The queue is away; %d outcomes wait to be handed in: %s", len(self.outcomes), error)
+                time.sleep(_BREATH)
 
 
 def report_lost(lost: Sequence[RunId]) -> None:

@@ -13,10 +13,9 @@ import socket
 import threading
 import time
 
-from kapstan.errors import QueueUnavailable
 from kapstan.ports import Lane
 from kapstan.worker.board import Slot
-from kapstan.worker.executor import Executor, report_lost
+from kapstan.worker.executor import TROUBLE, Executor, report_lost
 from kapstan.worker.pace import LONG
 
 logger = logging.getLogger("kapstan.worker")
@@ -80,7 +79,7 @@ class Guard(threading.Thread):
             return _LOOK
         try:
             self._recall()
-        except QueueUnavailable as error:
+        except TROUBLE as error:
             logger.info("The queue is away; what waits behind run %s waits on: %s", executing.run_id, error)
             return _LOOK_AGAIN
         if self._executor is not None and self._executor.step_under_way and age < _LOOK_AGAIN:

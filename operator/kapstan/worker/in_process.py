@@ -130,6 +130,8 @@ class _Background:
     def _run(self, engine: BackgroundEngine, lane: Lane, claim: Claim) -> Outcome | None:
         try:
             done = engine.run(claim)
+            if isinstance(done, Outcome):
+                done = engine.stored(done)
         except BackendError as error:
             logger.warning("Run %s goes back to the queue: %s", claim.run_id, error)
             lane.give_back([])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.servers.minio import own_minio as own_minio
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 

@@ -113,3 +113,22 @@ def stubborn(tag: str, gate: str) -> None:
                 return
         except BaseException:  # noqa: BLE001  (the point of it)
             tell("ignored", tag, os.getpid())
+
+
+@task
+def large(tag: str, times: int) -> str:
+    """An effect, and a result that is too large to ride in Redis."""
+    tell("ran", tag, os.getpid())
+    return tag * times
+
+
+@task
+def large_failure(tag: str, times: int) -> None:
+    tell("ran", tag, os.getpid())
+    raise ValueError(tag * times)
+
+
+@task
+def measure(tag: str, text: str) -> int:
+    tell("ran", tag, os.getpid())
+    return len(text)

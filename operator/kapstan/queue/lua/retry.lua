@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- retry: free a claim and let the run start again after a delay, as its next attempt.
+-- retry: free a claim and let the run start again after a delay, as its next attempt or (counted 0) as the same one.
 -- KEYS: prefix
--- ARGV: session run_id token delay_ms ttl repeated
+-- ARGV: session run_id token delay_ms ttl counted repeated
 --   repeated: 1 if an earlier call with these arguments may have been carried out
 -- Reply: format, OK | LOST | ERA
 -- include: now
@@ -20,7 +20,7 @@ local w = P .. 'w:' .. session
 local claim = call('HGET', w, rid)
 local record = call('GET', P .. 't:' .. rid)
 if not record or not claim or sub(claim, 1, 14) ~= token then
-  local mine = record and ARGV[6] == '1' and token_of(record) == token and find('qdk', state_of(record), 1, true)
+  local mine = record and ARGV[7] == '1' and token_of(record) == token and find('qdk', state_of(record), 1, true)
   return {'1', mine and 'OK' or 'LOST'}
 end
 local route = route_of(record)
@@ -29,7 +29,7 @@ count('r:', route, -1)
 if has(record, CANCEL) then
   finish(rid, record, 'k', token, '', ARGV[5], session)
 else
-  local attempt = format('%03d', math.min(sub(record, 28, 30) + 1, 999))
+  local attempt = format('%03d', math.min(sub(record, 28, 30) + ARGV[6], 999))
   call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)
   if delay > 0 then
     delay_until(rid, route, now() + delay)
