@@ -24,7 +24,18 @@ from pathlib import Path
 
 import pytest
 import redis
-from tests.bench import disturbed, flow_calls, imports, latency, on_cluster, submitting, table, takeover, throughput
+from tests.bench import (
+    disturbed,
+    flow_calls,
+    imports,
+    latency,
+    on_cluster,
+    queued,
+    submitting,
+    table,
+    takeover,
+    throughput,
+)
 from tests.bench.measuring import Bench, Line, NotApplicable
 from tests.servers.redis import RedisServer
 
@@ -40,6 +51,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "cluster": on_cluster.start,
     "fairness": disturbed.fairness,
     "recovery": disturbed.recovery,
+    "queued": queued.queued,
     "import": imports.imports,
 }
 

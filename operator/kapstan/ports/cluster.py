@@ -40,6 +40,10 @@ class Cluster(Protocol):
         self, kind: Kind, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
     ) -> list[Manifest]: ...
 
+    def each(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Manifest]:
+        """As `list`, one after the other and read page by page, for kinds that are too many to be held at once."""
+        ...
+
     async def create(self, manifest: Manifest) -> Manifest: ...
 
     async def apply(self, manifest: Manifest) -> Manifest:

@@ -34,14 +34,25 @@ class RunBrief:
     cancelled: bool
     """Its cancellation was asked for."""
     attempts: tuple[tuple[int, str], ...] = ()
+    ended_at: datetime | None = None
+    """When it ended, as far as its status tells; None: it has not."""
 
     @property
     def run_id(self) -> RunId:
         return run_id_of(self.uid, self.created)
 
     @property
+    def parent(self) -> Key:
+        """The Deployment that it is a run of."""
+        return Key("Deployment", self.key.namespace, self.deployment)
+
+    @property
     def ended(self) -> bool:
         return self.phase in TERMINAL_PHASES
+
+    def order(self) -> tuple[datetime, datetime, str]:
+        """By which runs are sorted: when they are due, then when they were made."""
+        return self.scheduled, self.created, self.key.name
 
     @classmethod
     def of(cls, manifest: Manifest) -> RunBrief:
@@ -64,7 +75,17 @@ class RunBrief:
             in_flight=in_flight,
             cancelled=bool(spec.get("cancel")),
             attempts=tuple((int(a["number"]), str(a["job"])) for a in attempts),
+            ended_at=_end(status, created) if phase in TERMINAL_PHASES else None,
         )
+
+
+def _end(status: Manifest, created: datetime) -> datetime:
+    """The last attempt's end; of a run without one, the moment at which its phase changed last."""
+    attempts = cast("list[Manifest]", status.get("attempts") or [])
+    conditions = cast("list[Manifest]", status.get("conditions") or [])
+    moments = [attempts[-1].get("finishedAt")] if attempts else []
+    moments += [found.get("lastTransitionTime") for found in conditions if found.get("type") == "Progressing"]
+    return max((moment for moment in map(_time, moments) if moment is not None), default=created)
 
 
 def _time(value: Any) -> datetime | None:

@@ -6,7 +6,9 @@ Finished runs are not kept: they are many, and nothing waits for them. It decide
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, cast
 
 from kapstan.ids import RunId
@@ -25,39 +27,47 @@ def key_of_manifest(manifest: Manifest) -> Key:
 
 
 class Cache:
-    """Manifests by key; FlowRuns also by Deployment and by run id."""
+    """Manifests by key; FlowRuns also by Deployment and by run id. No look-up walks over all runs."""
 
     def __init__(self) -> None:
-        self._objects: dict[Key, Manifest] = {}
+        self._objects: dict[Kind, dict[Key, Manifest]] = defaultdict(dict)
         self._briefs: dict[Key, RunBrief] = {}
-        self._runs: dict[tuple[str, str], set[Key]] = defaultdict(set)
-        self._by_id: dict[RunId, Key] = {}
+        self._runs: dict[Key, list[RunBrief]] = defaultdict(list)
+        self._in_flight: dict[Key, set[Key]] = defaultdict(set)
+        self._by_id: dict[RunId, set[Key]] = defaultdict(set)
 
     def get(self, key: Key) -> Manifest | None:
-        return self._objects.get(key)
+        return self._objects[key.kind].get(key)
 
-    def keys(self) -> list[Key]:
-        return list(self._objects)
+    def known(self) -> list[Key]:
+        return [key for kept in self._objects.values() for key in kept]
 
     def of_kind(self, kind: Kind, namespace: str | None) -> list[Manifest]:
         """Every manifest of a kind, of one namespace or (None) of all."""
-        return [
-            manifest
-            for key, manifest in self._objects.items()
-            if key.kind == kind and namespace in (None, key.namespace)
-        ]
+        kept = self._objects[kind].items()
+        return [manifest for key, manifest in kept if namespace in (None, key.namespace)]
 
-    def runs(self, namespace: str, deployment: str) -> list[RunBrief]:
-        """Unfinished runs of a Deployment."""
-        return [self._briefs[key] for key in self._runs.get((namespace, deployment), ())]
+    def brief(self, run: Key) -> RunBrief | None:
+        """An unfinished run."""
+        return self._briefs.get(run)
 
-    def run_of(self, run_id: RunId) -> Key | None:
-        return self._by_id.get(run_id)
+    def runs(self, deployment: Key) -> Sequence[RunBrief]:
+        """Unfinished runs of a Deployment, by `RunBrief.order`; not to be kept, it changes with the cache."""
+        return self._runs.get(deployment, ())
+
+    def in_flight(self, deployment: Key) -> int:
+        """How many runs of a Deployment have an attempt that has not ended."""
+        return len(self._in_flight.get(deployment, ()))
+
+    def runs_of(self, run_id: RunId) -> list[Key]:
+        """The objects that ask for this run; more than one where several carry one idempotency key."""
+        return sorted(self._by_id.get(run_id, ()))
 
     def put(self, manifest: Manifest) -> bool:
         """Take a manifest unless a newer one of the same object is there; whether it was news."""
         key = key_of_manifest(manifest)
-        before = self._objects.get(key)
+        kept = self._objects[key.kind]
+        before = kept.get(key)
         if before is not None and not _newer(manifest, before):
             return False
         if key.kind == "FlowRun":
@@ -66,25 +76,38 @@ class Cache:
                 self.drop(key)
                 return True
             self._forget(key)
-            self._briefs[key] = brief
-            self._runs[key.namespace, brief.deployment].add(key)
-            self._by_id[brief.run_id] = key
-        self._objects[key] = manifest
+            self._note(brief)
+        kept[key] = manifest
         return True
 
     def drop(self, key: Key) -> None:
-        self._objects.pop(key, None)
+        self._objects[key.kind].pop(key, None)
         self._forget(key)
+
+    def _note(self, brief: RunBrief) -> None:
+        self._briefs[brief.key] = brief
+        bisect.insort(self._runs[brief.parent], brief, key=RunBrief.order)
+        if brief.in_flight:
+            self._in_flight[brief.parent].add(brief.key)
+        self._by_id[brief.run_id].add(brief.key)
 
     def _forget(self, key: Key) -> None:
         brief = self._briefs.pop(key, None)
         if brief is None:
             return
-        self._by_id.pop(brief.run_id, None)
-        siblings = self._runs[key.namespace, brief.deployment]
-        siblings.discard(key)
-        if not siblings:
-            del self._runs[key.namespace, brief.deployment]
+        row = self._runs[brief.parent]
+        del row[bisect.bisect_left(row, brief.order(), key=RunBrief.order)]
+        if not row:
+            del self._runs[brief.parent]
+        _discard(self._in_flight, brief.parent, key)
+        _discard(self._by_id, brief.run_id, key)
+
+
+def _discard(index: dict[Any, set[Key]], name: Any, key: Key) -> None:
+    if name in index:
+        index[name].discard(key)
+        if not index[name]:
+            del index[name]
 
 
 def _newer(manifest: Manifest, before: Manifest) -> bool:

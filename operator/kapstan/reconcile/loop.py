@@ -64,12 +64,17 @@ class Loop:
         self._clock = clock
         self._workers = workers
         self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._at_work = False
 
     # ------------------------------------------------------------------ what is heard
 
     def enqueue(self, key: Key) -> None:
-        """Look at this resource; the one way in. To be called on the event loop's thread."""
-        self.queue.add(key)
+        """Look at this resource; the one way in. To be called on the event loop's thread.
+
+        A loop that is not at work (the operator's standby) remembers nothing but its cache: `begin` looks at all of it.
+        """
+        if self._at_work:
+            self.queue.add(key)
 
     def changed(self, manifest: Manifest) -> None:
         """A resource of ours was created or changed: it is looked at, and whoever depends on it."""
@@ -82,7 +87,8 @@ class Loop:
         before = self._world.cache.get(key)
         if not self._world.cache.put(manifest):
             return False
-        self._wake(self._reconcilers[key.kind].noticed(self._world, key, before, manifest))
+        if self._at_work:
+            self._wake(self._reconcilers[key.kind].noticed(self._world, key, before, manifest))
         return True
 
     def deleted(self, manifest: Manifest) -> None:
@@ -90,7 +96,8 @@ class Loop:
         key = key_of_manifest(manifest)
         self._world.cache.drop(key)
         self.enqueue(key)
-        self._wake(self._reconcilers[key.kind].noticed(self._world, key, manifest, None))
+        if self._at_work:
+            self._wake(self._reconcilers[key.kind].noticed(self._world, key, manifest, None))
 
     def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
         """What is believed to exist, finished runs left out; whoever lists anew finds out what has vanished."""
@@ -99,11 +106,10 @@ class Loop:
     def record_changed(self, run_id: RunId) -> None:
         """The record of a run was written. To be called from any thread."""
         if self._event_loop is not None:
-            self._event_loop.call_soon_threadsafe(self._look_at_run, run_id)
+            self._event_loop.call_soon_threadsafe(self._look_at_runs, run_id)
 
-    def _look_at_run(self, run_id: RunId) -> None:
-        key = self._world.cache.run_of(run_id)
-        if key is not None:
+    def _look_at_runs(self, run_id: RunId) -> None:
+        for key in self._world.cache.runs_of(run_id):
             self.enqueue(key)
 
     def _wake(self, wakes: Iterable[Wake]) -> None:
@@ -115,12 +121,20 @@ class Loop:
 
     # ------------------------------------------------------------------ at work
 
+    def begin(self) -> None:
+        """From now on decide: everything that is known is looked at, and whatever is heard. `run` does so."""
+        if not self._at_work:
+            self._at_work = True
+            for key in self._world.cache.known():
+                self.queue.add(key)
+
     async def sync(self) -> None:
         """List every kind once. Before `run`: no decision may be made on half of what there is.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
         """
+        self.begin()
         for kind in self._reconcilers:
             for manifest in await self._world.cluster.list(kind):
                 self.changed(manifest)
@@ -128,6 +142,7 @@ class Loop:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set; what is being worked on then is finished first."""
         self._event_loop = asyncio.get_running_loop()
+        self.begin()
         workers = [asyncio.create_task(self._work(), name=f"reconcile-{n}") for n in range(self._workers)]
         stopping = asyncio.create_task(stop.wait())
         try:

@@ -29,6 +29,7 @@ from kapstan.resources.flowrun import Phase
 
 ENTRYPOINT = r"^[^\s:]+:[A-Za-z_][A-Za-z0-9_.]*$"
 NEXT_RUNS = 3
+WEEK = 7 * 24 * 3600
 
 ConcurrencyPolicy = Literal["Allow", "Forbid", "Replace", "Queue"]
 MissedRunsPolicy = Literal["Skip", "RunLatest", "RunAll"]
@@ -138,10 +139,12 @@ class MissedRuns(Model, frozen=True):
 
 
 class HistoryLimits(Model, frozen=True):
-    """How many finished FlowRuns stay as objects; their records and results stay longer."""
+    """How many finished FlowRuns that schedules made stay as objects; their records and results stay longer."""
 
-    successful: int = Field(default=10, ge=0, description="Completed FlowRuns that are kept.")
-    failed: int = Field(default=10, ge=0, description="Failed, crashed and cancelled FlowRuns that are kept.")
+    successful: int = Field(default=10, ge=0, description="Completed FlowRuns of schedules that are kept.")
+    failed: int = Field(
+        default=10, ge=0, description="Failed, crashed and cancelled FlowRuns of schedules that are kept."
+    )
 
 
 class DeploymentSpec(Model, frozen=True):
@@ -176,7 +179,16 @@ class DeploymentSpec(Model, frozen=True):
         description="How often a run may lose its infrastructure (node, pod, process) and go on in a new attempt. "
         "Retries of the flow's own failures are set in its code.",
     )
-    history_limits: HistoryLimits = Field(default=HistoryLimits(), description="How many finished FlowRuns are kept.")
+    history_limits: HistoryLimits = Field(
+        default=HistoryLimits(), description="How many finished FlowRuns of schedules are kept."
+    )
+    ttl_seconds_after_finished: int = Field(
+        default=WEEK,
+        ge=0,
+        le=315_360_000,
+        description="Seconds after its end when a FlowRun goes that no schedule made: one that was applied by a "
+        "person or by GitOps, or asked for by a program. historyLimits do not touch it.",
+    )
     suspend: bool = Field(
         default=False, description="Whether no schedule makes runs for now; runs on request still start."
     )

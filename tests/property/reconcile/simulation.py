@@ -210,8 +210,11 @@ class Simulation:
             raise AssertionError("no TaskWorker is simulated")
 
         launcher: Any = KillableLauncher(self.infrastructure, self.writes)
-        cluster = KillableCluster(self.root, lambda: self.now, self.writes)
-        return Loop(cluster, {"kubernetes": launcher}, None, records, no_queue, clock=lambda: self.now)
+        return Loop(self._cluster(), {"kubernetes": launcher}, None, records, no_queue, clock=lambda: self.now)
+
+    def _cluster(self) -> KillableCluster:
+        """As the operator reaches it."""
+        return KillableCluster(self.root, lambda: self.now, self.writes)
 
     async def restart(self) -> None:
         """Another operator, which knows what is stored and nothing else."""

@@ -15,6 +15,7 @@ from kapstan.ports import (
     WorkerObservation,
 )
 from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.deployment.history import Ended
 from kapstan.reconcile.kinds.deployment.observed import DeploymentObserved
 from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved
 from kapstan.reconcile.kinds.task_worker.observed import WorkersObserved
@@ -114,13 +115,27 @@ def brief(name: str, phase: str = "", seconds: float = -60, **fields: Any) -> Ru
 
 def pool_observed(found: WorkPool, runs: list[RunBrief], waiting: str = "", **fields: Any) -> PoolObserved:
     """``waiting``: names of the runs that wait, separated by blanks."""
-    lined_up = frozenset(Key("FlowRun", "shop", name) for name in waiting.split())
-    given: dict[str, Any] = {"served": True, "deployments": {"nightly": deployment()}, **fields}
-    return PoolObserved(pool=found, runs=tuple(runs), waiting=lined_up, **given)
+    deployments: dict[str, Deployment] = fields.pop("deployments", {"nightly": deployment()})
+    granted: frozenset[Key] = fields.pop("granted", frozenset())
+    lined_up = [run for run in runs if run.key.name in waiting.split() and run.key not in granted]
+    holding = [run for run in runs if run.in_flight or run.key in granted]
+    return PoolObserved(
+        pool=found,
+        served=fields.pop("served", True),
+        deployments=deployments,
+        in_flight={name: sum(run.deployment == name for run in holding) for name in deployments},
+        waiting={
+            name: sorted((run for run in lined_up if run.deployment == name), key=RunBrief.order)
+            for name in deployments
+        },
+        queued=len(lined_up),
+        **fields,
+    )
 
 
 def deployment_observed(found: Deployment, *runs: RunBrief) -> DeploymentObserved:
-    return DeploymentObserved(found, pool(), runs)
+    unfinished = sorted((run for run in runs if not run.ended), key=RunBrief.order)
+    return DeploymentObserved(found, pool(), unfinished, Ended.of(run for run in runs if run.ended))
 
 
 def task_worker(replicas: int, status: dict[str, Any] | None = None, **spec: Any) -> TaskWorker:

@@ -139,12 +139,24 @@ def test_replace_cancels_the_oldest_only_and_nobody_twice() -> None:
 
 
 def test_old_runs_are_forgotten_the_oldest_first() -> None:
-    good = [brief(f"good{number}", "Completed", -number, attempts=((1, "j"),)) for number in (1, 2, 3)]
-    bad = [brief("bad1", "Failed", -1), brief("bad2", "Crashed", -2)]
+    made = {"schedule": "s", "ended_at": NOW}
+    good = [brief(f"good{number}", "Completed", -number, attempts=((1, "j"),), **made) for number in (1, 2, 3)]
+    bad = [brief("bad1", "Failed", -1, **made), brief("bad2", "Crashed", -2, **made)]
     plan = reconcile({}, *good, *bad, historyLimits={"successful": 1, "failed": 1})
     assert [action.run.name for action in actions(plan, DeleteRun)] == ["good3", "good2", "bad2"]
     assert actions(plan, DeleteRun)[0].attempts == ((1, "j"),)
     assert status(plan)["counts"] == {"completed": 1, "failed": 1, "crashed": 0, "cancelled": 0}
+
+
+def test_what_no_schedule_made_stays_until_its_time_is_over() -> None:
+    asked = [brief(f"asked{hours}", "Completed", -9e5, ended_at=at(-3600 * hours)) for hours in range(1, 41)]
+    plan = reconcile({}, *asked, historyLimits={"successful": 1, "failed": 1})
+    assert actions(plan, DeleteRun) == [], "seven days, whatever the history limits say"
+    assert plan.requeue_at == at(-3600 * 40 + 7 * 24 * 3600), "looked at again when the first is over"
+    plan = reconcile({}, *asked, ttlSecondsAfterFinished=38 * 3600)
+    assert [action.run.name for action in actions(plan, DeleteRun)] == ["asked40", "asked39", "asked38"]
+    assert plan.requeue_at == at(3600)
+    assert status(plan)["counts"]["completed"] == 37
 
 
 @pytest.mark.parametrize(

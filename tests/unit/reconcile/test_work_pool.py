@@ -27,7 +27,6 @@ def granted(plan: Plan) -> list[str]:
         ({"concurrency": {"maxInFlight": 1}}, [brief("a", "Running", in_flight=True), brief("b")], "b", []),
         ({"concurrency": {"maxInFlight": 2}}, [brief("a", "Running", in_flight=True), brief("b")], "b", ["b"]),
         ({"suspend": True}, [brief("a")], "a", []),
-        ({}, [brief("a", "Completed")], "a", []),
         ({}, [brief("a")], "", []),
         ({"queues": [{"name": "default", "limit": 1}]}, [brief("a", "Running", in_flight=True), brief("b")], "b", []),
     ],

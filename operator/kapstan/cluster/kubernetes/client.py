@@ -130,13 +130,21 @@ class Client:
     async def list(self, path: str, *, labels: str = "", fields: str = "") -> tuple[list[Json], str]:
         """Every item of a collection, read in pages, and the resourceVersion to watch from."""
         items: list[Json] = []
+        version = ""
+        async for page in self.pages(path, labels=labels, fields=fields):
+            items += page.get("items") or []
+            version = page["metadata"].get("resourceVersion", "")
+        return items, version
+
+    async def pages(self, path: str, *, labels: str = "", fields: str = "") -> AsyncIterator[Json]:
+        """The collection, page by page."""
         query = {"limit": str(PAGE)} | _selectors(labels, fields)
         while True:
             page = await self.get(path, query)
-            items += page.get("items") or []
+            yield page
             following = page["metadata"].get("continue")
             if not following:
-                return items, page["metadata"].get("resourceVersion", "")
+                return
             query["continue"] = following
 
     async def create(self, path: str, body: Json, *, field_manager: str) -> Json:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
-from kapstan.cluster.kubernetes.cache import within
+from kapstan.cluster.kubernetes.cache import items, within
 from kapstan.cluster.kubernetes.client import JSON_PATCH, Client, Resource
 from kapstan.cluster.kubernetes.events import Recorder
 from kapstan.errors import ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
@@ -48,9 +48,14 @@ class KubernetesCluster:
         self, kind: Kind, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
     ) -> list[Manifest]:
         selector = ",".join(f"{name}={value}" for name, value in (labels or {}).items())
-        items, _ = await self.client.list(RESOURCES[kind].path(namespace), labels=selector)
+        found, _ = await self.client.list(RESOURCES[kind].path(namespace), labels=selector)
         # A list names its items' kind once, for all of them.
-        return [{"apiVersion": API_VERSION, "kind": kind} | item for item in items]
+        return [{"apiVersion": API_VERSION, "kind": kind} | item for item in found]
+
+    async def each(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Manifest]:
+        async for page in self.client.pages(RESOURCES[kind].path(namespace)):
+            for item in items(page, "items"):
+                yield {"apiVersion": API_VERSION, "kind": kind} | item
 
     async def create(self, manifest: Manifest) -> Manifest:
         resource, namespace = self._place(manifest)
@@ -121,8 +126,8 @@ class KubernetesCluster:
         known: dict[tuple[str, str], Manifest] = {}
         path = RESOURCES[kind].path(None)
         while True:
-            items, version = await self.client.list(path)
-            listed = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in items}
+            found, version = await self.client.list(path)
+            listed = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in found}
             for name in known.keys() - listed.keys():
                 await told.put(("deleted", known[name]))
             for item in listed.values():

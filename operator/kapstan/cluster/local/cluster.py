@@ -43,6 +43,10 @@ class LocalCluster:
     ) -> list[Manifest]:
         return await asyncio.to_thread(self._list, kind, namespace, labels or {})
 
+    async def each(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Manifest]:
+        for manifest in await self.list(kind, namespace):
+            yield manifest
+
     def _list(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[Manifest]:
         found = (self._objects.read(key) for key in list(self._objects.keys(kind, namespace)))
         return [manifest for manifest in found if manifest is not None and _carries(manifest, labels)]

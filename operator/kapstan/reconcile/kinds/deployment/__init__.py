@@ -22,11 +22,12 @@ class DeploymentReconciler(Reconciler):
     def concerns(self, world: World, key: Key, manifest: Manifest) -> bool:
         return world.only in (None, pool_named_by(key, manifest))
 
-    async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:  # noqa: ARG002
-        return reconcile(await observe(world, manifest), now)
+    async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
+        return reconcile(await observe(world, key, manifest, now), now)
 
     def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
-        manifest = after or before
-        assert manifest is not None
-        yield Wake(pool_named_by(key, manifest))
+        if before is not None and after is not None and before["spec"] == after["spec"]:
+            return  # its counts and next moments concern nobody
+        for seen in filter(None, (before, after)):
+            yield Wake(pool_named_by(key, seen))
         yield from map(Wake, waiting_runs(world.cache, key))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from kapstan.errors import NotFound, ResourceConflict
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.cache import key_of_manifest
+from kapstan.reconcile.kinds.deployment.history import History
 from kapstan.reconcile.plan import Acting
 
 
@@ -52,7 +54,6 @@ class DeleteRun:
     async def perform(self, acting: Acting) -> None:
         for _, job in self.attempts:
             await acting.world.launcher("").remove(self.run, job)
-        try:
+        with contextlib.suppress(NotFound):
             await acting.world.cluster.delete(self.run)
-        except NotFound:
-            return
+        acting.world.memory(History).drop(self.run)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from kapstan.errors import ConfigurationError
+from kapstan.ports import Key
 from kapstan.reconcile.brief import RunBrief
 from kapstan.reconcile.kinds.deployment.actions import CancelRun, CreateRun, DeleteRun
 from kapstan.reconcile.kinds.deployment.observed import DeploymentObserved
@@ -75,8 +76,8 @@ class _Step:
         return Plan(tuple(self.actions), min(self.wake, default=None))
 
     @property
-    def active(self) -> list[RunBrief]:
-        return [run for run in self.observed.runs if not run.ended]
+    def active(self) -> int:
+        return len(self.observed.unfinished) + len(self.made)
 
     # ------------------------------------------------------------------ schedules
 
@@ -121,9 +122,10 @@ class _Step:
         deployment = self.observed.deployment
         name = scheduled_run_name(deployment.metadata.name, schedule.name, moment)
         limit, policy = deployment.spec.concurrency.limit, deployment.spec.concurrency.policy
-        if any(run.key.name == name for run in self.observed.runs):
+        if self._is_made(name):
             return
-        running = [run for run in self.active if not run.cancelled]
+        looks = policy in ("Forbid", "Replace")
+        running = [run for run in self.observed.unfinished if not run.cancelled] if looks else []
         if policy == "Forbid" and len(running) + len(self.made) >= limit:
             self._event("Warning", "RunSkipped", f"no run for {moment.isoformat()}: {limit} active, policy is Forbid")
             return
@@ -135,6 +137,11 @@ class _Step:
                 self.actions.append(CancelRun(run.key))
         self.made.append((name, moment))
         self.actions.append(CreateRun(self._manifest(name, schedule, moment)))
+
+    def _is_made(self, name: str) -> bool:
+        deployment = self.observed.deployment
+        key = Key("FlowRun", deployment.metadata.namespace, name)
+        return key in self.observed.ended.by_key or any(run.key == key for run in self.observed.unfinished)
 
     def _manifest(self, name: str, schedule: Schedule, moment: datetime) -> dict[str, object]:
         deployment = self.observed.deployment
@@ -170,26 +177,31 @@ class _Step:
 
     def _forget_old_runs(self) -> None:
         limits = self.observed.deployment.spec.history_limits
-        ended = sorted((run for run in self.observed.runs if run.ended), key=lambda run: (run.scheduled, run.created))
-        good = [run for run in ended if run.phase == "Completed"]
-        bad = [run for run in ended if run.phase != "Completed"]
-        for runs, limit in ((good, limits.successful), (bad, limits.failed)):
+        ended = self.observed.ended
+        for runs, limit in ((ended.made_good, limits.successful), (ended.made_bad, limits.failed)):
             self.actions.extend(DeleteRun(run.key, run.attempts) for run in runs[: max(0, len(runs) - limit)])
+        # What was asked for is not history: it stays until its time is over, or a person takes it away.
+        ttl = timedelta(seconds=self.observed.deployment.spec.ttl_seconds_after_finished)
+        for run in ended.asked_for:
+            over = (run.ended_at or self.now) + ttl
+            if over > self.now:
+                self.wake.append(over)
+                return
+            self.actions.append(DeleteRun(run.key, run.attempts))
 
     def _status(self, schedules: list[ScheduleStatus]) -> DeploymentStatus:
         deployment = self.observed.deployment
-        phases = Counter(run.phase for run in self.observed.runs if run.ended)
-        forgotten = {action.run for action in self.actions if isinstance(action, DeleteRun)}
-        for run in self.observed.runs:
-            if run.key in forgotten:
-                phases[run.phase] -= 1
+        phases = Counter(self.observed.ended.phases)
+        for action in self.actions:
+            if isinstance(action, DeleteRun):
+                phases[self.observed.ended.by_key[action.run].phase] -= 1
         return deployment.status.model_copy(
             update={
                 "observed_generation": deployment.metadata.generation,
                 "conditions": self._conditions(),
                 "next_runs": sorted(self.upcoming)[:NEXT_RUNS],
                 "last_run": self._last_run(),
-                "active": len(self.active) + len(self.made),
+                "active": self.active,
                 "counts": RunCounts(
                     completed=phases["Completed"],
                     failed=phases["Failed"],
@@ -204,7 +216,8 @@ class _Step:
         if self.made:
             name, moment = max(self.made, key=lambda made: made[1])
             return LastRun(name=name, phase="Scheduled", scheduled_time=moment)
-        newest = max(self.observed.runs, key=lambda run: (run.scheduled, run.created), default=None)
+        last = (*self.observed.unfinished[-1:], *self.observed.ended.in_order[-1:])
+        newest = max(last, key=RunBrief.order, default=None)
         if newest is None:
             return self.observed.deployment.status.last_run
         return LastRun.model_validate(
@@ -229,8 +242,7 @@ class _Step:
         else:
             conditions.set("Ready", True, "Suspended" if deployment.spec.suspend else "Serving")
             conditions.set("Degraded", False, "AsExpected")
-        active = len(self.active) + len(self.made)
-        conditions.set("Progressing", active > 0, "RunsActive" if active else "Idle")
+        conditions.set("Progressing", self.active > 0, "RunsActive" if self.active else "Idle")
         return conditions.items
 
     def _event(self, severity: Literal["Normal", "Warning"], reason: str, message: str) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.deployment.history import Ended
 from kapstan.resources import Deployment, WorkPool
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentObserved:
-    """A Deployment and its FlowRuns, finished ones included."""
+    """A Deployment and its runs."""
 
     deployment: Deployment
     pool: WorkPool | None
-    runs: tuple[RunBrief, ...] = ()
+    unfinished: Sequence[RunBrief] = ()
+    """By `RunBrief.order`."""
+    ended: Ended = field(default_factory=Ended)

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.brief import RunBrief
+from kapstan.reconcile.kinds.deployment.history import History
 from kapstan.reconcile.kinds.flow_run.actions import LaunchDelayed
 from kapstan.reconcile.kinds.flow_run.decision import launch_delayed, launch_refused, reconcile
 from kapstan.reconcile.kinds.flow_run.observe import observe
@@ -50,6 +51,9 @@ class FlowRunReconciler(Reconciler):
 
     async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
         world.memory(Remains).jobs.pop(key, None)  # made again under the same name
+        brief = RunBrief.of(manifest)
+        if brief.ended:
+            world.memory(History).put(brief)
         observed = await observe(world, manifest, journal=False)
         plan = reconcile(observed, now)
         if plan.needs_journal:
@@ -64,16 +68,24 @@ class FlowRunReconciler(Reconciler):
         manifest = after or before
         assert manifest is not None
         brief = RunBrief.of(manifest)
+        known = RunBrief.of(before) if before is not None else None
         if after is None:
             world.memory(Remains).jobs[key] = [job for _, job in brief.attempts]
-        elif brief.in_flight:
+        elif brief.in_flight or brief.ended:
             # Recorded: from here on the status holds the place.
-            world.memory(Places).leave_line(key)
-        deployment = deployment_of(key, manifest)
-        yield Wake(deployment, SPREAD)
-        pool = pool_of(world.cache, deployment)
-        if pool is not None:
-            yield Wake(pool)
+            world.memory(Places).leave(key)
+        if brief.ended and after is not None:
+            world.memory(History).put(brief)
+        elif after is not None and known is None:
+            world.memory(History).drop(key)
+        if known is None or after is None or (known.phase, known.cancelled) != (brief.phase, brief.cancelled):
+            yield Wake(brief.parent, SPREAD)
+        held = known is not None and known.in_flight
+        if held != (after is not None and brief.in_flight):
+            # A place was taken or given back. Who asks for one wakes the pool himself.
+            pool = pool_of(world.cache, brief.parent)
+            if pool is not None:
+                yield Wake(pool)
 
     async def refused(self, world: World, key: Key, error: Refused, now: datetime) -> Plan | None:
         # The attempt stands in the status by now: what becomes of its launch is decided on that.
@@ -88,6 +100,7 @@ class FlowRunReconciler(Reconciler):
     async def forget(self, acting: Acting, key: Key) -> None:
         """Nobody waits for it, and nothing of it may run on."""
         await LeaveLine(key).perform(acting)
+        acting.world.memory(History).drop(key)
         jobs = acting.world.memory(Remains).jobs.pop(key, [])
         for launcher in acting.world.launchers.values():
             for job in jobs:

@@ -18,9 +18,8 @@ class AskPlace:
     pool: Key
 
     async def perform(self, acting: Acting) -> None:
-        places = acting.world.memory(Places)
-        if places.waiting.get(self.run) != self.pool:
-            places.waiting[self.run] = self.pool
+        run = acting.world.cache.brief(self.run)
+        if run is not None and acting.world.memory(Places).ask(run, self.pool):
             acting.enqueue(self.pool)
 
 
@@ -31,7 +30,7 @@ class LeaveLine:
     run: Key
 
     async def perform(self, acting: Acting) -> None:
-        pool = acting.world.memory(Places).leave_line(self.run)
+        pool = acting.world.memory(Places).leave(self.run)
         if pool is not None:
             acting.enqueue(pool)
 
@@ -43,9 +42,8 @@ class Grant:
     run: Key
 
     async def perform(self, acting: Acting) -> None:
-        places = acting.world.memory(Places)
-        places.granted[self.run] = places.waiting.pop(self.run)
-        acting.enqueue(self.run)
+        if acting.world.memory(Places).grant(self.run):
+            acting.enqueue(self.run)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def deployments_of(cache: Cache, pool: Key) -> list[Key]:
 
 def waiting_runs(cache: Cache, deployment: Key) -> list[Key]:
     """Unfinished runs of a Deployment that have no attempt in flight."""
-    return [run.key for run in cache.runs(deployment.namespace, deployment.name) if not run.in_flight]
+    return [run.key for run in cache.runs(deployment) if not run.in_flight]
 
 
 def served_elsewhere(world: World, pool: Key) -> bool:
@@ -58,5 +58,10 @@ def served_elsewhere(world: World, pool: Key) -> bool:
     manifest = world.cache.get(pool)
     if manifest is None or manifest["spec"].get("type", "kubernetes") in world.launchers:
         return False
-    conditions = cast("list[Manifest]", manifest.get("status", {}).get("conditions") or [])
+    return is_served(manifest)
+
+
+def is_served(pool: Manifest) -> bool:
+    """Whether a worker has written that it serves this pool of type process."""
+    conditions = cast("list[Manifest]", cast("Manifest", pool.get("status") or {}).get("conditions") or [])
     return any(c["type"] == NEEDS_WORKER and c["status"] == "False" for c in conditions)

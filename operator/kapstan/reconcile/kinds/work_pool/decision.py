@@ -6,6 +6,7 @@ then by the time they are due; a Deployment whose concurrency lets its runs wait
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from datetime import datetime, timedelta
 
@@ -25,16 +26,15 @@ def reconcile(observed: PoolObserved, now: datetime) -> Plan:
     pool = observed.pool
     if not observed.served:
         return Plan(changed_status(pool, _status(observed, now, 0, 0)))
-    in_flight = [run for run in observed.runs if run.in_flight or run.key in observed.granted]
-    waiting = _in_line(observed)
     tokens = refilled(observed.tokens, pool, now)
-    granted = [] if pool.spec.suspend else _choose(observed, in_flight, waiting, int(tokens.left))
+    granted = [] if pool.spec.suspend else _choose(observed, int(tokens.left))
     actions: list[Action] = [Grant(run.key) for run in granted]
     if granted:
         tokens = Tokens(tokens.left - len(granted), now)
         actions.append(SpendTokens(key_of(pool), tokens.left, now))
-    left = len(waiting) - len(granted)
-    actions.extend(changed_status(pool, _status(observed, now, len(in_flight) + len(granted), left)))
+    left = observed.queued - len(granted)
+    in_flight = sum(observed.in_flight.values()) + len(granted)
+    actions.extend(changed_status(pool, _status(observed, now, in_flight, left)))
     # Whoever else waits is looked at again when a place is given back; a token comes by itself.
     out_of_tokens = left and tokens.left < 1 and not pool.spec.suspend
     rate = pool.spec.concurrency.launches_per_second
@@ -51,42 +51,36 @@ def refilled(tokens: Tokens | None, pool: WorkPool, now: datetime) -> Tokens:
     return Tokens(min(full, tokens.left + rate * max(0.0, (now - tokens.at).total_seconds())), now)
 
 
-def _in_line(observed: PoolObserved) -> list[RunBrief]:
-    priority = {queue.name: queue.priority for queue in observed.pool.spec.queues}
-    waiting = [
-        run
-        for run in observed.runs
-        if run.key in observed.waiting and run.key not in observed.granted and not run.in_flight and not run.ended
+def _choose(observed: PoolObserved, most: int) -> list[RunBrief]:
+    """Those that may start now, at most so many. It looks at the heads of the lines, never at all who wait."""
+    spec = observed.pool.spec
+    if spec.concurrency.max_in_flight is not None:
+        most = min(most, spec.concurrency.max_in_flight - sum(observed.in_flight.values()))
+    priority = {queue.name: queue.priority for queue in spec.queues}
+    limits = {queue.name: queue.limit for queue in spec.queues if queue.limit is not None}
+    by_deployment, by_queue = Counter(observed.in_flight), Counter[str]()
+    for name, count in observed.in_flight.items():
+        by_queue[observed.deployments[name].spec.queue] += count
+    heads = [
+        (priority.get(observed.deployments[name].spec.queue, 1), line[0].order(), name, 0)
+        for name, line in observed.waiting.items()
+        if line and name in observed.deployments
     ]
-    return sorted(
-        waiting, key=lambda run: (priority.get(_queue(observed, run), 1), run.scheduled, run.created, run.key.name)
-    )
-
-
-def _queue(observed: PoolObserved, run: RunBrief) -> str:
-    deployment = observed.deployments.get(run.deployment)
-    return deployment.spec.queue if deployment else "default"
-
-
-def _choose(observed: PoolObserved, in_flight: list[RunBrief], waiting: list[RunBrief], tokens: int) -> list[RunBrief]:
-    limits = {queue.name: queue.limit for queue in observed.pool.spec.queues if queue.limit is not None}
-    whole = observed.pool.spec.concurrency.max_in_flight
-    by_queue = Counter(_queue(observed, run) for run in in_flight)
-    by_deployment = Counter(run.deployment for run in in_flight)
+    heapq.heapify(heads)
     chosen: list[RunBrief] = []
-    for run in waiting:
-        if len(chosen) >= tokens or (whole is not None and len(in_flight) + len(chosen) >= whole):
-            break
-        queue = _queue(observed, run)
-        deployment = observed.deployments.get(run.deployment)
-        alone = deployment.spec.concurrency if deployment else None
+    while heads and len(chosen) < most:
+        rank, _, name, place = heapq.heappop(heads)
+        queue, alone = observed.deployments[name].spec.queue, observed.deployments[name].spec.concurrency
         if queue in limits and by_queue[queue] >= limits[queue]:
             continue
-        if alone is not None and alone.policy != "Allow" and by_deployment[run.deployment] >= alone.limit:
+        if alone.policy != "Allow" and by_deployment[name] >= alone.limit:
             continue
+        line = observed.waiting[name]
         by_queue[queue] += 1
-        by_deployment[run.deployment] += 1
-        chosen.append(run)
+        by_deployment[name] += 1
+        chosen.append(line[place])
+        if place + 1 < len(line):
+            heapq.heappush(heads, (rank, line[place + 1].order(), name, place + 1))
     return chosen
 
 

@@ -20,12 +20,16 @@ def observe(world: World, manifest: Manifest) -> PoolObserved:
         for parent in deployments_of(world.cache, key)
         if (stored := world.cache.get(parent)) is not None
     }
+    granted = places.granted(key)
     return PoolObserved(
         pool=pool,
         served=pool.spec.type in world.launchers,
-        runs=tuple(run for name in deployments for run in world.cache.runs(key.namespace, name)),
         deployments=deployments,
-        waiting=frozenset(run for run, asked in places.waiting.items() if asked == key),
-        granted=frozenset(run for run, giver in places.granted.items() if giver == key),
+        in_flight={
+            name: world.cache.in_flight(Key("Deployment", key.namespace, name)) + granted.get(name, 0)
+            for name in deployments
+        },
+        waiting=places.waiting(key),
+        queued=places.queued(key),
         tokens=places.tokens.get(key),
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kapstan.ports import Key
 from kapstan.reconcile.brief import RunBrief
 from kapstan.reconcile.kinds.work_pool.places import Tokens
 from kapstan.resources import Deployment, WorkPool
@@ -13,15 +12,17 @@ from kapstan.resources import Deployment, WorkPool
 
 @dataclass(frozen=True, slots=True)
 class PoolObserved:
-    """A WorkPool and every FlowRun whose Deployment names it."""
+    """A WorkPool, and who holds or wants its places."""
 
     pool: WorkPool
     served: bool
-    runs: tuple[RunBrief, ...] = ()
     deployments: Mapping[str, Deployment] = field(default_factory=dict[str, Deployment])
-    waiting: frozenset[Key] = frozenset()
-    """Runs that asked for a place."""
-    granted: frozenset[Key] = frozenset()
-    """Runs that were given a place and have not recorded their attempt yet."""
+    """By name: those that name this pool."""
+    in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
+    """By Deployment: runs that hold a place, those included that were given one and have not recorded their attempt."""
+    waiting: Mapping[str, Sequence[RunBrief]] = field(default_factory=dict[str, "Sequence[RunBrief]"])
+    """By Deployment: runs that asked for a place, in the order in which they are due."""
+    queued: int = 0
+    """How many these are together."""
     tokens: Tokens | None = None
     """None: full."""
