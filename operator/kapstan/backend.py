@@ -20,7 +20,7 @@ from kapstan.settings import Settings
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from kapstan.ports import EraRegister, FlowRuns, Queue, Store
+    from kapstan.ports import BackgroundRuns, EraRegister, FlowRuns, Queue, Store
 
 T = TypeVar("T")
 _ASYNC_THREADS = 8
@@ -62,6 +62,13 @@ class Backend:
     @property
     def flow_runs(self) -> FlowRuns:
         return self._part("flow_runs", self._open_flow_runs)
+
+    @property
+    def background_runs(self) -> BackgroundRuns:
+        """Raises:
+        QueueUnavailable: as ``queue``.
+        """
+        return self._part("background_runs", self._open_background_runs)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """``function(*args)`` on a thread: how asyncio callers reach the synchronous queue and store.
@@ -109,6 +116,12 @@ class Backend:
         store = S3Store.from_settings(self.settings)
         store.probe_when_due()
         return store
+
+    def _open_background_runs(self) -> BackgroundRuns:
+        from kapstan.queue.background_runs import RedisBackgroundRuns
+        from kapstan.queue.redis import RedisQueue
+
+        return RedisBackgroundRuns(cast("RedisQueue", self.queue))
 
     def _open_flow_runs(self) -> FlowRuns:
         if self.settings.redis_url:

@@ -98,6 +98,12 @@ def parse(text: str | UUID) -> RunId:
         raise ValueError(f"{text!r} is not a run id: give the 36 characters that Kapstan prints") from None
 
 
+def made_at(run_id: RunId) -> float | None:
+    """Unix seconds of the making of ``run_id``; None for one that was derived."""
+    number = to_uuid(run_id).int
+    return (number >> 80) / 1000 if number >> 76 & 0xF == 7 else None
+
+
 def to_uuid(run_id: RunId) -> UUID:
     """The UUID that ``run_id`` writes in short."""
     number = 0

@@ -8,6 +8,7 @@ knows how a value was serialised or signed.
 
 from __future__ import annotations
 
+from kapstan.ports.background_runs import BackgroundFilter, BackgroundPage, BackgroundRuns, Change, ListedRun
 from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
 from kapstan.ports.flow_runs import FlowRuns, RunLease
 from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, Want
@@ -29,6 +30,10 @@ __all__ = [
     "AttemptEnd",
     "AttemptObservation",
     "AttemptRecord",
+    "BackgroundFilter",
+    "BackgroundPage",
+    "BackgroundRuns",
+    "Change",
     "Claim",
     "Cluster",
     "Depth",
@@ -39,6 +44,7 @@ __all__ = [
     "Kind",
     "Lane",
     "Launcher",
+    "ListedRun",
     "Manifest",
     "Outcome",
     "Queue",

@@ -140,7 +140,7 @@ class Queue(Protocol):
     def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth: ...
 
     def runs(self, limit: int = 100) -> list[RunRecord]:
-        """Some current records, newest first, for the CLI."""
+        """The records of the runs that were submitted last, newest first; ``BackgroundRuns`` has pages and filters."""
         ...
 
     def ping(self) -> str:

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
 from kapstan.ids import RunId, new_nonce
-from kapstan.ports import Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.queue import scripts
+from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
 from kapstan.queue.lane import RedisLane
@@ -30,6 +31,7 @@ from kapstan.settings import Settings
 
 T = TypeVar("T")
 _BULK = 250  # runs per call of submit_many
+_TOGETHER = 500  # commands of one pipeline
 _IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
@@ -140,15 +142,8 @@ class RedisQueue:
         return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None)
 
     def runs(self, limit: int = 100) -> list[RunRecord]:
-        pattern = f"{self.prefix}t:*"
-        cursor, found = b"0", set[bytes]()
-        for _ in range(100):
-            cursor, keys = self.command(pack("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))
-            found.update(keys)
-            if cursor == b"0":
-                break
-        newest = sorted((key[len(self.prefix) + 2 :].decode() for key in found), reverse=True)[:limit]
-        return [record for record in self.records(newest) if record is not None]
+        page = RedisBackgroundRuns(self).page(BackgroundFilter(), limit)
+        return [record for record in self.records([run.record.run_id for run in page.runs]) if record is not None]
 
     # ------------------------------------------------------------------ acting on runs and sessions
 
@@ -231,6 +226,19 @@ class RedisQueue:
             return self._dialer.patiently(lambda: self._call_anew(packed), self.settings.redis_retry_seconds)
         self._idle.append(wire)
         return reply
+
+    def commands(self, packed: Sequence[bytes]) -> list[Any]:
+        """The replies to many commands, sent together; repeated as one command is."""
+        replies: list[Any] = []
+        for at in range(0, len(packed), _TOGETHER):
+            chunk = packed[at : at + _TOGETHER]
+            replies += self._dialer.patiently(lambda chunk=chunk: self._all(chunk), self.settings.redis_retry_seconds)
+        return replies
+
+    def _all(self, packed: Sequence[bytes]) -> list[Any]:
+        with self._wire() as wire:
+            wire.send(b"".join(packed))
+            return [wire.read() for _ in packed]
 
     def dial(self) -> Wire:
         """A connection of one's own; see ``Dialer.dial``."""

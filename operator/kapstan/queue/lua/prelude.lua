@@ -154,7 +154,7 @@ end
 -- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: that is so, or it is
 -- next, and nothing else may be claimed now.
 local function take(route, want, empty)
-  local list, taken, bound = P .. 'q:' .. route, {}, 0
+  local list, taken, bound, seen = P .. 'q:' .. route, {}, 0, {}
   while #taken < want and bound < 100 do
     bound = bound + 1
     local rids = call('LPOP', list, #taken == 0 and 1 or want - #taken)
@@ -164,7 +164,8 @@ local function take(route, want, empty)
     local records = call('MGET', unpack(keys))
     for i, rid in ipairs(rids) do
       local record = records[i]
-      if record and state_of(record) == 'q' then
+      if record and state_of(record) == 'q' and not seen[rid] then
+        seen[rid] = true -- it stands twice where it was cancelled and a person had it run once more
         if sub(record, 32, 32) ~= 'p' or has(record, ALONE) then
           if empty and #taken == 0 then
             taken[1] = {rid, record}

@@ -1,0 +1,136 @@
+"""``RedisBackgroundRuns``: ``ports.BackgroundRuns`` on Redis. Made by ``backend``.
+
+Reads the heads of records, no payloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kapstan.errors import ConfigurationError
+from kapstan.ids import RunId, made_at
+from kapstan.ports import RunRecord, RunState
+from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
+from kapstan.queue import scripts
+from kapstan.queue.record import Route, record_of, state_of
+from kapstan.queue.run_lists import Place, RunLists, cursor_of, place_of
+from kapstan.queue.wire import pack
+
+if TYPE_CHECKING:
+    from kapstan.queue.redis import RedisQueue
+
+_HEAD = 599  # the last byte that is read of a record: past the longest route and session
+_RUNNING = frozenset[RunState]({"running"})
+_BAD_ENDS = frozenset[RunState]({"failed", "crashed", "cancelled"})
+_ANSWERS = {b"OK": Change.DONE, b"NONE": Change.UNKNOWN, b"NOT": Change.REFUSED, b"GONE": Change.GONE}
+_COUNTED = {"s": "submitted", "r": "running", "c": "completed", "f": "failed", "x": "crashed", "k": "cancelled"}
+_MOST_AT_ONCE = 200
+
+
+class RedisBackgroundRuns:
+    """See ``ports.BackgroundRuns``. Shares the connections of ``queue``."""
+
+    def __init__(self, queue: RedisQueue) -> None:
+        self._queue = queue
+        self._lists = RunLists(queue)
+
+    def page(self, chosen: BackgroundFilter, limit: int, cursor: str = "") -> BackgroundPage:
+        if limit < 1:
+            raise ConfigurationError(f"limit={limit}: give at least 1")
+        if chosen.states == _RUNNING:
+            kind, batches = "r", self._running(limit, cursor)
+        else:
+            kind = "e" if chosen.states and chosen.states <= _BAD_ENDS else "i"
+            batches = self._listed(kind, chosen, limit, cursor)
+        found: list[ListedRun] = []
+        read = 0
+        for batch in batches:
+            places = batch[: SCANNED - read]
+            for place, record in zip(places, self._heads([place.run_id for place in places]), strict=True):
+                read += 1
+                if record is not None and _fits(chosen, record, place, ends=kind == "e"):
+                    found.append(ListedRun(record, place.at / 1000 if kind == "i" else made_at(place.run_id)))
+                if len(found) == limit:
+                    return BackgroundPage(found, cursor_of(kind, place))
+                if read == SCANNED:
+                    return BackgroundPage(found, cursor_of(kind, place), place.at / 1000)
+        return BackgroundPage(found)
+
+    def counts(self, minutes: int = 60) -> list[tuple[float, Mapping[tuple[str, str], int]]]:
+        if not 1 <= minutes <= 180:
+            raise ConfigurationError(f"minutes={minutes}: give 1 to 180")
+        now = int(self._queue.command(pack("TIME"))[0]) // 60
+        numbers = range(now - minutes + 1, now + 1)
+        hashes = self._queue.commands([pack("HGETALL", f"{self._queue.prefix}x:{number}") for number in numbers])
+        return [(number * 60.0, _counted(fields)) for number, fields in zip(numbers, hashes, strict=True)]
+
+    def rerun(self, run_id: RunId) -> tuple[Change, RunState | None]:
+        return self._changed(scripts.rerun.pack(self._queue.prefix, run_id))
+
+    def delete(self, run_id: RunId) -> tuple[Change, RunState | None]:
+        return self._changed(scripts.delete.pack(self._queue.prefix, run_id))
+
+    def _changed(self, packed: bytes) -> tuple[Change, RunState | None]:
+        _, answer, letter = self._queue.call(packed)
+        return _ANSWERS[answer], state_of(letter[0]) if letter else None
+
+    def _listed(self, kind: Any, chosen: BackgroundFilter, limit: int, cursor: str) -> Iterator[list[Place]]:
+        before = place_of(kind, cursor) if cursor else None
+        if chosen.until is not None:
+            end = Place(round(chosen.until * 1000), "")
+            before = end if before is None else min(before, end)
+        since = 0 if chosen.since is None else round(chosen.since * 1000)
+        return self._lists.walk(kind, _wanted(chosen), before=before, since=since, size=min(limit, _MOST_AT_ONCE))
+
+    def _running(self, limit: int, cursor: str) -> Iterator[list[Place]]:
+        """The claims of all sessions, however long ago their runs were submitted."""
+        before = place_of("r", cursor) if cursor else None
+        names = self._queue.command(pack("ZRANGE", f"{self._queue.prefix}s", 0, -1))
+        fields = self._queue.commands([pack("HKEYS", f"{self._queue.prefix}w:{name.decode()}") for name in names])
+        held = {key.decode() for keys in fields for key in keys if len(key) == 22}
+        places = sorted((Place(round((made_at(run_id) or 0) * 1000), run_id) for run_id in held), reverse=True)
+        places = [place for place in places if before is None or place < before]
+        for at in range(0, len(places), min(limit, _MOST_AT_ONCE)):
+            yield places[at : at + min(limit, _MOST_AT_ONCE)]
+
+    def _heads(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
+        reads = [pack("GETRANGE", f"{self._queue.prefix}t:{run_id}", 0, _HEAD) for run_id in run_ids]
+        return [_head(run_id, head) for run_id, head in zip(run_ids, self._queue.commands(reads), strict=True)]
+
+
+def _head(run_id: RunId, head: bytes) -> RunRecord | None:
+    """The record without what follows its route; None if there is none (deleted, expired) or it is none of ours."""
+    parts = head.split(b"\0", 2)
+    if len(parts) < 3:
+        return None
+    return record_of(run_id, b"\0".join((*parts[:2], b"")))
+
+
+def _wanted(chosen: BackgroundFilter) -> Callable[[str], bool]:
+    def wanted(name: str) -> bool:
+        return not name or _on_route(chosen, Route.parse(name))
+
+    return wanted
+
+
+def _on_route(chosen: BackgroundFilter, route: Route) -> bool:
+    task, queue = chosen.task, chosen.queue
+    return (not queue or route.queue == queue) and (not task or route.task == task or route.task.endswith(f":{task}"))
+
+
+def _fits(chosen: BackgroundFilter, record: RunRecord, place: Place, *, ends: bool) -> bool:
+    if ends and round(record.since * 1000) != place.at:
+        return False  # it has run once more since: another entry, or none, tells how it ended
+    if chosen.states and record.state not in chosen.states:
+        return False
+    return _on_route(chosen, Route(record.queue, record.task))
+
+
+def _counted(fields: dict[bytes, bytes]) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for field, number in fields.items():
+        letter, _, route = field.decode().partition(":")
+        if letter in _COUNTED:
+            found[_COUNTED[letter], route] = int(number)
+    return found

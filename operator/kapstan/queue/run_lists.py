@@ -1,0 +1,165 @@
+"""Reads the lists of runs by hour and route (keys ``i:`` and ``e:``) newest first, merged over the routes.
+
+Each list is in the order of time, so a page takes the ends of the lists and goes on from there; where an earlier page
+stopped is found by halving. Memory and reads are bounded by the page, never by how many runs there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from kapstan.errors import ConfigurationError
+from kapstan.ids import RunId
+from kapstan.queue.wire import pack
+
+if TYPE_CHECKING:
+    from kapstan.queue.redis import RedisQueue
+
+HOUR = 3_600_000
+KEPT_HOURS = 8 * 24
+_BATCH = 24  # hours whose routes are asked for together
+_LONGEST = 1_000  # entries of one list in one read
+_ENTRY = 3  # bytes before the run id
+_CURSOR = re.compile(r"([ier])(\d{1,15})(?:-(\S{22})?)")
+
+Kind = Literal["i", "e"]
+
+
+class Place(NamedTuple):
+    """Where a run stands in the merged list: milliseconds since 1970, then its id."""
+
+    at: int
+    run_id: RunId
+
+
+def cursor_of(kind: str, place: Place) -> str:
+    """Never begins with ``-``, so that a command line takes it as it is."""
+    return f"{kind}{place.at}-{place.run_id}"
+
+
+def place_of(kind: str, cursor: str) -> Place:
+    """Raises:
+    ConfigurationError: no cursor of a list of this kind.
+    """
+    found = _CURSOR.fullmatch(cursor)
+    if found is None or found[1] != kind:
+        raise ConfigurationError(f"cursor={cursor!r}: give the cursor of the page before, with the same filters")
+    return Place(int(found[2]), found[3] or "")
+
+
+class RunLists:
+    """The lists of one namespace."""
+
+    def __init__(self, queue: RedisQueue) -> None:
+        self._queue = queue
+
+    def walk(
+        self, kind: Kind, wanted: Callable[[str], bool], *, before: Place | None, since: int, size: int
+    ) -> Iterator[list[Place]]:
+        """Places older than ``before`` and not older than ``since`` (ms), newest first, in batches of up to ``size``.
+
+        Args:
+            wanted: says of a route whether its list is read; '' is the list that routes beyond the 500th share.
+        """
+        seconds, _ = self._queue.command(pack("TIME"))
+        newest = int(seconds) * 1000 // HOUR + 1  # an hour ahead: what was listed before a clock went back
+        oldest = max(newest - KEPT_HOURS - 1, since // HOUR)
+        if before is not None:
+            newest = min(newest, before.at // HOUR)
+        for first in range(newest, oldest - 1, -_BATCH):
+            hours = range(first, max(first - _BATCH, oldest - 1), -1)
+            names = self._queue.commands([pack("SMEMBERS", f"{self._queue.prefix}{kind}r:{hour}") for hour in hours])
+            for hour, routes in zip(hours, names, strict=True):
+                lists = [f"{kind}:{hour}:{name.decode()}" for name in routes if wanted(name.decode())]
+                for batch in self._of_hour(hour * HOUR, lists, before, size) if lists else ():
+                    kept = [place for place in batch if place.at >= since]
+                    if kept:
+                        yield kept
+                    if len(kept) < len(batch):
+                        return
+
+    def _of_hour(self, base: int, lists: list[str], before: Place | None, size: int) -> Iterator[list[Place]]:
+        first = max(16, 2 * size // len(lists))
+        tails = [_Tail(f"{self._queue.prefix}{name}", base, first) for name in lists]
+        for tail, length in zip(tails, self._queue.commands([pack("LLEN", tail.key) for tail in tails]), strict=True):
+            tail.stop = length
+        if before is not None and before.at < base + HOUR:
+            self._go_to(tails, before)
+        while True:
+            self._fill([tail for tail in tails if not tail.places and tail.stop])
+            known = max((tail.places[0] for tail in tails if tail.stop and tail.places), default=None)
+            found: list[Place] = []
+            for tail in tails:
+                found += tail.take(known)
+            if not found:
+                return
+            found.sort(reverse=True)
+            if before is not None:
+                found = [place for place in found if place < before]
+            for at in range(0, len(found), size):
+                yield found[at : at + size]
+
+    def _go_to(self, tails: list[_Tail], before: Place) -> None:
+        """Let each tail end behind its last entry that is not newer than ``before``."""
+        ranges = {tail: (0, tail.stop) for tail in tails}
+        while ranges:
+            middles = {tail: (low + high) // 2 for tail, (low, high) in ranges.items() if low < high}
+            for tail in ranges.keys() - middles.keys():
+                tail.stop = ranges.pop(tail)[0]
+            reads = [pack("LINDEX", tail.key, middle) for tail, middle in middles.items()]
+            for (tail, middle), entry in zip(middles.items(), self._queue.commands(reads), strict=True):
+                low, high = ranges[tail]
+                newer = entry is None or tail.place(entry).at > before.at
+                ranges[tail] = (low, middle) if newer else (middle + 1, high)
+
+    def _fill(self, tails: list[_Tail]) -> None:
+        while tails:
+            reads = [pack("LRANGE", tail.key, tail.start, tail.stop - 1) for tail in tails]
+            for tail, entries in zip(tails, self._queue.commands(reads), strict=True):
+                tail.put(entries)
+            tails = [tail for tail in tails if not tail.places and tail.stop]
+
+
+class _Tail:
+    """The unread end of one list: entries before ``stop`` are still to be read, ``places`` were read, oldest first."""
+
+    def __init__(self, key: str, base: int, size: int) -> None:
+        self.key = key
+        self.stop = 0
+        self.places: list[Place] = []
+        self._base = base
+        self._size = size
+
+    @property
+    def start(self) -> int:
+        return max(0, self.stop - self._size)
+
+    def place(self, entry: bytes) -> Place:
+        return Place(self._base + int.from_bytes(entry[:_ENTRY], "big"), entry[_ENTRY:].decode())
+
+    def put(self, entries: list[bytes]) -> None:
+        """Take what ``start`` to ``stop`` held. Entries of one millisecond are sorted by id and so must come together:
+        the first ones are left for the next read where more of them may stand before."""
+        start = self.start
+        places = [self.place(entry) for entry in entries]
+        held = 0
+        if start > 0:
+            while held < len(places) and places[held].at == places[0].at:
+                held += 1
+        if held == len(places) and places:
+            self._size *= 4
+            return
+        self._size = min(2 * self._size, _LONGEST)
+        self.places = sorted(places[held:])
+        self.stop = start + held if places else 0
+
+    def take(self, known: Place | None) -> list[Place]:
+        """What was read and is not older than ``known``, up to where every list was read; all, where it is None."""
+        at = 0
+        if known is not None:
+            while at < len(self.places) and self.places[at] < known:
+                at += 1
+        taken, self.places = self.places[at:], self.places[:at]
+        return taken
