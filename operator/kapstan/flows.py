@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from kapstan import specs
 from kapstan.engine import flow_engine
 from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
+from kapstan.engine.functions import iterated, runs_async
 from kapstan.engine.options import FlowOptions
 from kapstan.engine.parameters import coercion
-from kapstan.errors import ConfigurationError
+from kapstan.engine.pending import not_ready, until_done
 from kapstan.specs import FlowPolicy, FlowSpec
 from kapstan.states import State
 
 __all__ = ["Flow", "FlowOptions", "flow", "spec_of"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
 R = TypeVar("R", covariant=True)
 
 if TYPE_CHECKING:
@@ -50,22 +53,27 @@ class Flow(_Attributes, Generic[P, R]):
     _policy = FlowPolicy
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
-        if not callable(fn):
-            raise ConfigurationError(f"@flow on {fn!r}: give a function")
-        values = opts.policy("@flow", FlowOptions, options, description=inspect.getdoc(fn) or "")
-        super().__init__(fn, fn, options)
-        name = options.get("name")
+        super().__init__(fn, options)
+        plain: Callable[..., Any] = self.__wrapped__
+        values = opts.policy("@flow", FlowOptions, options, description=inspect.getdoc(plain) or "")
+        name = options.get("name") or self.__name__.replace("_", "-")
+        signature, own_signature = specs.signatures_of(plain)
         self.spec = FlowSpec(
-            identity=specs.identity_of(fn, name),
-            name=name or self.__name__,
-            fn=fn,
-            is_async=inspect.iscoroutinefunction(fn),
-            signature=specs.signature_of(fn),
-            coerce=coercion(name or self.__name__, fn) if values.get("validate_parameters", True) else None,
-            entrypoint=_entrypoint(fn),
+            identity=specs.identity_of(plain, options.get("name")),
+            name=name,
+            fn=plain,
+            is_async=runs_async(plain),
+            signature=signature,
+            own_signature=own_signature,
+            coerce=coercion(name, plain, signature) if values.get("validate_parameters", True) else None,
+            entrypoint=_entrypoint(plain),
             **values,
         )
 
+    @overload
+    def __call__(self: Flow[Q, Generator[T, Any, Any]], *args: Q.args, **kwargs: Q.kwargs) -> list[T]: ...
+    @overload
+    def __call__(self: Flow[Q, AsyncGenerator[T, Any]], *args: Q.args, **kwargs: Q.kwargs) -> AsyncIterator[T]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
@@ -74,25 +82,45 @@ class Flow(_Attributes, Generic[P, R]):
     ) -> Coroutine[Any, Any, State]: ...
     @overload
     def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State: ...
-    def __call__(self, *args: Any, return_state: bool = False, **kwargs: Any) -> Any:
+    @overload
+    def __call__(self, *args: Any, wait_for: Iterable[Any], **kwargs: Any) -> R: ...
+    def __call__(
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
         """Run the flow here: what it returns, or its State with ``return_state=True``.
 
         Inside another flow it is a subflow: a run of its own, whose outcome the outer one remembers. Futures that it
-        returns are waited for, and their results returned.
+        returns are waited for, and their results returned. What a generator function yields becomes a list.
+
+        Args:
+            wait_for: futures and states that are to be Completed first; if one is not, the run does not start
+                (``NotReady``).
 
         Raises:
             ParameterError: the arguments do not fit.
+            UnfinishedRun: something in ``wait_for`` did not complete.
             Exception: what the flow raised, after its retries; what a future or state that it returned failed with.
         """
-        run = flow_engine.new_run(self.spec, args, kwargs)
+        run = flow_engine.new_run(self.spec, (*self._bound, *args), kwargs)
+        upstream = tuple(wait_for or ())
         if self.spec.is_async:
-            return self._call_async(run, return_state)
-        state = flow_engine.run(run)
+            coroutine = self._call_async(run, upstream, return_state)
+            return iterated(coroutine) if self.isgenerator and not return_state else coroutine
+        state = not_ready(upstream) or flow_engine.run(run)
         return state if return_state else state.result()
 
-    async def _call_async(self, run: Any, return_state: bool) -> Any:
-        state = await flow_engine.arun(run)
+    async def _call_async(self, run: Any, upstream: tuple[Any, ...], return_state: bool) -> Any:
+        if upstream:
+            await until_done(upstream)
+        state = not_ready(upstream) or await flow_engine.arun(run)
         return state if return_state else state.result()
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> Flow[P, R]: ...
+    @overload
+    def __get__(self: Flow[Concatenate[Any, Q], R], instance: object, owner: type[Any]) -> Flow[Q, R]: ...
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return super().__get__(instance, owner)
 
     @property
     def should_validate_parameters(self) -> bool:
@@ -108,7 +136,9 @@ class Flow(_Attributes, Generic[P, R]):
         """
         opts.checked("with_options", FlowOptions, options)
         changed: Any = {**self._options, **options}
-        return Flow(cast("Callable[P, R]", self.fn), **changed)
+        copy = Flow(cast("Callable[P, R]", self.fn), **changed)
+        copy._bound = self._bound
+        return copy
 
 
 @overload

@@ -20,6 +20,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from kapstan.errors import ConfigurationError
 
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
 _DAY = timedelta(days=1)
 _MOMENT = timedelta(microseconds=1)
 
@@ -52,7 +61,8 @@ class Cron(Schedule):
     """Runs by a cron expression.
 
     Attributes:
-        cron: five fields (minute hour day month weekday), or six with seconds in front.
+        cron: five fields (minute hour day month weekday), or six with seconds in front, or one of @hourly, @daily
+            (@midnight), @weekly, @monthly, @yearly (@annually).
         timezone: IANA name, such as Europe/Berlin; UTC where none is given.
         day_or: whether a day matches the day of month *or* the weekday where both are given, as cron has it.
         active: False makes no runs.
@@ -72,6 +82,9 @@ class Cron(Schedule):
 
     def __post_init__(self) -> None:
         _zone(self.timezone)
+        cron: Any = self.cron
+        if not isinstance(cron, str):
+            raise ConfigurationError(f"cron={cron!r}: give a text, such as 0 6 * * 1-5")
         self._moments(datetime.now(UTC), back=False)
 
     def upcoming(self, after: datetime) -> Iterator[datetime]:
@@ -85,10 +98,11 @@ class Cron(Schedule):
         from cronsim import CronSim, CronSimError
 
         try:
-            found = CronSim(self.cron, start.astimezone(_zone(self.timezone)), reverse=back)
+            expression = _NICKNAMES.get(self.cron.strip().lower(), self.cron)
+            found = CronSim(expression, start.astimezone(_zone(self.timezone)), reverse=back)
         except CronSimError as error:
             raise ConfigurationError(
-                f"cron={self.cron!r}: {error}; write minute hour day month weekday, such as 0 6 * * 1-5"
+                f"cron={self.cron!r}: {error}; write minute hour day month weekday, such as 0 6 * * 1-5, or @daily"
             ) from None
         if not self.day_or:
             found.day_and = True
@@ -100,10 +114,12 @@ class Interval(Schedule):
     """Runs at equal distances.
 
     Attributes:
-        interval: distance; a number is seconds.
-        anchor_date: a moment at which a run is due, aware; the others lie before and after it. The creation of the
-            Deployment where none is given.
-        timezone, active, parameters, slug: as of `Cron`; the time zone matters from a day upwards.
+        interval: distance; a number is seconds, and is kept as a timedelta.
+        anchor_date: a moment at which a run is due, aware; the others lie before and after it. The moment at which the
+            schedule is made where none is given.
+        anchored: whether an anchor was given. A Deployment counts from its creation where it was not.
+        timezone: as of `Cron`, and that of the anchor where none is given; it matters from a day upwards.
+        active, parameters, slug: as of `Cron`.
 
     Raises:
         ConfigurationError: an interval under a second, an anchor without a time zone, no such time zone.
@@ -115,17 +131,33 @@ class Interval(Schedule):
     active: bool = True
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
     slug: str = ""
+    anchored: bool = field(init=False, repr=False, compare=False, default=False)
 
     def __post_init__(self) -> None:
         _zone(self.timezone)
         if self.length < timedelta(seconds=1):
             raise ConfigurationError(f"interval={self.interval!r}: give at least one second")
-        if self.anchor_date is not None and self.anchor_date.tzinfo is None:
-            raise ConfigurationError(f"anchor_date={self.anchor_date!r} has no time zone: give it a tzinfo")
+        anchor: Any = self.anchor_date
+        if anchor is not None and (not isinstance(anchor, datetime) or anchor.tzinfo is None):
+            raise ConfigurationError(f"anchor_date={anchor!r}: give a datetime with a time zone (tzinfo)")
+        object.__setattr__(self, "interval", self.length)
+        object.__setattr__(self, "anchored", anchor is not None)
+        object.__setattr__(self, "anchor_date", self._anchor)
 
     @property
     def length(self) -> timedelta:
-        return self.interval if isinstance(self.interval, timedelta) else timedelta(seconds=self.interval)
+        """The distance.
+
+        Raises:
+            ConfigurationError: it is neither a timedelta nor a number.
+        """
+        interval: Any = self.interval
+        if isinstance(interval, timedelta):
+            return interval
+        try:
+            return timedelta(seconds=interval)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigurationError(f"interval={interval!r}: give a timedelta, or a number of seconds") from None
 
     def upcoming(self, after: datetime) -> Iterator[datetime]:
         number = self._number(after)
@@ -137,7 +169,13 @@ class Interval(Schedule):
 
     @property
     def _anchor(self) -> datetime:
-        return self.anchor_date or datetime(2020, 1, 1, tzinfo=_zone(self.timezone))
+        return self.anchor_date or datetime.now(_zone(self.timezone))
+
+    @property
+    def _wall_clock(self) -> ZoneInfo:
+        """The time zone whose time of day stays the same."""
+        zone = self._anchor.tzinfo
+        return zone if self.timezone is None and isinstance(zone, ZoneInfo) else _zone(self.timezone)
 
     def _number(self, moment: datetime) -> int:
         """Number of a moment of this schedule shortly before ``moment``: a day more than any shift of clocks needs."""
@@ -146,7 +184,7 @@ class Interval(Schedule):
     def _moment(self, number: int) -> datetime:
         if self.length < _DAY:
             return (self._anchor + number * self.length).astimezone(UTC)
-        zone = _zone(self.timezone)
+        zone = self._wall_clock
         wall = self._anchor.astimezone(zone).replace(tzinfo=None) + number * self.length
         return wall.replace(tzinfo=zone).astimezone(UTC)
 
@@ -158,7 +196,7 @@ IntervalSchedule = Interval
 def _zone(name: str | None) -> ZoneInfo:
     try:
         return ZoneInfo(name or "UTC")
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
         raise ConfigurationError(
             f"timezone={name!r} is no time zone: give an IANA name, such as Europe/Berlin"
         ) from None

@@ -49,6 +49,9 @@ class TaskSpec(TaskPolicy):
 
     Attributes:
         identity: ``module:qualname`` or the explicit name; what the queue, the journal and keys carry.
+        signature: of the function below its decorators, whose parameters have names.
+        own_signature: of what is called, where a decorator (``functools.wraps``) may take other arguments than the
+            function below it; None: the same.
         task: the ``Task`` that users hold, for their own code that is given it (conditions).
     """
 
@@ -57,6 +60,7 @@ class TaskSpec(TaskPolicy):
     fn: Callable[..., Any]
     is_async: bool
     signature: inspect.Signature
+    own_signature: inspect.Signature | None = None
     task: Any = field(default=None, repr=False, compare=False)
     effect: EffectClass = EffectClass.PURE
     arity: tuple[int, int] = field(init=False, repr=False, compare=False)
@@ -72,7 +76,11 @@ class TaskSpec(TaskPolicy):
         Raises:
             ParameterError: they do not fit the signature.
         """
-        return bind(self.signature, self.name, args, kwargs)
+        return bind(self, args, kwargs)
+
+    def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """As ``bind``, in the form that gives ``args`` and ``kwargs`` back, without the defaults."""
+        return bound(self, args, kwargs)
 
     def delay_before(self, retry: int) -> float:
         """Seconds before retry number ``retry`` (1-based), without jitter."""
@@ -100,6 +108,7 @@ class FlowSpec(FlowPolicy):
     """A flow: its function, its identity and its options.
 
     Attributes:
+        signature, own_signature: as in ``TaskSpec``.
         coerce: turns parameters into what the annotations name, or raises ParameterTypeError; None: taken as given.
         entrypoint: how another process finds the flow: ``module:name`` or ``/path/file.py:name``; "" if it cannot.
     """
@@ -109,6 +118,7 @@ class FlowSpec(FlowPolicy):
     fn: Callable[..., Any]
     is_async: bool
     signature: inspect.Signature
+    own_signature: inspect.Signature | None = None
     coerce: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     entrypoint: str = ""
 
@@ -119,7 +129,22 @@ class FlowSpec(FlowPolicy):
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """As ``TaskSpec.bind``."""
-        return bind(self.signature, self.name, args, kwargs)
+        return bind(self, args, kwargs)
+
+    def arranged(self, parameters: Mapping[str, Any]) -> inspect.BoundArguments:
+        """``parameters``, given by name from outside, as arguments, without the defaults.
+
+        What is no parameter goes to ``**kwargs``.
+
+        Raises:
+            ParameterError: one is unknown, or a needed one is missing.
+        """
+        try:
+            return _arranged(self.signature, self.name, parameters)
+        except ParameterError:
+            if self.own_signature is None:
+                raise
+        return _arranged(self.own_signature, self.name, parameters)
 
     def delay_before(self, retry: int) -> float:
         return nth_delay(self.retry_delay_seconds, retry)
@@ -130,36 +155,43 @@ def bare_flow(fn: Callable[[], Any], *, name: str) -> FlowSpec:
     return FlowSpec(name, name, fn, is_async=False, signature=inspect.signature(fn))
 
 
-def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
-    """The signature of ``fn``; of a builtin that tells none, one that takes anything.
+def signatures_of(fn: Callable[..., Any]) -> tuple[inspect.Signature, inspect.Signature | None]:
+    """``signature`` and ``own_signature`` of a spec; of a builtin that tells none, one that takes anything.
+
+    A decorator that takes ``*args`` or ``**kwargs`` may hand them on as they are or add some of its own: calls are read
+    by the function's signature where they fit it, else by the decorator's. Any other decorator's own signature counts.
 
     Raises:
         ConfigurationError: a parameter has a name that calls of tasks and flows use for themselves.
     """
     try:
         signature = inspect.signature(fn)
+        own = inspect.signature(fn, follow_wrapped=False)
     except ValueError:
         kinds = {"args": inspect.Parameter.VAR_POSITIONAL, "kwargs": inspect.Parameter.VAR_KEYWORD}
-        return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()])
+        return inspect.Signature([inspect.Parameter(name, kind) for name, kind in kinds.items()]), None
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if not any(parameter.kind in variadic for parameter in own.parameters.values()):
+        signature = own
     for reserved in ("return_state", "wait_for"):
         if reserved in signature.parameters:
             name = getattr(fn, "__qualname__", repr(fn))
             raise ConfigurationError(f"{name}({reserved}): the name is an option of the call; choose another")
-    return signature
+    return signature, None if own.parameters.keys() == signature.parameters.keys() else own
 
 
-def bind(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(spec: TaskSpec | FlowSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by parameter name, defaults applied; ``**kwargs`` stay one dict under their own name.
 
     Raises:
         ParameterError: they do not fit.
     """
-    plain = _bound_plainly(signature, args, kwargs)
+    plain = _bound_plainly(spec.signature, args, kwargs)
     if plain is not None:
         return plain
-    bound = bound_arguments(signature, name, args, kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
+    arguments = bound(spec, args, kwargs)
+    arguments.apply_defaults()
+    return dict(arguments.arguments)
 
 
 def _bound_plainly(
@@ -183,14 +215,34 @@ def _bound_plainly(
     return bound if named == len(kwargs) and given <= len(bound) else None
 
 
-def bound_arguments(
-    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> inspect.BoundArguments:
+def bound(spec: TaskSpec | FlowSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
     """As ``bind``, in the form that gives ``args`` and ``kwargs`` back, without the defaults."""
     try:
-        return signature.bind(*args, **kwargs)
+        return spec.signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise ParameterError(f"{name}{signature}: {error}") from None
+        if spec.own_signature is not None:
+            try:
+                return spec.own_signature.bind(*args, **kwargs)
+            except TypeError:
+                pass
+        raise ParameterError(f"{spec.name}{spec.signature}: {error}") from None
+
+
+def _arranged(signature: inspect.Signature, name: str, parameters: Mapping[str, Any]) -> inspect.BoundArguments:
+    known = signature.parameters
+    arguments = {parameter: value for parameter, value in parameters.items() if parameter in known}
+    others = {parameter: value for parameter, value in parameters.items() if parameter not in known}
+    keywords = [parameter for parameter in known.values() if parameter.kind is parameter.VAR_KEYWORD]
+    if others and not keywords:
+        raise ParameterError(f"flow {name} has no parameter {min(others)!r}; it has {', '.join(known) or 'none'}")
+    if keywords:
+        arguments[keywords[0].name] = {**arguments.get(keywords[0].name, {}), **others}
+    for parameter in known.values():
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        if needed and parameter.name not in arguments:
+            raise ParameterError(f"flow {name} needs the parameter {parameter.name!r}")
+    # In the order of the signature, as BoundArguments has them.
+    return inspect.BoundArguments(signature, {p: arguments[p] for p in known if p in arguments})  # type: ignore[arg-type]
 
 
 def _arity(signature: inspect.Signature) -> tuple[int, int]:

@@ -7,7 +7,7 @@ The surface only: options become a frozen ``TaskSpec``. Two straight lines lead 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from kapstan import settings, specs
@@ -15,10 +15,11 @@ from kapstan.context import current_flow
 from kapstan.engine import options as opts
 from kapstan.engine import submission, task_run
 from kapstan.engine.decorated import Decorated
+from kapstan.engine.functions import iterated, runs_async
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import resolvables
-from kapstan.errors import ConfigurationError, DuplicateTask
+from kapstan.errors import DuplicateTask
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
@@ -29,6 +30,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
+_Yields = Generator[T, Any, Any] | AsyncGenerator[T, Any]
 
 if TYPE_CHECKING:
 
@@ -55,7 +57,8 @@ class Task(_Attributes, Generic[P, R]):
     _policy = TaskPolicy
 
     def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
-        plain, self._binds = _unwrapped(fn)
+        super().__init__(fn, options)
+        plain: Callable[..., Any] = self.__wrapped__
         values = opts.policy(
             "@task",
             TaskOptions,
@@ -64,19 +67,23 @@ class Task(_Attributes, Generic[P, R]):
             retries=settings.peek("default_retries"),
             retry_delay_seconds=settings.peek("default_retry_delay_seconds"),
         )
-        super().__init__(fn, plain, options)
-        self._bound: tuple[Any, ...] = ()
         name = options.get("name")
+        signature, own_signature = specs.signatures_of(plain)
         self.spec = TaskSpec(
             identity=specs.identity_of(plain, name),
             name=name or self.__name__,
             fn=plain,
-            is_async=inspect.iscoroutinefunction(plain),
-            signature=specs.signature_of(plain),
+            is_async=runs_async(plain),
+            signature=signature,
+            own_signature=own_signature,
             task=self,
             **values,
         )
 
+    @overload
+    def __call__(self: Task[Q, Generator[T, Any, Any]], *args: Q.args, **kwargs: Q.kwargs) -> list[T]: ...
+    @overload
+    def __call__(self: Task[Q, AsyncGenerator[T, Any]], *args: Q.args, **kwargs: Q.kwargs) -> AsyncIterator[T]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
@@ -92,6 +99,8 @@ class Task(_Attributes, Generic[P, R]):
     ) -> Any:
         """Run the task here: its result, or its State with ``return_state=True``.
 
+        The result of a generator function is the list of its items; an async one is to be called with ``async for``.
+
         In a flow the outcome is in the run's journal before this returns; a resumed run replays it. Outside of one
         retries and timeouts apply, nothing is recorded.
 
@@ -101,7 +110,8 @@ class Task(_Attributes, Generic[P, R]):
         """
         call = self._prepare(args, kwargs, wait_for)
         if self.spec.is_async:
-            return self._call_async(call, return_state)
+            coroutine = self._call_async(call, return_state)
+            return iterated(coroutine) if self.isgenerator and not return_state else coroutine
         state = task_run.run(call)
         return state if return_state else state.result()
 
@@ -111,6 +121,8 @@ class Task(_Attributes, Generic[P, R]):
 
     @overload
     def submit(self: Task[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[T]: ...
+    @overload
+    def submit(self: Task[Q, _Yields[T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[list[T]]: ...
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     @overload
@@ -142,9 +154,13 @@ class Task(_Attributes, Generic[P, R]):
     @overload
     def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> FutureList[T]: ...
     @overload
+    def map(self: Task[..., _Yields[T]], *args: Any, **kwargs: Any) -> FutureList[list[T]]: ...
+    @overload
     def map(self, *args: Any, **kwargs: Any) -> FutureList[R]: ...
     def map(self, *args: Any, deferred: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
         """Submit once for each element of the iterable arguments; ``unmapped``, strings and defaults stay the same.
+
+        What goes to ``*args`` and ``**kwargs`` is taken apart like any other argument.
 
         Args:
             deferred: ``delay`` instead of ``submit``.
@@ -153,16 +169,18 @@ class Task(_Attributes, Generic[P, R]):
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables differ in length.
         """
-        calls = expanded(self.spec, (*self._bound, *args), kwargs)
+        calls = expanded(self.spec, (*map(unmapped, self._bound), *args), kwargs)
         if deferred:
             run_ids = submission.submit_many(self.spec, calls)
             return FutureList([_future(run_id) for run_id in run_ids])
-        plain = self._unbound()
+        own = len(self._bound)  # the calls have it first, `submit` adds it by itself
         options: dict[str, Any] = {} if wait_for is None else {"wait_for": list(wait_for)}
-        return FutureList(plain.submit(*call_args, **call_kwargs, **options) for call_args, call_kwargs in calls)
+        return FutureList(self.submit(*args[own:], **kwargs, **options) for args, kwargs in calls)
 
     @overload
     def delay(self: Task[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[T]: ...
+    @overload
+    def delay(self: Task[Q, _Yields[T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[list[T]]: ...
     @overload
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     def delay(self, *args: Any, **kwargs: Any) -> Any:
@@ -233,39 +251,7 @@ class Task(_Attributes, Generic[P, R]):
     @overload
     def __get__(self: Task[Concatenate[Any, Q], R], instance: object, owner: type[Any]) -> Task[Q, R]: ...
     def __get__(self, instance: Any, owner: Any) -> Any:
-        subject = {"instance": instance, "class": owner, "": None}[self._binds]
-        if subject is None:
-            return self
-        bound = self._copy(self.spec)
-        bound._bound = (subject,)
-        return bound
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """As ``Decorated``; a bound task as the attribute of what it is bound to."""
-        held = self._named()
-        if self._bound and held is not None and held.spec is self.spec:
-            return getattr, (self._bound[0], self.__name__)
-        return super().__reduce__()
-
-    def _named(self) -> Decorated | None:
-        if self._bound:
-            held: Any = getattr(self._bound[0], self.__name__, None)
-            return cast("Task[..., Any]", held) if isinstance(held, Task) and held._bound else None
-        return super()._named()
-
-    def _parts(self) -> dict[str, Any]:
-        return {"_bound": self._bound}
-
-    def _copy(self, spec: TaskSpec) -> Task[P, R]:
-        copy = cast("Task[P, R]", object.__new__(Task))
-        copy.__dict__.update(self.__dict__)
-        copy.spec = spec
-        return copy
-
-    def _unbound(self) -> Task[..., Any]:
-        copy = self._copy(self.spec)
-        copy._bound = ()
-        return cast("Task[..., Any]", copy)
+        return super().__get__(instance, owner)
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Iterable[Any] | None) -> Any:
         return task_run.prepare(self.spec, (*self._bound, *args), kwargs, tuple(wait_for or ()))
@@ -319,16 +305,3 @@ def _register(new: Task[P, R]) -> Task[P, R]:
 
 def _origin(subject: Task[..., Any]) -> str:
     return f"{specs.importable_name(subject.__module__)}:{subject.__qualname__}"
-
-
-def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:
-    """The plain function, and what a bound access puts before its arguments."""
-    if isinstance(fn, Task):
-        return _unwrapped(cast("Task[..., Any]", fn).fn)
-    if isinstance(fn, classmethod):
-        return cast("Any", fn).__func__, "class"
-    if isinstance(fn, staticmethod):
-        return cast("Any", fn).__func__, ""
-    if not callable(fn):
-        raise ConfigurationError(f"@task on {fn!r}: give a function")
-    return fn, "instance"

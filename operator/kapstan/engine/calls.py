@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from kapstan.engine.functions import asettled, settled
 from kapstan.errors import TaskTimeout
 
 if TYPE_CHECKING:
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 
 
 def call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
-    """``fn(*args, **kwargs)``, ended after ``timeout`` seconds.
+    """``fn(*args, **kwargs)``, ended after ``timeout`` seconds; of a generator the list of its items.
 
     Raises:
         TaskTimeout: it took longer.
     """
     if timeout is None:
-        return fn(*args, **kwargs)
+        return settled(fn(*args, **kwargs))
     limit = _alarm if threading.current_thread() is threading.main_thread() else _thread_limit
     with limit(timeout):
-        return fn(*args, **kwargs)
+        return settled(fn(*args, **kwargs))
 
 
 async def acall(
@@ -39,13 +40,13 @@ async def acall(
 ) -> Any:
     """``await fn(*args, **kwargs)``, ended at an await after ``timeout`` seconds; raises as ``call``."""
     if timeout is None:
-        return await fn(*args, **kwargs)
+        return await asettled(fn(*args, **kwargs))
     import asyncio
 
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
-            return await fn(*args, **kwargs)
+            return await asettled(fn(*args, **kwargs))
     except TimeoutError as error:
         if limit.expired():
             raise _timed_out(timeout) from error

@@ -1,4 +1,4 @@
-"""What ``Task`` and ``Flow`` share: their options as attributes, changed copies, pickling by name."""
+"""What ``Task`` and ``Flow`` share: their options as attributes, binding to objects and classes, pickling by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from kapstan.engine.functions import yields
+from kapstan.errors import ConfigurationError
 
 D = TypeVar("D", bound="Decorated")
 
@@ -25,13 +28,30 @@ class Decorated:
     _options: dict[str, Any]
     """The options as they were given, without those that are None."""
 
-    def __init__(self, fn: Any, plain: Callable[..., Any], options: Mapping[str, Any]) -> None:
-        """``plain`` is the function below ``fn``, whose names and documentation this object takes over."""
+    def __init__(self, fn: Any, options: Mapping[str, Any]) -> None:
+        """Take over names and documentation of the function below ``fn``.
+
+        Raises:
+            ConfigurationError: ``fn`` is no function.
+        """
+        plain, self._binds = _unwrapped(fn)
         self.fn = fn
+        self._bound: tuple[Any, ...] = ()
         self._options = {option: value for option, value in options.items() if value is not None}
         functools.update_wrapper(cast("Any", self), plain, updated=())
         self.__name__ = getattr(plain, "__name__", type(plain).__name__)
         self.__qualname__ = getattr(plain, "__qualname__", self.__name__)
+        self.__wrapped__ = plain
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        """As functions have it: on an object, or on a class for a classmethod, what is called gets that first."""
+        subject = {"instance": instance, "class": owner, "": None}[self._binds]
+        if subject is None:
+            return self
+        bound: Any = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound._bound = (subject,)
+        return bound
 
     @property
     def name(self) -> str:
@@ -42,6 +62,11 @@ class Decorated:
     def isasync(self) -> bool:
         """Whether a call gives a coroutine."""
         return self.spec.is_async
+
+    @property
+    def isgenerator(self) -> bool:
+        """Whether the function is a generator, plain or async; what it yields becomes a list."""
+        return yields(self.spec.fn)
 
     if not TYPE_CHECKING:  # type checkers see the attributes of the policy, and complain about others
 
@@ -57,31 +82,48 @@ class Decorated:
         return f"<{type(self).__name__} {self.spec.identity}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled by name, as functions are; a changed copy as the named one and its options; else by its parts."""
+        """Pickled by name, as functions are; a bound one as an attribute, a changed copy with its options."""
         named = self._named()
         if named is self:
             return self.__qualname__
         if named is not None and named.fn is self.fn:
-            return _changed, (named, self._options, self._parts())
-        return _rebuilt, (type(self), self.fn, self._options, self._parts())
+            if self._bound and named.spec is self.spec:
+                return getattr, (self._bound[0], self.__name__)
+            return _changed, (named, self._options, self._bound)
+        return _rebuilt, (type(self), self.fn, self._options, self._bound)
 
     def _named(self) -> Decorated | None:
         """The object that a pickle finds under this one's name."""
-        found: Any = sys.modules.get(self.__module__)
+        found: Any = None
+        if self._bound:
+            found = getattr(self._bound[0], self.__name__, None)
+            return found if isinstance(found, Decorated) and found._bound else None
+        found = sys.modules.get(self.__module__)
         for part in self.__qualname__.split("."):
             found = getattr(found, "__dict__", {}).get(part)
+        if isinstance(found, (classmethod, staticmethod)):
+            found = cast("Any", found).__func__
         return found if isinstance(found, Decorated) else None
 
-    def _parts(self) -> dict[str, Any]:
-        """What a copy has besides function and options."""
-        return {}
+
+def _unwrapped(fn: Any) -> tuple[Callable[..., Any], str]:
+    """The plain function, and what a bound access puts before its arguments."""
+    if isinstance(fn, Decorated):
+        return _unwrapped(fn.fn)
+    if isinstance(fn, classmethod):
+        return cast("Any", fn).__func__, "class"
+    if isinstance(fn, staticmethod):
+        return cast("Any", fn).__func__, ""
+    if not callable(fn):
+        raise ConfigurationError(f"{fn!r} is no function: @task and @flow stand above one")
+    return fn, "instance"
 
 
-def _changed(named: D, options: dict[str, Any], parts: dict[str, Any]) -> D:
-    return _rebuilt(type(named), named.fn, options, parts)
+def _changed(named: D, options: dict[str, Any], bound: tuple[Any, ...]) -> D:
+    return _rebuilt(type(named), named.fn, options, bound)
 
 
-def _rebuilt(kind: type[D], fn: Any, options: dict[str, Any], parts: dict[str, Any]) -> D:
+def _rebuilt(kind: type[D], fn: Any, options: dict[str, Any], bound: tuple[Any, ...]) -> D:
     rebuilt = kind(fn, **options)  # pyright: ignore  # the options of its own kind
-    rebuilt.__dict__.update(parts)
+    rebuilt._bound = bound  # pyright: ignore[reportPrivateUsage]  # half of __reduce__
     return rebuilt

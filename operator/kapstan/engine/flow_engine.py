@@ -6,7 +6,6 @@ Called by ``flows`` (a direct call, a subflow) and by ``kapstan run`` (an attemp
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
@@ -203,23 +202,11 @@ class _Attempt:
             ParameterTypeError, ParameterError: they are not and cannot be made so.
         """
         flow = self._flow
-        spec = flow.spec
-        unknown = flow.parameters.keys() - spec.signature.parameters.keys()
-        if unknown:
-            known = ", ".join(spec.signature.parameters) or "none"
-            raise ParameterError(f"flow {spec.name} has no parameter {min(unknown)!r}; it has {known}")
-        if spec.coerce is not None:
-            flow.parameters = spec.coerce(flow.parameters)
-        bound = inspect.BoundArguments(spec.signature, dict(flow.parameters))  # type: ignore[arg-type]
+        bound = flow.spec.arranged(flow.parameters)
+        if flow.spec.coerce is not None:
+            bound.arguments.update(flow.spec.coerce(bound.arguments))
         bound.apply_defaults()
         flow.parameters = dict(bound.arguments)
-        missing = [
-            name
-            for name, p in spec.signature.parameters.items()
-            if p.default is p.empty and name not in bound.arguments
-        ]
-        if missing:
-            raise ParameterError(f"flow {spec.name} needs the parameter {missing[0]!r}")
         return bound.args, bound.kwargs
 
     def _is_first(self) -> bool:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Any, Generic, TypeVar, cast
 
-from kapstan import specs
 from kapstan.engine.pending import Resolvable
 from kapstan.errors import MappingLengthMismatch, MappingMissingIterable
 from kapstan.specs import TaskSpec
 
 T = TypeVar("T")
-_REST = inspect.Parameter.VAR_POSITIONAL
-_KEYWORDS = inspect.Parameter.VAR_KEYWORD
+_WHOLE = (str, bytes, bytearray, io.IOBase)  # iterable, but nobody means their elements
 
 
 class unmapped(Generic[T]):  # noqa: N801  (the name that users know)
@@ -31,42 +30,45 @@ def expanded(
 ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """The calls of ``map``: arguments with the iterables replaced by their n-th elements; futures are waited for.
 
+    What goes to ``*args`` and ``**kwargs`` is taken apart like any other argument.
+
     Raises:
+        ParameterError: the arguments do not fit.
         MappingMissingIterable, MappingLengthMismatch: no argument is iterable, or they differ in length.
     """
-    bound = specs.bound_arguments(spec.signature, spec.name, args, kwargs)
-    columns: dict[str, list[Any]] = {}
-    for name, given in bound.arguments.items():
-        value: Any = given
-        if isinstance(given, Resolvable):
-            value = bound.arguments[name] = given.final_state().result()
-        fixed = isinstance(value, (unmapped, str, bytes, dict)) or spec.signature.parameters[name].kind is _REST
-        if not fixed and isinstance(value, Iterable):
-            columns[name] = list(cast("Iterable[Any]", value))
-    if not columns:
+    bound = spec.bound(args, kwargs)
+    # Each argument becomes a column, as long as the iterables or endless; rows of them are the calls.
+    positional = [_column(value) for value in bound.args]
+    keyword = {name: _column(value) for name, value in bound.kwargs.items()}
+    lengths = {
+        name: len(column)
+        for name, column in [*zip(_names(bound), positional, strict=True), *keyword.items()]
+        if isinstance(column, list)
+    }
+    if not lengths:
         raise MappingMissingIterable(f"{spec.name}.map(): no argument is iterable; pass at least one list of elements")
-    lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise MappingLengthMismatch(f"{spec.name}.map(): the iterables differ in length: {listed}")
-    for name, value in bound.arguments.items():
-        bound.arguments[name] = columns[name] if name in columns else _repeated(spec.signature.parameters[name], value)
-    # Each argument is a column now, as long as the iterables or endless; rows of them are the calls.
-    rows = zip(*bound.args, strict=False) if bound.args else repeat(())
-    keywords = list(bound.kwargs)
-    if not keywords:
+    rows: Iterator[tuple[Any, ...]] = zip(*positional, *keyword.values(), strict=False)
+    if not keyword:
         return [(row, {}) for row in rows]
-    keyword_rows = zip(*bound.kwargs.values(), strict=False)
-    return [
-        (row, dict(zip(keywords, keyword_row, strict=True)))
-        for row, keyword_row in zip(rows, keyword_rows, strict=False)
-    ]
+    count = len(positional)
+    return [(row[:count], dict(zip(keyword, row[count:], strict=True))) for row in rows]
 
 
-def _repeated(parameter: inspect.Parameter, value: Any) -> Any:
-    """The same value for every call, in the form in which the parameter holds it."""
-    if parameter.kind is _REST:
-        return tuple(repeat(element) for element in value)
-    if parameter.kind is _KEYWORDS:
-        return {name: repeat(element) for name, element in value.items()}
-    return repeat(cast("unmapped[Any]", value).value if isinstance(value, unmapped) else value)
+def _column(given: Any) -> list[Any] | repeat[Any]:
+    """The values of one argument, one for each call."""
+    value = given.final_state().result() if isinstance(given, Resolvable) else given
+    if isinstance(value, unmapped):
+        return repeat(cast("unmapped[Any]", value).value)
+    if isinstance(value, Iterable) and not isinstance(value, _WHOLE):
+        return list(cast("Iterable[Any]", value))
+    return repeat(value)
+
+
+def _names(bound: inspect.BoundArguments) -> list[str]:
+    """What the positional arguments are called in messages; those of ``*args`` by their place in it."""
+    ordinary = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [name for name, parameter in bound.signature.parameters.items() if parameter.kind in ordinary]
+    return [names[i] if i < len(names) else f"argument {i + 1}" for i in range(len(bound.args))]

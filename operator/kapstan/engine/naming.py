@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from kapstan.errors import ConfigurationError
 def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, Any]) -> str:
     """The name that ``given`` makes of the parameters; "" if there is no template.
 
-    A function may take one argument, the parameters, or none.
+    A function gets the parameters as ``parameters``, or as its one argument, if it takes them.
 
     Raises:
         ConfigurationError: the template names something that is no parameter, or the function gives no text.
@@ -21,10 +22,24 @@ def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, An
     if isinstance(given, str):
         try:
             return given.format(**parameters)
-        except (LookupError, AttributeError, ValueError) as error:
+        except (LookupError, AttributeError, ValueError, TypeError) as error:
             known = ", ".join(parameters) or "none"
             raise ConfigurationError(f"run name {given!r}: {error}; the parameters are {known}") from None
-    name = given(parameters) if given.__code__.co_argcount else given()
-    if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]  # a user's function
+    name: Any = _called(given, parameters)
+    if not isinstance(name, str) or not name:
         raise ConfigurationError(f"the function for run names gave {name!r}; it must give a text")
     return name
+
+
+def _called(namer: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    try:
+        takes = inspect.signature(namer).parameters
+    except ValueError:  # a builtin that does not tell
+        return namer()
+    if "parameters" in takes:
+        return namer(parameters=dict(parameters))
+    first = next(iter(takes.values()), None)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if first is not None and first.kind in positional and first.default is first.empty:
+        return namer(dict(parameters))
+    return namer()

@@ -13,15 +13,19 @@ from kapstan.errors import ParameterTypeError
 Coerce = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def coercion(name: str, fn: Callable[..., Any]) -> Coerce | None:
-    """Turns arguments into the types that ``fn`` names; pydantic is loaded only where that is not plain to see."""
-    if not getattr(fn, "__annotations__", {}).keys() - {"return"}:
+def coercion(name: str, fn: Callable[..., Any], signature: inspect.Signature) -> Coerce | None:
+    """Turns arguments into the types that ``signature`` names; pydantic is loaded only where that is not plain to see.
+
+    Args:
+        fn: where the names of the types are known.
+    """
+    if all(parameter.annotation is parameter.empty for parameter in signature.parameters.values()):
         return None
     hints: dict[str, Any] = {}
 
     def coerce(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if not hints:
-            hints.update(_hints(fn))
+            hints.update(_hints(inspect.unwrap(fn), signature))
         coerced = dict(parameters)
         for parameter, value in parameters.items():
             hint = hints.get(parameter, Any)
@@ -33,11 +37,11 @@ def coercion(name: str, fn: Callable[..., Any]) -> Coerce | None:
     return coerce
 
 
-def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+def _hints(fn: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
     """The type of each parameter; none where its name cannot be resolved (imported for type checkers, or local)."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     hints: dict[str, Any] = {"return": Any}
-    for name, parameter in inspect.signature(fn).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind in variadic or parameter.annotation is parameter.empty:
             continue
         holder = type("_One", (), {"__annotations__": {name: parameter.annotation}})

@@ -143,3 +143,26 @@ def when_done(waited_for: Iterable[Resolvable], callback: Callable[[], object]) 
 
     for item in waiting:
         item.on_done(one_done)
+
+
+def not_ready(wait_for: Iterable[Any]) -> State | None:
+    """Wait for the runs in ``wait_for``; the state ``NotReady`` if one of them did not complete, else None."""
+    try:
+        for item in wait_for:
+            if isinstance(item, State) and not item.is_completed():
+                raise UpstreamFailed(item.name)
+            resolved(item)
+    except UpstreamFailed as error:
+        return states.Pending(name="NotReady", message=f"something that it waits for ended as {error}")
+    return None
+
+
+async def until_done(values: Iterable[Any]) -> None:
+    """Wait for the runs in ``values`` on the running event loop, without blocking it."""
+    import asyncio
+
+    waited_for = resolvables(list(values))
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    when_done(waited_for, lambda: loop.call_soon_threadsafe(ended.set))
+    await ended.wait()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 import logging
 import random
-import threading
-from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from kapstan import states
 from kapstan.context import current_task
+from kapstan.engine.functions import driven
 from kapstan.specs import TaskSpec
 
 logger = logging.getLogger("kapstan.task_runs")
@@ -44,29 +42,7 @@ def _granted(spec: TaskSpec, error: Exception) -> bool:
     state = states.Failed(message=f"Task run encountered an exception: {type(error).__name__}: {error}", data=error)
     try:
         answer = condition(spec.task, current_task.get(), state)
-        return bool(_awaited(answer) if inspect.iscoroutine(answer) else answer)
+        return bool(driven(answer) if inspect.iscoroutine(answer) else answer)
     except Exception:
         logger.exception("The retry_condition_fn of task %s raised: no retry", spec.name)
         return False
-
-
-def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of an async condition, on an event loop and a thread of its own: here one may be running already."""
-    import asyncio
-
-    results: list[Any] = []
-    errors: list[BaseException] = []
-
-    def drive() -> None:
-        try:
-            results.append(asyncio.run(coroutine))
-        except BaseException as error:  # noqa: BLE001  (raised again on the caller's thread)
-            errors.append(error)
-
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(drive,), name="kapstan-retry-condition", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]

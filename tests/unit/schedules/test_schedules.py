@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -87,8 +89,15 @@ def test_only_the_latest_are_looked_for() -> None:
         (lambda: Cron("x"), "cron='x': Wrong number of fields; write minute hour day month weekday"),
         (lambda: Cron("61 * * * *"), "cron='61 * * * *': Bad minute"),
         (lambda: Cron("* * * * *", "Mars/Base"), "timezone='Mars/Base' is no time zone: give an IANA name"),
+        (lambda: Cron(5), "cron=5: give a text"),  # type: ignore[arg-type]
+        (lambda: Cron("@often"), "cron='@often': Wrong number of fields"),
+        (lambda: Cron("* * * * *", 5), "timezone=5 is no time zone"),  # type: ignore[arg-type]
+        (lambda: Interval("60"), "interval='60': give a timedelta, or a number of seconds"),  # type: ignore[arg-type]
+        (lambda: Interval(math.nan), "interval=nan: give a timedelta"),
+        (lambda: Interval(math.inf), "interval=inf: give a timedelta"),
+        (lambda: Interval(60, "2026-01-01"), "anchor_date='2026-01-01': give a datetime"),  # type: ignore[arg-type]
         (lambda: Interval(0.5), "interval=0.5: give at least one second"),
-        (lambda: Interval(60, datetime(2026, 1, 1)), "has no time zone: give it a tzinfo"),
+        (lambda: Interval(60, datetime(2026, 1, 1)), "give a datetime with a time zone (tzinfo)"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_fix(make: object, words: str) -> None:
@@ -99,4 +108,43 @@ def test_what_cannot_be_is_refused_with_the_fix(make: object, words: str) -> Non
 
 def test_the_names_that_users_know() -> None:
     assert CronSchedule(cron="0 0 * * *", timezone=BERLIN) == Cron("0 0 * * *", BERLIN)
-    assert IntervalSchedule(interval=timedelta(minutes=5)) == Interval(timedelta(minutes=5))
+    anchor = utc(2026, 1, 1)
+    assert IntervalSchedule(interval=timedelta(minutes=5), anchor_date=anchor) == Interval(300, anchor)
+
+
+def test_an_interval_keeps_its_distance_and_its_anchor() -> None:
+    given = Interval(60, utc(2026, 1, 1, 0, 0, 30))
+    assert (given.interval, given.anchor_date, given.anchored) == (
+        timedelta(minutes=1),
+        utc(2026, 1, 1, 0, 0, 30),
+        True,
+    )
+    made = Interval(3600.0)
+    assert made.anchor_date is not None
+    assert not made.anchored
+    assert made.next(1, made.anchor_date) == [made.anchor_date + timedelta(hours=1)]
+
+
+@pytest.mark.parametrize(
+    ("nickname", "written_out"),
+    [
+        ("@hourly", "0 * * * *"),
+        ("@daily", "0 0 * * *"),
+        ("@midnight", "0 0 * * *"),
+        ("@Weekly", "0 0 * * 0"),
+        ("@monthly", "0 0 1 * *"),
+        ("@yearly", "0 0 1 1 *"),
+        ("@annually", "0 0 1 1 *"),
+    ],
+)
+def test_nicknames_of_cron(nickname: str, written_out: str) -> None:
+    after = utc(2026, 3, 28, 12, 34)
+    assert Cron(nickname, BERLIN).next(3, after) == Cron(written_out, BERLIN).next(3, after)
+
+
+def test_a_day_keeps_the_time_of_day_of_its_anchors_own_time_zone() -> None:
+    anchor = datetime(2026, 3, 27, 9, tzinfo=ZoneInfo(BERLIN))
+    moments = Interval(timedelta(days=1), anchor).next(3, utc(2026, 3, 28))
+    assert moments == [utc(2026, 3, 28, 8), utc(2026, 3, 29, 7), utc(2026, 3, 30, 7)]
+    named = Interval(timedelta(days=1), anchor, "UTC").next(2, utc(2026, 3, 28))
+    assert named == [utc(2026, 3, 28, 8), utc(2026, 3, 29, 8)]
