@@ -6,6 +6,7 @@ flow run stands here as an opaque object that only the engine and the surface ab
 
 from __future__ import annotations
 
+import os
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -56,3 +57,16 @@ class TaskRun:
 current_task: ContextVar[TaskRun | None] = ContextVar("kapstan_task_run", default=None)
 current_flow: ContextVar[Any] = ContextVar("kapstan_flow_run", default=None)
 """The ``engine.flow_run.FlowRun`` of this thread or asyncio task, or None."""
+
+forked_off = False
+"""Whether this process was forked out of a flow run: it does not belong to the run, whose journal has one writer."""
+
+
+def _after_fork() -> None:
+    global forked_off
+    if current_flow.get() is not None:
+        current_flow.set(None)
+        forked_off = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

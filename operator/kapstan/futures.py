@@ -6,6 +6,7 @@ background runs goes through ``Queue.wait``: one connection serves every waiting
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -290,3 +291,11 @@ class _Watcher:
 
 
 _watcher = _Watcher()
+
+
+def _after_fork() -> None:
+    global _watcher
+    _watcher = _Watcher()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -32,7 +32,16 @@ _pack = struct.Struct(">HHIHQ").pack  # zeros, so that the whole has 18 bytes; 4
 _lock = threading.Lock()
 _last = 0
 _pool: list[int] = []  # 64 random bits each, so that not every id costs a call of the system
-os.register_at_fork(after_in_child=_pool.clear)
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock when this process was forked; and no id is made twice."""
+    global _lock
+    _lock = threading.Lock()
+    _pool.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def new_id(now_ns: int | None = None) -> RunId:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import sys
 import threading
 from collections.abc import Generator, MutableMapping
@@ -24,6 +25,15 @@ else:
     _Adapter = logging.LoggerAdapter
 
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 _ready = False
 _flow_runs = logging.getLogger("kapstan.flow_runs")
 _task_runs = logging.getLogger("kapstan.task_runs")

@@ -182,6 +182,14 @@ _current: Settings | None = None
 _current_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    global _current_lock
+    _current_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def current() -> Settings:
     """This process' settings, read from the environment at the first call."""
     global _current
