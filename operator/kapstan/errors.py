@@ -121,6 +121,10 @@ class AdmissionRefused(ClusterRefused):
     """An admission rule of the cluster (a policy, a webhook, a LimitRange) does not let the object in."""
 
 
+class ForeignObject(ClusterRefused):
+    """An object that belongs to somebody else has the name; it is neither adopted nor touched."""
+
+
 class Conflict(KapstanError):
     """Somebody else was first."""
 

@@ -121,6 +121,7 @@ DIAGNOSES: dict[str, str] = {
     "NodeLost": "the node went away",
     "Unschedulable": "no node fits the pod",
     "QuotaExceeded": "the namespace's quota is used up",
+    "NameTaken": "an object of somebody else has the name of the run's Job",
     "ConfigError": "something the pod refers to does not exist or does not fit",
     "DeadlinePending": "user code did not start in time",
     "DeadlineRunning": "the run took longer than the pool allows",

@@ -32,6 +32,12 @@ class AttemptObservation:
     started_at: str | None = None
     finished_at: str | None = None
     created_at: str | None = None
+    placed_at: str | None = None
+    """When a node was found for it; None: it waits for one, or needs none."""
+    stop_by: str | None = None
+    """``stopping``: when its grace is over, so that it should be gone."""
+    lingers: bool = False
+    """``ended``, but its pod goes on: a sidecar that nobody stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class Launcher(Protocol):
 
         Raises:
             InvalidResource: it can never be started so (a pod template that is refused); repeating cannot help.
+            ForeignObject: something of somebody else has this name.
         """
         ...
 
@@ -126,7 +133,11 @@ class Launcher(Protocol):
     ) -> list[AttemptObservation]: ...
 
     async def ensure_workers(self, request: WorkersRequest) -> None:
-        """Make the members match: start what is missing, let the cheapest go (lowest deletion cost first)."""
+        """Make the members match: start what is missing, let the cheapest go (lowest deletion cost first).
+
+        Raises:
+            ForeignObject: something of somebody else has the name.
+        """
         ...
 
     async def remove_workers(self, worker: Key) -> None:

@@ -19,12 +19,12 @@ _NOT_NAME = re.compile(r"[^a-z0-9]+")
 
 
 def child_name(parent: str, *parts: str, limit: int = LIMIT) -> str:
-    """``parent-part-part`` as a DNS label; where it is too long, or a part has other characters, a hash makes up for
-    what is lost.
+    """``parent-part-part`` as a DNS label; a hash of all of them makes up for what is lost where it is too long, where
+    a part has other characters, or where a ``-`` within a part hides where the parts begin.
     """
     plain = "-".join((parent, *parts))
     slug = _NOT_NAME.sub("-", plain.lower()).strip("-")
-    if slug == plain and len(slug) <= limit:
+    if slug == plain and len(slug) <= limit and not any("-" in part for part in parts):
         return slug
     digest = hashlib.sha256("\0".join((parent, *parts)).encode()).hexdigest()[:DIGEST]
     return f"{slug[: limit - DIGEST - 1].rstrip('-')}-{digest}"

@@ -218,6 +218,9 @@ class ScheduleStatus(Model, frozen=True):
     last_schedule_time: Timestamp | None = Field(
         default=None, description="The latest moment that a run was made for, or that was let go."
     )
+    definition: str | None = Field(
+        default=None, description="Digest of when the schedule was due then; where it has changed, nothing was missed."
+    )
 
 
 class DeploymentStatus(Status, frozen=True):

@@ -44,6 +44,7 @@ DiagnosisCategory = Literal[
     "NodeLost",
     "Unschedulable",
     "QuotaExceeded",
+    "NameTaken",
     "ConfigError",
     "DeadlinePending",
     "DeadlineRunning",

@@ -54,10 +54,12 @@ class PoolQueue(Model, frozen=True):
 class Deadlines(Model, frozen=True):
     """How long an attempt may take."""
 
-    pending_seconds: int = Field(
-        default=600,
+    pending_seconds: int | None = Field(
+        default=None,
         ge=1,
-        description="Until user code runs: pulling the image, finding a node, starting the container.",
+        description="Until user code runs: waiting for quota, finding a node, pulling the image, starting the "
+        "container. If not given, 600 seconds from the moment at which a node is found; an attempt that waits for a "
+        "node or for quota then waits as long as it takes.",
     )
     running_seconds: int | None = Field(default=None, ge=1, description="While user code runs; no limit if not given.")
 

@@ -14,7 +14,7 @@ from kapstan import ids
 from kapstan.cluster.kubernetes.cache import Cache
 from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
 from kapstan.cluster.kubernetes.launcher import KubernetesLauncher
-from kapstan.errors import InvalidResource, NotFound, ResourceConflict
+from kapstan.errors import ForeignObject, InvalidResource, NotFound
 from kapstan.ports import JobRequest, Key, WorkersRequest
 
 API = "kapstan.dev/v1alpha1"
@@ -84,7 +84,7 @@ def test_a_job_of_somebody_else_is_not_taken_for_ours(api_server: ApiServer) -> 
     async def body() -> None:
         async with launching(api_server) as (_, launcher):
             await launcher.start(request(uid="uid-of-an-older-run"))
-            with pytest.raises(ResourceConflict, match="delete or rename it"):
+            with pytest.raises(ForeignObject, match="delete or rename it"):
                 await launcher.start(request())
             (seen,) = await launcher.observe_attempts(RUN, "uid-1", [(1, "etl-1-1")])
             assert not seen.exists
@@ -164,7 +164,7 @@ def test_a_deployment_of_apps_that_is_not_ours_is_left_alone(api_server: ApiServ
     async def body() -> None:
         async with launching(api_server) as (client, launcher):
             await launcher.ensure_workers(workers(1, uid="somebody"))
-            with pytest.raises(ResourceConflict, match="delete or rename it"):
+            with pytest.raises(ForeignObject, match="delete or rename it"):
                 await KubernetesLauncher(client, Cache()).ensure_workers(workers(1))
 
     asyncio.run(body())

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 from tests.contract.launcher.conftest import On, Place
 
-from kapstan.errors import ResourceConflict
+from kapstan.errors import ForeignObject
 
 
 def test_what_was_never_started_is_not_there(on: On) -> None:
@@ -115,7 +115,7 @@ def test_an_attempt_belongs_to_one_object_of_that_name(on: On) -> None:
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.running)
         other = dataclasses.replace(request, uid="another")
-        with pytest.raises(ResourceConflict):
+        with pytest.raises(ForeignObject):
             await place.launcher.start(other)
         jobs = [(1, request.job)]
         assert [seen.exists for seen in await place.launcher.observe_attempts(place.run, "another", jobs)] == [False]

@@ -37,6 +37,29 @@ def seen(pod: dict[str, Any] | None, **changes: Any) -> AttemptObservation:
     return observe.attempt(1, "r-1", arguments.pop("job"), pod, **arguments)
 
 
+def test_an_init_container_that_failed_is_named() -> None:
+    """The pod is there: nobody deleted it."""
+    init = [{"name": "fetch", "state": {"terminated": {"exitCode": 7, "reason": "Error"}}}]
+    observed = seen(pod(phase="Failed", initContainerStatuses=init, containerStatuses=flow(waiting={})))
+    assert (observed.ended, observed.reason) == (True, "InitContainerFailed")
+    assert observed.message == "init container fetch ended with exit code 7: Error"
+    assert seen(pod(phase="Failed")).reason == "PodFailed"
+    assert seen(pod(phase="Running"), gone=True).reason == "PodDeleted"
+
+
+def test_a_sidecar_that_nobody_stops_is_seen() -> None:
+    assert seen(pod(phase="Running", containerStatuses=terminated(0, "Completed"))).lingers
+    assert not seen(pod(phase="Succeeded", containerStatuses=terminated(0, "Completed"))).lingers
+    assert not seen(pod(phase="Running", containerStatuses=terminated(0, "Completed")), gone=True).lingers
+
+
+def test_when_it_should_be_gone_and_since_when_it_has_a_node() -> None:
+    placed = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": STARTED}]
+    observed = seen(pod(deleting=True, phase="Running", conditions=placed, containerStatuses=flow(running={})))
+    assert (observed.stopping, observed.stop_by, observed.placed_at) == (True, FINISHED, STARTED)
+    assert seen(pod(phase="Pending")).placed_at is None
+
+
 @pytest.mark.parametrize(
     ("status", "reason"),
     [

@@ -101,7 +101,44 @@ def test_what_is_suspended_lets_its_moments_go(suspended: dict[str, Any]) -> Non
 def test_a_schedule_that_is_added_makes_nothing_up() -> None:
     plan = reconcile({"observedGeneration": 1}, schedules=[EVERY_MINUTE])
     assert moments(plan) == []
-    assert status(plan)["schedules"] == [{"name": "minutely", "lastScheduleTime": text(0)}]
+    (seen,) = status(plan)["schedules"]
+    assert (seen["name"], seen["lastScheduleTime"]) == ("minutely", text(0))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"cron": "*/5 * * * *"}, {"timezone": "Europe/Berlin"}, {"cron": None, "interval": 60}]
+)
+def test_an_edited_schedule_makes_nothing_for_the_past(edit: dict[str, Any]) -> None:
+    """Its new moments passed while it said something else."""
+    before = status(reconcile(seen_last(0), schedules=[{"name": "minutely", "cron": "0 0 1 1 *"}]))
+    before["schedules"][0]["lastScheduleTime"] = text(-3600)
+    edited = {key: value for key, value in {**EVERY_MINUTE, **edit}.items() if value is not None}
+    plan = reconcile(before, schedules=[edited], missedRuns={"policy": "RunAll"})
+    assert moments(plan) == []
+    assert status(plan)["schedules"][0]["lastScheduleTime"] == text(0)
+
+
+def test_a_schedule_whose_parameters_change_misses_nothing() -> None:
+    before = status(reconcile(seen_last(-60), schedules=[EVERY_MINUTE]))
+    before["schedules"][0]["lastScheduleTime"] = text(-120)
+    assert moments(reconcile(before, schedules=[{**EVERY_MINUTE, "parameters": {"x": 2}}])) == [0]
+
+
+def test_what_goes_goes_before_anything_is_made() -> None:
+    """Where a quota of FlowRuns is used up, the old ones are the room for the new one."""
+    old = [brief(f"old{number}", "Completed", -number, schedule="s", ended_at=NOW) for number in (1, 2)]
+    plan = reconcile(seen_last(-60), *old, schedules=[EVERY_MINUTE], historyLimits={"successful": 1})
+    order = [type(action) for action in plan.actions if isinstance(action, CreateRun | DeleteRun)]
+    assert order == [DeleteRun, CreateRun]
+
+
+def test_a_run_that_cannot_be_made_is_told_once() -> None:
+    observed = deployment_observed(deployment({}, schedules=[EVERY_MINUTE]))
+    plan = reconciler.refused(observed, "exceeded quota: count/flowruns", NOW)
+    assert condition(status(plan), "Degraded") == ("True", "RunRefused")
+    assert [event.message for event in actions(plan, EmitEvent)] == ["exceeded quota: count/flowruns"]
+    again = deployment_observed(deployment(status(plan), schedules=[EVERY_MINUTE]))
+    assert reconciler.refused(again, "exceeded quota: count/flowruns", NOW) == Plan()
 
 
 def test_moments_since_the_creation_count_at_the_first_look() -> None:

@@ -27,6 +27,21 @@ def test_names_can_be_read(name: str, expected: str) -> None:
     assert name == expected
 
 
+def test_two_schedules_have_two_names() -> None:
+    assert scheduled_run_name("etl", "daily-full", MOMENT) != scheduled_run_name("etl-daily", "full", MOMENT)
+
+
+@settings(deadline=None)
+@given(st.text("ab-", min_size=2, max_size=12), st.data())
+def test_no_two_ways_to_cut_a_name_give_the_same_run(joined: str, data: st.DataObject) -> None:
+    cuts = [at for at, letter in enumerate(joined) if letter == "-"]
+    if len(cuts) < 2:
+        return
+    one, other = data.draw(st.sampled_from(cuts)), data.draw(st.sampled_from(cuts))
+    names = {scheduled_run_name(joined[:at], joined[at + 1 :], MOMENT) for at in (one, other)}
+    assert len(names) == len({one, other})
+
+
 def test_what_a_name_cannot_hold_is_made_up_for_by_a_hash() -> None:
     assert re.fullmatch(r"etl-every-hour-[0-9a-f]{10}", child_name("etl", "Every_Hour"))
 

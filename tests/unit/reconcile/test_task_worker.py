@@ -26,7 +26,7 @@ from kapstan.reconcile.kinds.task_worker.actions import (
     SetDeletionCost,
     SetReplicas,
 )
-from kapstan.reconcile.plan import Plan
+from kapstan.reconcile.plan import EmitEvent, Plan
 
 THREE = [member("a"), member("b"), member("c")]
 
@@ -99,6 +99,38 @@ def test_the_number_does_not_fall_again_before_the_one_that_goes_has_begun_to_go
     sessions = [session("a"), session("b", 1, draining=True), session("c", draining=True)]
     plan = reconcile(1, members, sessions, 2, draining_since={"b": at(-9), "c": at(-9)})
     assert ensured(plan) == []
+
+
+STUCK = member("new", ready=False, message="ImagePullBackOff: no such image")
+"""The surge of a rollout that never becomes ready."""
+
+
+def test_a_stuck_rollout_does_not_hold_up_a_scale_down() -> None:
+    members, sessions = [member("a"), member("b"), STUCK], [session("a"), session("b")]
+    plan = reconcile(1, members, sessions, 2)
+    assert drained(plan) == ["new", "b"], "what serves nothing goes first"
+    members = [member("a"), member("b"), member("new", ready=False, deletion_cost=-100)]
+    plan = reconcile(1, members, sessions, 2, draining_since={"new": at(-1)})
+    assert ensured(plan) == [1]
+
+
+def test_a_stuck_rollout_does_not_hold_up_a_suspend() -> None:
+    members = [member("a", deletion_cost=-100), member("new", ready=False, deletion_cost=-1000)]
+    sessions = [session("a", draining=True)]
+    plan = reconcile(2, members, sessions, 1, draining_since={"a": at(-1), "new": at(-1)}, spec={"suspend": True})
+    assert ensured(plan) == [], "the one that was named has not gone yet"
+    members = [member("a", deletion_cost=-100), member("b", deletion_cost=-100), *members[1:]]
+    plan = reconcile(2, members, sessions, 1, draining_since={"a": at(-1), "b": at(-1)}, spec={"suspend": True})
+    assert ensured(plan) == [0], "the rollout goes on without it: the next one goes"
+
+
+def test_workers_that_are_refused_are_told_once() -> None:
+    observed = workers_observed(task_worker(1), [], [], 0)
+    plan = reconciler.refused(observed, "it belongs to somebody else", NOW)
+    assert condition(status(plan), "Degraded") == ("True", "Refused")
+    assert [event.message for event in actions(plan, EmitEvent)] == ["it belongs to somebody else"]
+    again = workers_observed(task_worker(1, status(plan)), [], [], 0)
+    assert reconciler.refused(again, "it belongs to somebody else", NOW) == Plan()
 
 
 def test_an_overdue_drain_is_ended() -> None:

@@ -14,7 +14,7 @@ from kapstan.cluster.kubernetes import observe, render
 from kapstan.cluster.kubernetes.cache import Cache, is_owned, within
 from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
 from kapstan.cluster.kubernetes.cluster import FIELD_MANAGER
-from kapstan.errors import NotFound, ResourceConflict
+from kapstan.errors import ForeignObject, NotFound, ResourceConflict
 from kapstan.ports import AttemptObservation, JobRequest, Key, Manifest, WorkerObservation, WorkersRequest
 
 SHORTEST_GRACE = 1.0
@@ -40,7 +40,7 @@ class KubernetesLauncher:
 
         Raises:
             InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
-            ResourceConflict: a Job of that name belongs to somebody else.
+            ForeignObject: a Job of that name belongs to somebody else.
             QuotaUsedUp, AdmissionRefused, ClusterRefused: see there.
         """
         namespace = request.run.namespace
@@ -49,7 +49,7 @@ class KubernetesLauncher:
         except ResourceConflict:
             made = await self._client.get(JOBS.path(namespace, request.job))
             if not is_owned(made, request.uid):
-                raise ResourceConflict(
+                raise ForeignObject(
                     f"a Job {namespace}/{request.job} is there that does not belong to FlowRun {request.run.name!r}: "
                     "delete or rename it"
                 ) from None
@@ -96,7 +96,7 @@ class KubernetesLauncher:
 
         Raises:
             InvalidResource: it cannot be rendered, or the API server refuses the pod template, with its words.
-            ResourceConflict: a Deployment of apps/v1 of that name belongs to somebody else.
+            ForeignObject: a Deployment of apps/v1 of that name belongs to somebody else.
             ClusterRefused: no rights, or an admission rule.
         """
         wanted = render.app_deployment(request)
@@ -105,7 +105,7 @@ class KubernetesLauncher:
         path = APP_DEPLOYMENTS.path(namespace, name)
         present = self._cache.app_deployments.get(namespace, name) or await self._get(path)
         if present is not None and not is_owned(present, uid):
-            raise ResourceConflict(
+            raise ForeignObject(
                 f"an apps/v1 Deployment {namespace}/{name} is there that does not belong to TaskWorker "
                 f"{request.worker['metadata']['name']!r}: delete or rename it"
             )

@@ -80,6 +80,9 @@ def _is_between_boots(container: Json) -> bool:
 def _pod_fields(pod: Json, gone: bool) -> Json:
     metadata, status = pod["metadata"], within(pod, "status")
     seen: Json = {"pod": metadata["name"], "node": within(pod, "spec").get("nodeName")}
+    placed = _condition(status, "PodScheduled")
+    if placed.get("status") == "True":
+        seen["placed_at"] = placed.get("lastTransitionTime")
     state = within(_container(status, FLOW_CONTAINER), "state")
     terminated, running = state.get("terminated"), state.get("running")
     if terminated is not None:
@@ -92,10 +95,13 @@ def _pod_fields(pod: Json, gone: bool) -> Json:
             "message": message or terminated.get("message") or "",
             "started_at": terminated.get("startedAt"),
             "finished_at": terminated.get("finishedAt"),
+            "lingers": not gone and status.get("phase") not in ("Succeeded", "Failed"),
         }
     elif gone or status.get("phase") in ("Succeeded", "Failed"):
         reason, message = _end_of_pod(status)
-        seen |= {"ended": True, "reason": reason or "PodDeleted", "message": message}
+        if not reason:
+            reason, message = _failed_init(status) or ("PodDeleted" if gone else "PodFailed", message)
+        seen |= {"ended": True, "reason": reason, "message": message}
         seen |= {"started_at": within(state, "running").get("startedAt")}
     elif running is not None:
         seen |= {"running": True, "started_at": running.get("startedAt")}
@@ -105,6 +111,8 @@ def _pod_fields(pod: Json, gone: bool) -> Json:
         reason, message = _why_not_running(status)
         seen |= {"reason": reason, "message": message}
     seen["stopping"] = "deletionTimestamp" in metadata
+    # The moment at which the grace is over: the API server adds it to that of the delete.
+    seen["stop_by"] = metadata.get("deletionTimestamp")
     return seen
 
 
@@ -158,6 +166,17 @@ def _why_not_running(status: Json) -> tuple[str, str]:
 def _last_end(container: Json) -> str:
     terminated = within(container, "lastState", "terminated")
     return f"last exit {terminated['exitCode']}: {terminated.get('reason', '')}" if terminated else ""
+
+
+def _failed_init(status: Json) -> tuple[str, str] | None:
+    """(reason, message) of an init container that failed, so that the flow's container was never started."""
+    for container in items(status, "initContainerStatuses"):
+        terminated = within(container, "state", "terminated")
+        if terminated.get("exitCode"):
+            reason = terminated.get("reason") or "Error"
+            told = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}: {reason}"
+            return ("OOMKilled" if reason == "OOMKilled" else "InitContainerFailed"), told
+    return None
 
 
 def _container(status: Json, name: str) -> Json:

@@ -89,9 +89,11 @@ class Objects:
         with self._changing():
             key = self._key(manifest)
             old = self.read(key)
-            if old is None:
-                return self._create(key, manifest)
             wanted = cast("dict[str, Any]", manifest["metadata"])
+            if old is None:
+                if wanted.get("uid"):
+                    raise ResourceConflict(f"{key}: no object with uid {wanted['uid']} is there any more")
+                return self._create(key, manifest)
             for field in ("uid", "resourceVersion"):
                 if wanted.get(field) not in (None, old["metadata"][field]):
                     raise ResourceConflict(

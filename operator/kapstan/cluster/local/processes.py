@@ -22,7 +22,7 @@ from kapstan import ids
 from kapstan.cluster.local.bells import Bells
 from kapstan.cluster.local.objects import write
 from kapstan.cluster.local.process import Process
-from kapstan.errors import InvalidResource, ResourceConflict
+from kapstan.errors import ForeignObject, InvalidResource
 from kapstan.ports import (
     AttemptObservation,
     JobRequest,
@@ -114,7 +114,7 @@ class ProcessLauncher:
         told = process.request
         if told is not None and told["uid"] != request.uid:
             if not process.ended:
-                raise ResourceConflict(f"process {request.job} of a FlowRun that was deleted has not ended yet")
+                raise ForeignObject(f"process {request.job} of a FlowRun that was deleted has not ended yet")
             process.forget()
         deployment = Deployment.from_dict(request.deployment)
         flow = deployment.spec.flow

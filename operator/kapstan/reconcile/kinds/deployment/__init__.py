@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kapstan.ports import Key, Manifest
-from kapstan.reconcile.kinds.deployment.decision import reconcile
+from kapstan.reconcile.kinds.deployment.decision import reconcile, refused
 from kapstan.reconcile.kinds.deployment.observe import observe
 from kapstan.reconcile.kinds.work_pool.belonging import pool_named_by, waiting_runs
-from kapstan.reconcile.plan import Plan
+from kapstan.reconcile.plan import Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Right, Wake
 from kapstan.reconcile.world import World
 from kapstan.resources import GROUP
@@ -24,6 +24,10 @@ class DeploymentReconciler(Reconciler):
 
     async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
         return reconcile(await observe(world, key, manifest, now), now)
+
+    async def refused(self, world: World, key: Key, error: Refused, now: datetime) -> Plan | None:
+        manifest = world.cache.get(key) or await world.cluster.get(key)
+        return None if manifest is None else refused(await observe(world, key, manifest, now), str(error), now)
 
     def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
         if before is not None and after is not None and before["spec"] == after["spec"]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from kapstan.errors import NotFound, ResourceConflict
+from kapstan.errors import ClusterRefused, InvalidResource, NotFound, ResourceConflict
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.cache import key_of_manifest
 from kapstan.reconcile.kinds.deployment.history import History
-from kapstan.reconcile.plan import Acting
+from kapstan.reconcile.plan import Acting, Refused
+
+
+class RunRefused(Refused):
+    """A run cannot be created: a quota, rights, an admission rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,9 @@ class CreateRun:
             stored = await acting.world.cluster.create(self.manifest)
         except ResourceConflict:
             return
+        except (ClusterRefused, InvalidResource) as error:
+            name = self.manifest["metadata"]["name"]
+            raise RunRefused(f"FlowRun {name} cannot be created: {error}") from error
         acting.wrote(stored)
         acting.enqueue(key_of_manifest(stored))
 
@@ -37,10 +44,12 @@ class CancelRun:
         manifest = await acting.world.cluster.get(self.run)
         if manifest is None:
             return
-        metadata = {name: manifest["metadata"][name] for name in ("name", "namespace")}
+        # With its uid: an apply creates what is not there, and would bring back a run that was deleted meanwhile.
+        metadata = {name: manifest["metadata"][name] for name in ("name", "namespace", "uid")}
         wanted = {**manifest, "metadata": metadata, "spec": {**manifest["spec"], "cancel": True}}
         wanted.pop("status", None)
-        acting.wrote(await acting.world.cluster.apply(wanted))
+        with contextlib.suppress(ResourceConflict):
+            acting.wrote(await acting.world.cluster.apply(wanted))
         acting.enqueue(self.run)
 
 

@@ -7,6 +7,7 @@ starts nothing from the past.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,22 @@ def moments_of(schedule: Schedule, created: datetime) -> Moments:
     raise ConfigurationError(f"rrule={schedule.rrule!r}: this release reads cron and interval; write one of them")
 
 
+def definition(schedule: Schedule) -> str:
+    """A digest of when a schedule is due; changes with nothing else."""
+    parts = (schedule.cron, schedule.interval, schedule.rrule, schedule.timezone, schedule.anchor)
+    return hashlib.sha256(repr(tuple(map(str, parts))).encode()).hexdigest()[:10]
+
+
+def refused(observed: DeploymentObserved, message: str, now: datetime) -> Plan:
+    """A run could not be created: say so; the loop tries again."""
+    deployment = observed.deployment
+    conditions = Conditions.of(deployment, now)
+    conditions.set("Degraded", True, "RunRefused", message)
+    write = changed_status(deployment, deployment.status.model_copy(update={"conditions": conditions.items}))
+    told = EmitEvent(key_of(deployment), deployment.metadata.uid or "", "Warning", "RunRefused", message)
+    return Plan((*write, told) if write else ())
+
+
 @dataclass(slots=True)
 class _Step:
     observed: DeploymentObserved
@@ -69,9 +86,10 @@ class _Step:
 
     def plan(self) -> Plan:
         deployment = self.observed.deployment
-        told = {status.name: status.last_schedule_time for status in deployment.status.schedules}
-        schedules = [self._schedule(schedule, told.get(schedule.name)) for schedule in deployment.spec.schedules]
+        told = {status.name: status for status in deployment.status.schedules}
+        # First what goes: where the namespace's quota is used up, that makes the room for what is created.
         self._forget_old_runs()
+        schedules = [self._schedule(schedule, told.get(schedule.name)) for schedule in deployment.spec.schedules]
         self.actions.extend(changed_status(deployment, self._status(schedules)))
         return Plan(tuple(self.actions), min(self.wake, default=None))
 
@@ -81,12 +99,15 @@ class _Step:
 
     # ------------------------------------------------------------------ schedules
 
-    def _schedule(self, schedule: Schedule, last: datetime | None) -> ScheduleStatus:
+    def _schedule(self, schedule: Schedule, told: ScheduleStatus | None) -> ScheduleStatus:
         deployment = self.observed.deployment
         created = deployment.metadata.creation_timestamp or self.now
+        last, digest = told.last_schedule_time if told else None, definition(schedule)
         try:
             moments = moments_of(schedule, created)
             after = last or (created if deployment.status.observed_generation is None else self.now)
+            if told is not None and told.definition not in (None, digest):
+                after = self.now  # it says something else now: nothing was missed by it
             suspended = deployment.spec.suspend or schedule.suspend
             due = moments.between(after, self.now, at_most=max(MOST_ON_TIME, deployment.spec.missed_runs.max))
             if not suspended:
@@ -95,11 +116,11 @@ class _Step:
             upcoming = moments.next(NEXT_RUNS, self.now)
         except ConfigurationError as error:
             self.problems.append(f"spec.schedules[{schedule.name}]: {error}")
-            return ScheduleStatus(name=schedule.name, last_schedule_time=last)
+            return ScheduleStatus(name=schedule.name, last_schedule_time=last, definition=digest)
         self.wake.extend(upcoming[:1])
         if not suspended:
             self.upcoming.extend(upcoming)
-        return ScheduleStatus(name=schedule.name, last_schedule_time=due[-1] if due else after)
+        return ScheduleStatus(name=schedule.name, last_schedule_time=due[-1] if due else after, definition=digest)
 
     def _not_missed(self, due: list[datetime]) -> list[datetime]:
         """Of the moments that passed since the last look, those that a run is made for."""

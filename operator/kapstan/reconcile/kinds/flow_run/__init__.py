@@ -9,8 +9,8 @@ from datetime import datetime
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.brief import RunBrief
 from kapstan.reconcile.kinds.deployment.history import History
-from kapstan.reconcile.kinds.flow_run.actions import LaunchDelayed
-from kapstan.reconcile.kinds.flow_run.decision import launch_delayed, launch_refused, reconcile
+from kapstan.reconcile.kinds.flow_run.actions import LaunchDelayed, NameTaken
+from kapstan.reconcile.kinds.flow_run.decision import launch_delayed, launch_refused, name_taken, reconcile
 from kapstan.reconcile.kinds.flow_run.observe import observe
 from kapstan.reconcile.kinds.work_pool.actions import LeaveLine
 from kapstan.reconcile.kinds.work_pool.belonging import deployment_of, pool_of, served_elsewhere
@@ -95,6 +95,8 @@ class FlowRunReconciler(Reconciler):
         observed = await observe(world, manifest, journal=False)
         if isinstance(error, LaunchDelayed):
             return launch_delayed(observed, str(error), now, category=error.category)
+        if isinstance(error, NameTaken):
+            return name_taken(observed, str(error), now)
         return launch_refused(observed, str(error), now)
 
     async def forget(self, acting: Acting, key: Key) -> None:

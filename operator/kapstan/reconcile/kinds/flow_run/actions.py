@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kapstan.errors import AdmissionRefused, ClusterRefused, InvalidResource, QuotaUsedUp
+from kapstan.errors import AdmissionRefused, ClusterRefused, ForeignObject, InvalidResource, QuotaUsedUp
 from kapstan.ports import JobRequest, Key
 from kapstan.reconcile.plan import Acting, Refused
 from kapstan.resources.flowrun import DiagnosisCategory
@@ -13,6 +13,12 @@ from kapstan.resources.flowrun import DiagnosisCategory
 
 class LaunchRefused(Refused):
     """The launcher can never start this attempt as it is."""
+
+    again = False
+
+
+class NameTaken(Refused):
+    """An object of somebody else has the attempt's name: this attempt never starts, the next one has another name."""
 
     again = False
 
@@ -35,6 +41,8 @@ class StartAttempt:
     async def perform(self, acting: Acting) -> None:
         try:
             await acting.world.launcher(self.pool_type).start(self.request)
+        except ForeignObject as error:
+            raise NameTaken(str(error)) from error
         except (InvalidResource, AdmissionRefused) as error:
             raise LaunchRefused(str(error)) from error
         except QuotaUsedUp as error:

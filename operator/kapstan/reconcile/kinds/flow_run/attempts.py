@@ -10,9 +10,11 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
 from kapstan.ports import AttemptEnd, AttemptObservation
 from kapstan.reconcile.kinds.flow_run.observed import Record
+from kapstan.resources import WorkPool
 from kapstan.resources.flowrun import Attempt
 from kapstan.states import AttemptOutcome, ExitCode
 
@@ -20,9 +22,13 @@ KEPT = 32
 """Attempts that stay in the status; older ones are told by the run's record only."""
 
 GRACE = 30.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL, unless the pool's podTemplate says otherwise."""
 LINGER = timedelta(seconds=30)
 """How long a process may live on after its run has ended."""
+UNHEARD = timedelta(seconds=60)
+"""How long after the end of its grace a process that should be gone is waited for: its node is lost, probably."""
+PENDING = timedelta(seconds=600)
+"""How long a process may take to start where its pool sets no deadline, the wait for a node or a quota left out."""
 RESYNC = timedelta(seconds=60)
 """How long a run with a process is left alone when nothing is heard of it."""
 
@@ -52,7 +58,19 @@ class Judgement:
     end: AttemptEnd | None = None
 
 
-def judge(attempt: Attempt, seen: AttemptObservation, record: Record, *, launched: bool) -> Judgement:
+def grace_of(pool: WorkPool | None) -> float:
+    """Seconds that an attempt in this pool gets between SIGTERM and SIGKILL: what its pods are told."""
+    spec = cast("dict[str, Any]", pool.spec.pod_template.get("spec") or {}) if pool is not None else {}
+    return float(spec.get("terminationGracePeriodSeconds") or GRACE)
+
+
+def given_up_at(seen: AttemptObservation) -> datetime | None:
+    """When a process that was told to go and is not seen to end counts as lost. Lease and journal fence it."""
+    stop_by = _moment(seen.stop_by)
+    return None if stop_by is None or seen.ended else stop_by + UNHEARD
+
+
+def judge(attempt: Attempt, seen: AttemptObservation, record: Record, now: datetime, *, launched: bool) -> Judgement:
     """What is known of an open attempt.
 
     Args:
@@ -61,7 +79,8 @@ def judge(attempt: Attempt, seen: AttemptObservation, record: Record, *, launche
     told = record.of(attempt.number)
     if told is not None and told.end is not None:
         return Judgement(Verdict.ENDED, told.end.outcome, told.end)
-    if seen.exists and not seen.ended:
+    given_up = given_up_at(seen)
+    if seen.exists and not seen.ended and (given_up is None or now < given_up):
         return Judgement(Verdict.OPEN)
     if record.unreachable:
         return Judgement(Verdict.UNKNOWN)

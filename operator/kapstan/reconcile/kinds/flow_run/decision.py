@@ -15,7 +15,7 @@ from kapstan.reconcile.kinds.flow_run.open_attempt import with_open_attempt
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.kinds.flow_run.step import Step
 from kapstan.resources.flowrun import DiagnosisCategory
-from kapstan.states import TERMINAL_PHASES
+from kapstan.states import TERMINAL_PHASES, AttemptOutcome
 
 
 def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
@@ -31,6 +31,19 @@ def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
 def launch_refused(observed: RunObserved, message: str, now: datetime) -> RunPlan:
     """The launcher said that this attempt can never be started so: the run ends."""
     return Step(observed, now).end("Crashed", diagnosis.diagnosis("ConfigError", message))
+
+
+def name_taken(observed: RunObserved, message: str, now: datetime) -> RunPlan:
+    """Somebody else's object has the name of this attempt: it is over before it began, gives its place back, and the
+    next one has another name."""
+    step = Step(observed, now)
+    last = step.status.attempts[-1]
+    over = {"outcome": AttemptOutcome.HANDED_BACK, "finished_at": now, "reason": "NameTaken"}
+    step.replace_last(last.model_copy(update=over))
+    found = diagnosis.diagnosis("NameTaken", message)
+    step.status = step.status.model_copy(update={"diagnosis": found})
+    step.degraded("NameTaken", f"{message}: {found.resolution}")
+    return without_attempt(step, events=(step.event("Warning", "NameTaken", message),))
 
 
 def launch_delayed(observed: RunObserved, message: str, now: datetime, *, category: DiagnosisCategory) -> RunPlan:

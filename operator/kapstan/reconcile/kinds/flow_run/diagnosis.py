@@ -37,6 +37,7 @@ _CATEGORY: dict[str, DiagnosisCategory] = {
     "RunContainerError": "ConfigError",
     "ContainerCannotRun": "ConfigError",
     "StartError": "ConfigError",
+    "InitContainerFailed": "CrashLoop",
     "FailedCreate": "ConfigError",
     "ConfigError": "ConfigError",
     "DeadlinePending": "DeadlinePending",
@@ -52,6 +53,7 @@ _RESOLUTION: dict[DiagnosisCategory, str] = {
     "NodeLost": "nothing, if it was planned: the run goes on in a new attempt",
     "Unschedulable": "lower resources.requests in the pool's podTemplate, correct its nodeSelector, or add a node",
     "QuotaExceeded": "raise the namespace's ResourceQuota, or lower maxInFlight of the pool",
+    "NameTaken": "delete or rename that object if it is yours; the run goes on under its next attempt's name",
     "ConfigError": "correct what the message names: command, environment, Secret, ConfigMap or volume",
     "DeadlinePending": "raise deadlines.pendingSeconds of the pool, or see why the process does not start",
     "DeadlineRunning": "raise deadlines.runningSeconds of the pool, or make the flow quicker",
@@ -59,6 +61,9 @@ _RESOLUTION: dict[DiagnosisCategory, str] = {
     "Cancelled": "",
     "UserCode": "see the exception in the run's log; correct it and run again",
 }
+
+NEEDS_ROOM: frozenset[DiagnosisCategory] = frozenset({"Unschedulable", "QuotaExceeded"})
+"""What keeps a process from starting until the cluster has room: nothing is wrong with the run."""
 
 STUCK: frozenset[DiagnosisCategory] = frozenset({"ImagePull", "ConfigError", "Unschedulable", "QuotaExceeded"})
 """What keeps a process from starting until somebody does something."""
@@ -79,7 +84,8 @@ def of_start(seen: AttemptObservation) -> Diagnosis | None:
 
 def of_end(seen: AttemptObservation, reason: str = "") -> Diagnosis:
     """Why a process ended without saying so itself. ``reason``: what the operator stopped it for."""
-    word = reason or seen.reason
+    unheard = "" if seen.ended or not seen.exists else "NodeLost"
+    word = reason or seen.reason or unheard
     category = _CATEGORY.get(word)
     if category is None and seen.exit_code == ExitCode.USAGE:
         category = "ConfigError"
@@ -87,6 +93,7 @@ def of_end(seen: AttemptObservation, reason: str = "") -> Diagnosis:
         part
         for part in (
             f"{seen.pod or seen.job} is gone" if not seen.exists else "",
+            f"{seen.pod or seen.job} should have ended by {seen.stop_by}" if unheard else "",
             word,
             seen.message,
             "" if seen.exit_code is None else _exit(seen.exit_code),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from kapstan.reconcile.kinds.flow_run.actions import RemoveAttempt, StopAttempt
-from kapstan.reconcile.kinds.flow_run.attempts import GRACE, LINGER, RESYNC, seen_on
+from kapstan.reconcile.kinds.flow_run.attempts import LINGER, RESYNC, grace_of, seen_on
 from kapstan.reconcile.kinds.flow_run.observed import RunObserved
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.plan import Action
@@ -31,12 +31,13 @@ def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
         told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
         actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], told]})))
         keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
-        removal = ended_at + keep
+        # A pod whose sidecar nobody stops would live on, and hold what it holds, for all that time.
+        removal = ended_at + (min(keep, LINGER) if seen.lingers else keep)
         if now < removal:
             return RunPlan(tuple(actions), removal)
         gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
         return RunPlan((*actions, *gone))
     if now < ended_at + LINGER:
         return RunPlan(requeue_at=ended_at + LINGER)
-    stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, GRACE),)
+    stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, grace_of(observed.pool)),)
     return RunPlan(stop, now + RESYNC)

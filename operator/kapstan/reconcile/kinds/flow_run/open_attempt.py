@@ -9,11 +9,13 @@ from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis
 from kapstan.reconcile.kinds.flow_run.actions import StopAttempt
 from kapstan.reconcile.kinds.flow_run.attempts import (
-    GRACE,
+    PENDING,
     RESYNC,
     STOPPED_FOR,
     Judgement,
     Verdict,
+    given_up_at,
+    grace_of,
     judge,
     seen_on,
 )
@@ -30,7 +32,7 @@ def with_open_attempt(step: Step) -> RunPlan:
     attempt = step.status.attempts[-1]
     seen = step.seen(attempt)
     launched = step.observed.run.status.phase not in (None, "Scheduled")
-    judgement = judge(attempt, seen, step.observed.record, launched=launched)
+    judgement = judge(attempt, seen, step.observed.record, step.now, launched=launched)
     match judgement.verdict:
         case Verdict.ASK_JOURNAL:
             return RunPlan(needs_journal=True)
@@ -52,7 +54,7 @@ def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPl
     if why in STOPPED_FOR:
         step.replace_last(step.status.attempts[-1].model_copy(update={"reason": why}))
     if why and not seen.stopping:
-        actions.append(StopAttempt(step.pool_type, key_of(run), attempt.job, GRACE))
+        actions.append(StopAttempt(step.pool_type, key_of(run), attempt.job, grace_of(step.observed.pool)))
     phase: Phase = "Cancelling" if run.spec.cancel else "Running" if seen.running else "Pending"
     stuck = None if seen.running else diagnosis.of_start(seen)
     step.status = step.status.model_copy(update={"diagnosis": stuck})
@@ -78,17 +80,23 @@ def _deadline(step: Step, seen: AttemptObservation) -> datetime | None:
     if step.observed.pool is None:
         return None
     deadlines = step.observed.pool.spec.deadlines
-    seconds = deadlines.running_seconds if seen.running else deadlines.pending_seconds
-    since = seen.started_at if seen.running else seen.created_at
+    if seen.running:
+        since, seconds = seen.started_at, deadlines.running_seconds
+    else:
+        since, seconds = seen.created_at, deadlines.pending_seconds
+        if seconds is None:
+            stuck = diagnosis.of_start(seen)
+            if stuck is not None and stuck.category in diagnosis.NEEDS_ROOM:
+                return None  # the cluster has no room yet; nothing is wrong with the run
+            since, seconds = seen.placed_at or since, PENDING.total_seconds()
     if seconds is None or since is None:
         return None
     return datetime.fromisoformat(since) + timedelta(seconds=seconds)
 
 
 def _look_again(step: Step, seen: AttemptObservation) -> datetime:
-    limit = _deadline(step, seen)
-    resync = step.now + RESYNC
-    return min(limit, resync) if limit is not None and limit > step.now else resync
+    moments = (_deadline(step, seen), given_up_at(seen), step.now + RESYNC)
+    return min(moment for moment in moments if moment is not None and moment > step.now)
 
 
 def _launch_again(step: Step, attempt: Attempt) -> RunPlan:

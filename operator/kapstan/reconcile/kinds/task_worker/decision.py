@@ -44,7 +44,9 @@ def refused(observed: WorkersObserved, message: str, now: datetime) -> Plan:
     conditions.set("Progressing", False, "Refused", message)
     conditions.set("Degraded", True, "Refused", message)
     update = {"observed_generation": worker.metadata.generation, "conditions": conditions.items}
-    return Plan(changed_status(worker, worker.status.model_copy(update=update)))
+    write = changed_status(worker, worker.status.model_copy(update=update))
+    told = EmitEvent(key_of(worker), worker.metadata.uid or "", "Warning", "Refused", message)
+    return Plan((*write, told) if write else ())
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class _Step:
         else:
             if new:
                 self._ensure(told)
-            self._take_away(told - wanted, told)
+            self._take_away(wanted, told)
             requeue = self.now + LOOK_AT_DRAIN
         self.actions.extend(changed_status(self.observed.worker, self._status(wanted)))
         return Plan(tuple(self.actions), requeue)
@@ -91,15 +93,21 @@ class _Step:
 
     # ------------------------------------------------------------------ who goes
 
-    def _take_away(self, surplus: int, told: int) -> None:
+    def _take_away(self, wanted: int, told: int) -> None:
         """Drain as many members as are too many; let the first go that is empty."""
         victims = self._victims()
         if len(victims) < told:
             # Fewer are there than were asked for: the next number takes nobody away.
             self._ensure(told - 1)
-        if len(victims) != told:
             return
-        key, victims = key_of(self.observed.worker), victims[:surplus]
+        staying = [member for member in victims if member.deletion_cost != EMPTY_COST]
+        if len(staying) > told:
+            # A rollout: more are there than were asked for. Those that serve nothing yet are the first to go, so that a
+            # rollout that is stuck holds nothing up.
+            victims = staying
+        elif len(victims) > told:
+            return  # the one that was named last has not begun to go
+        key, victims = key_of(self.observed.worker), victims[: len(victims) - wanted]
         for victim in victims:
             if not self._asked(victim):
                 self.actions.append(DrainMember(key, victim.name, victim.session_prefix, self.now))
