@@ -141,6 +141,10 @@ class NotFound(KapstanError):
     """No such object."""
 
 
+class NotPossible(KapstanError):
+    """The run's state does not allow what was asked."""
+
+
 class RunFailed(KapstanError):
     """The run ended without a result."""
 

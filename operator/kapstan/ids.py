@@ -24,10 +24,11 @@ _ALPHABET = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 _FROM_BASE64 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", _ALPHABET.encode())
 ID_LENGTH = 22
-_SHORT = re.compile("[-012][-0-9A-Z_a-z]{21}")  # the first character stands for the upper two bits
+_SHORT = re.compile("[-0-6][-0-9A-Z_a-z]{21}")
+_MARK = 1  # before the 128 bits: the first character is 3 to 6, so that no id begins with "-" as those of old did
 
 _VERSION, _VARIANT = 0x7 << 12, 0b10 << 62
-_pack = struct.Struct(">HHIHQ").pack  # zeros, so that the whole has 18 bytes; 48 bits of milliseconds; the rest
+_pack = struct.Struct(">HHIHQ").pack  # the mark, so that the whole has 18 bytes; 48 bits of milliseconds; the rest
 
 _lock = threading.Lock()
 _last = 0
@@ -71,14 +72,16 @@ def _ids(count: int, now_ns: int | None = None) -> str:
             _last = stamp + count - 1
     numbers: list[bytes] = []
     for bits in random_bits:
-        numbers.append(_pack(0, stamp >> 44, stamp >> 12 & 0xFFFFFFFF, _VERSION | stamp & 0xFFF, _VARIANT | bits >> 2))
+        numbers.append(
+            _pack(_MARK, stamp >> 44, stamp >> 12 & 0xFFFFFFFF, _VERSION | stamp & 0xFFF, _VARIANT | bits >> 2)
+        )
         stamp += 1
     return _in_short(b"".join(numbers))
 
 
 def encode(number: int) -> RunId:
     """The short form of a 128-bit number: base 64, the order of the numbers kept."""
-    return _in_short(number.to_bytes(18, "big"))[2:]
+    return _in_short((_MARK << 128 | number).to_bytes(18, "big"))[2:]
 
 
 def _in_short(numbers: bytes) -> str:
@@ -94,7 +97,8 @@ def derived_id(*parts: str) -> RunId:
 
 
 def parse(text: str | UUID) -> RunId:
-    """The short form of an id given as 22 characters, as 36, or as a UUID.
+    """The short form of an id given as 22 characters, as 36, or as a UUID. One that an older release made (it begins
+    with ``-``, 0, 1 or 2) stays as it is: its run is stored under that name.
 
     Raises:
         ValueError: ``text`` is neither.
@@ -118,7 +122,7 @@ def to_uuid(run_id: RunId) -> UUID:
     number = 0
     for character in run_id:
         number = number << 6 | _VALUE[character]
-    return UUID(int=number)
+    return UUID(int=number & (1 << 128) - 1)
 
 
 class Token(NamedTuple):

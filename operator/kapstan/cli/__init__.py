@@ -24,14 +24,14 @@ COMMANDS = {
     "crds": "Write the custom resource definitions.",
     "delete": "Delete a resource.",
     "dev": "Run the control plane on this machine: no cluster, no server to install.",
-    "flow-run": "List, inspect, cancel and resume flow runs.",
+    "flow-run": "List, inspect, cancel, resume, retry and delete flow runs.",
     "get": "Show resources.",
     "operator": "Run the operator in a cluster.",
     "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",
     "scale": "Change how many replicas a TaskWorker has.",
     "server": "The embedded Redis of this home.",
     "task": "Serve tasks: run what `.delay()` submitted.",
-    "task-run": "List and inspect background runs.",
+    "task-run": "List, inspect, cancel, retry and delete background runs.",
     "worker": "Run the deployments of a process work pool on this machine.",
 }
 

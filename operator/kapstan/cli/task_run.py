@@ -1,90 +1,145 @@
-"""``kapstan task-run``: look at background runs. Shows what the queue's records say; unpickles nothing."""
+"""``kapstan task-run``: look at background runs; cancel, retry and delete them. What each means stands in ``runs``."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from kapstan import backend as backends
-from kapstan import codec, ids
-from kapstan.backend import Backend
-from kapstan.engine.values import arguments_key
-from kapstan.errors import ConfigurationError, NotFound, SerializationError
-from kapstan.ports import RunRecord
+from kapstan import ids
+from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
+from kapstan.errors import KapstanError
+from kapstan.ids import RunId
+from kapstan.ports import BackgroundFilter
+from kapstan.runs.task_runs import TaskRuns, TaskRunView
+from kapstan.runs.words import background_states
 
-_ENDED = ("completed", "failed", "crashed", "cancelled")
+_TIMES = ("submitted", "started", "ended")
 
 
 @click.group()
 def command() -> None:
-    """List and inspect background runs."""
+    """List, inspect, cancel, retry and delete background runs."""
 
 
 @command.command()
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, newest first.")
+@click.option("--state", "states", multiple=True, help="Only runs in this state; may be given again.")
+@click.option("--task", default="", help="Only runs of this task: its identity, or its name alone.")
+@click.option("--queue", default="", help="Only runs in this queue.")
+@click.option("--since", type=Since(), help="Only runs submitted since then: 30m, 2h, 7d, or a date.")
+@click.option("--until", type=Since(), help="Only runs submitted before then.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--cursor", default="", help="Go on where an earlier page ended.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def ls(limit: int, output: str) -> None:
-    """List background runs that the queue knows, newest first."""
-    records = backends.current().queue.runs(limit)
+def ls(
+    states: tuple[str, ...],
+    task: str,
+    queue: str,
+    since: float | None,
+    until: float | None,
+    limit: int,
+    cursor: str,
+    output: str,
+) -> None:
+    """List background runs, newest first (failed, crashed and cancelled ones by their end).
+
+    Reads at most 2,000 records; if there may be more, it prints a cursor for the next page.
+    """
+    chosen = BackgroundFilter(background_states(states), task, queue, since, until)
+    page = TaskRuns(backends.current()).page(chosen, limit, cursor)
     if output == "json":
-        click.echo(json.dumps([_readable(record) for record in records], indent=2))
+        print_json([_readable(run) for run in page.runs])
+        more(page.cursor, page.searched_until)
         return
-    from rich.console import Console
-    from rich.table import Table
+    table(
+        ("ID", "TASK", "STATE", "ATTEMPT", "QUEUE", "SUBMITTED", "TOOK", "WHY"),
+        [
+            (run.id, run.task, run.state, str(run.attempt), run.queue, moment(run.submitted), length(run.took), run.why)
+            for run in page.runs
+        ],
+    )
+    more(page.cursor, page.searched_until)
 
-    table = Table("ID", "TASK", "STATE", "ATTEMPT", "CRASHES", "QUEUE", box=None, pad_edge=False)
-    for record in records:
-        shown = _readable(record)
-        table.add_row(*[str(shown[key]) for key in ("id", "task", "state", "attempt", "crashes", "queue")])
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
-
-@command.command()
+@command.command(cls=RunCommand)
 @click.argument("run_id")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def inspect(run_id: str, output: str) -> None:
-    """Show one background run, with its result or its failure where that can be shown."""
-    backend = backends.current()
-    try:
-        found = ids.parse(run_id)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    record = backend.queue.record(found)
-    if record is None:
-        raise NotFound(f"the queue does not know run {run_id}: it was not submitted here, or its record has expired")
-    shown = {**_readable(record), **_value(backend, record)}
+    """Show one background run: its moments, why it is where it is, its arguments, result or error."""
+    runs = TaskRuns(backends.current())
+    view, value = runs.view(runs.find(run_id))
+    shown = {**_readable(view), **value}
     if output == "json":
-        click.echo(json.dumps(shown, indent=2))
+        print_json(shown)
         return
-    for key, value in shown.items():
-        if value not in ("", None):
-            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value)}")
+    for key, entry in shown.items():
+        if entry not in ("", None):
+            click.echo(f"{key}: {entry if isinstance(entry, str) else json.dumps(entry)}")
 
 
-def _readable(record: RunRecord) -> dict[str, Any]:
-    return {
-        "id": str(ids.to_uuid(record.run_id)),
-        "task": record.task,
-        "state": record.state,
-        "attempt": record.attempt,
-        "crashes": record.crashes,
-        "queue": record.queue,
-    }
+@command.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+@click.option(
+    "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds to wait for its end."
+)
+def cancel(run_ids: tuple[str, ...], wait: float) -> None:
+    """Stop runs: what waits ends at once, what runs is told by its worker."""
+
+    def stop(runs: TaskRuns, run_id: RunId) -> str:
+        state = runs.cancel(run_id, wait)
+        return "Cancelled" if state == "Cancelled" else f"Told its worker; still {state.lower()}:"
+
+    _each(run_ids, stop)
 
 
-def _value(backend: Backend, record: RunRecord) -> dict[str, Any]:
-    """Arguments before the end, result or failure after it; what is not JSON is described."""
-    name = "result" if record.state in _ENDED else "arguments"
-    if not record.envelope:
-        return {}
-    try:
-        key = record.run_id if record.state in _ENDED else arguments_key(record.run_id, record.task)
-        value = backend.codec.decode_json(record.envelope, name, key)
-    except SerializationError:
-        return {name: codec.describe(record.envelope)}
-    if record.state in ("failed", "crashed"):
-        return {"error": value.get("type"), "message": value.get("message"), "traceback": value.get("traceback")}
-    return {name: value}
+@command.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+def retry(run_ids: tuple[str, ...]) -> None:
+    """Run failed, crashed or cancelled runs once more, under their ids and with their arguments."""
+
+    def again(runs: TaskRuns, run_id: RunId) -> str:
+        runs.retry(run_id)
+        return "Submitted again:"
+
+    _each(run_ids, again)
+
+
+@command.command(cls=RunCommand)
+@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
+def delete(run_ids: tuple[str, ...]) -> None:
+    """Forget runs that have ended: their records and stored values.
+
+    A flow that is resumed submits a child of its own again that was deleted.
+    """
+
+    def forget(runs: TaskRuns, run_id: RunId) -> str:
+        runs.delete(run_id)
+        return "Deleted"
+
+    _each(run_ids, forget)
+
+
+def _each(texts: tuple[str, ...], act: Callable[[TaskRuns, RunId], str]) -> None:
+    """Act on each run, also after one was refused; exit with 1 if any was."""
+    runs, refused = TaskRuns(backends.current()), 0
+    for text in texts:
+        try:
+            run_id = runs.find(text)
+            click.echo(f"{act(runs, run_id)} task run {ids.to_uuid(run_id)}")
+        except KapstanError as error:
+            refused += 1
+            click.echo(f"Error: {error}", err=True)
+    if refused:
+        raise SystemExit(1)
+
+
+def _readable(run: TaskRunView) -> dict[str, Any]:
+    shown: dict[str, Any] = asdict(run)
+    for name in _TIMES:
+        shown[name] = moment(shown[name]) or None
+    shown["took"] = None if run.took is None else round(run.took, 3)
+    return shown

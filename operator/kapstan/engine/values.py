@@ -14,15 +14,10 @@ from kapstan.backend import Backend
 from kapstan.codec import Purpose, Reference, digest
 from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, SerializationError, SignatureError
 from kapstan.ids import RunId, new_id
+from kapstan.runs.stored import arguments_key as arguments_key
 
 _TRACEBACK_CHARACTERS = 16_000
 _PLACE = "\0"
-
-
-def arguments_key(run_id: RunId, task: str) -> str:
-    """What the arguments of a background run are signed for: this run of this task, so that nobody who can write to
-    the queue can have them executed by another task."""
-    return f"{run_id}{_PLACE}{task}"
 
 
 def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what: str) -> bytes:

@@ -37,6 +37,12 @@ class ListedRun(NamedTuple):
     record: RunRecord
     submitted: float | None
     """Unix seconds; None where a list of ends shows a run whose id does not tell."""
+    session: str = ""
+    """Of the worker that holds it now, or that ended it."""
+    due: float | None = None
+    """Delayed: when it may start, in Unix seconds."""
+    served: bool = True
+    """Ready: whether a worker is there that serves it."""
 
 
 class BackgroundPage(NamedTuple):
@@ -74,6 +80,15 @@ class BackgroundRuns(Protocol):
         Raises:
             ConfigurationError: a cursor that no page of such a list gave.
         """
+        ...
+
+    def look(self, run_id: RunId) -> ListedRun | None:
+        """One run, with its envelope; None if there is none."""
+        ...
+
+    def beginning_with(self, digits: str, limit: int = 10) -> list[RunId]:
+        """Runs whose UUID begins with these hexadecimal digits, newest first; of the newest 20,000 that were submitted
+        at that time."""
         ...
 
     def counts(self, minutes: int = 60) -> list[tuple[float, Mapping[tuple[str, str], int]]]:

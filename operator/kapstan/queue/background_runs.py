@@ -5,16 +5,17 @@ Reads the heads of records, no payloads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kapstan.errors import ConfigurationError
-from kapstan.ids import RunId, made_at
+from kapstan.ids import RunId, made_at, to_uuid
 from kapstan.ports import RunRecord, RunState
 from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
 from kapstan.queue import scripts
 from kapstan.queue.record import Route, record_of, state_of
-from kapstan.queue.run_lists import Place, RunLists, cursor_of, place_of
+from kapstan.queue.run_lists import HOUR, Place, RunLists, cursor_of, place_of
 from kapstan.queue.wire import pack
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _BAD_ENDS = frozenset[RunState]({"failed", "crashed", "cancelled"})
 _ANSWERS = {b"OK": Change.DONE, b"NONE": Change.UNKNOWN, b"NOT": Change.REFUSED, b"GONE": Change.GONE}
 _COUNTED = {"s": "submitted", "r": "running", "c": "completed", "f": "failed", "x": "crashed", "k": "cancelled"}
 _MOST_AT_ONCE = 200
+_SEARCHED = 20_000
 
 
 class RedisBackgroundRuns:
@@ -52,10 +54,27 @@ class RedisBackgroundRuns:
                 if record is not None and _fits(chosen, record, place, ends=kind == "e"):
                     found.append(ListedRun(record, place.at / 1000 if kind == "i" else made_at(place.run_id)))
                 if len(found) == limit:
-                    return BackgroundPage(found, cursor_of(kind, place))
+                    return BackgroundPage(self._surroundings(found), cursor_of(kind, place))
                 if read == SCANNED:
-                    return BackgroundPage(found, cursor_of(kind, place), place.at / 1000)
-        return BackgroundPage(found)
+                    return BackgroundPage(self._surroundings(found), cursor_of(kind, place), place.at / 1000)
+        return BackgroundPage(self._surroundings(found))
+
+    def look(self, run_id: RunId) -> ListedRun | None:
+        record = self._queue.record(run_id)
+        return None if record is None else self._surroundings([ListedRun(record, made_at(run_id))])[0]
+
+    def beginning_with(self, digits: str, limit: int = 10) -> list[RunId]:
+        begins = digits.replace("-", "").lower()
+        first, last = (int(begins[:12].ljust(12, digit), 16) for digit in "0f")
+        found: list[RunId] = []
+        read = 0
+        before = Place(last + HOUR, "")  # clocks differ
+        for places in self._lists.walk("i", lambda _: True, before=before, since=first - HOUR, size=1000):
+            found += [place.run_id for place in places if to_uuid(place.run_id).hex.startswith(begins)]
+            read += len(places)
+            if len(found) >= limit or read >= _SEARCHED:
+                break
+        return found[:limit]
 
     def counts(self, minutes: int = 60) -> list[tuple[float, Mapping[tuple[str, str], int]]]:
         if not 1 <= minutes <= 180:
@@ -93,6 +112,32 @@ class RedisBackgroundRuns:
         places = [place for place in places if before is None or place < before]
         for at in range(0, len(places), min(limit, _MOST_AT_ONCE)):
             yield places[at : at + min(limit, _MOST_AT_ONCE)]
+
+    def _surroundings(self, found: list[ListedRun]) -> list[ListedRun]:
+        """``found`` with what other keys tell: who holds a running run, when a delayed one is due, who serves a ready
+        one. One pipeline more, and only where the page has such runs."""
+        running = [listed.record.run_id for listed in found if listed.record.state == "running"]
+        delayed = [listed.record.run_id for listed in found if listed.record.state == "delayed"]
+        prefix = self._queue.prefix
+        due = dict(
+            zip(delayed, self._queue.commands([pack("ZSCORE", f"{prefix}d", each) for each in delayed]), strict=True)
+        )
+        holders: dict[RunId, str] = {}
+        served: set[str] = set()
+        if running or any(listed.record.state == "ready" for listed in found):
+            names = [name.decode() for name in self._queue.command(pack("ZRANGE", f"{prefix}s", 0, -1))]
+            fields = self._queue.commands([pack("HMGET", f"{prefix}w:{name}", "@", *running) for name in names])
+            for name, (info, *claims) in zip(names, fields, strict=True):
+                served.update(json.loads(info)["routes"] if info else ())
+                holders |= {run_id: name for run_id, claim in zip(running, claims, strict=True) if claim}
+        return [
+            listed._replace(
+                session=listed.record.session or holders.get(listed.record.run_id, ""),
+                due=score / 1000 if (score := due.get(listed.record.run_id)) else None,
+                served=str(Route(listed.record.queue, listed.record.task)) in served,
+            )
+            for listed in found
+        ]
 
     def _heads(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
         reads = [pack("GETRANGE", f"{self._queue.prefix}t:{run_id}", 0, _HEAD) for run_id in run_ids]

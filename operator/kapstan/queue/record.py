@@ -126,7 +126,10 @@ def _task_of(route: bytes) -> str:
 def record_of(run_id: RunId, record: bytes) -> RunRecord:
     if record[:1] != FORMAT:
         raise QueueUnavailable(f"run {run_id} has record format {record[:1]!r}; this release reads {FORMAT!r}")
-    _, place, envelope = record[_HEAD:].split(b"\0", 2)
+    try:
+        _, place, envelope = record[_HEAD:].split(b"\0", 2)
+    except ValueError:
+        raise QueueUnavailable(f"run {run_id}: its record cannot be read, somebody else wrote to its key") from None
     route, _, held = place.partition(_HELD)
     queue, task = Route.parse(route.decode())
     state = _STATES[record[1]]

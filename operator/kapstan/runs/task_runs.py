@@ -1,0 +1,250 @@
+"""Background (task) runs: find, list, inspect, cancel, retry, delete. Shows what records say and unpickles nothing."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from kapstan import ids
+from kapstan.backend import Backend
+from kapstan.codec import describe
+from kapstan.errors import KapstanError, NotFound, NotPossible, SerializationError, SignatureError
+from kapstan.ids import RunId
+from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
+from kapstan.runs.stored import arguments_key, readable
+from kapstan.runs.words import ENDED, NAMES
+
+_PREFIX = re.compile(r"[0-9a-fA-F]{4,8}(-[0-9a-fA-F-]{0,27})?")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRunView:
+    """What people see of one run. Times are Unix seconds, ``took`` is seconds; None where it is not so far.
+
+    Attributes:
+        why: one sentence: what it waits for, where it runs, or how it failed.
+        worker: session of the worker that runs it, or that ended it.
+    """
+
+    id: str
+    task: str
+    state: str
+    attempt: int
+    crashes: int
+    queue: str
+    submitted: float | None
+    started: float | None
+    ended: float | None
+    took: float | None
+    worker: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRunPage:
+    """``cursor`` asks for the next page, None: there is none. ``searched_until``: older runs were not looked at."""
+
+    runs: list[TaskRunView]
+    cursor: str | None
+    searched_until: float | None
+
+
+class TaskRuns:
+    """Operations on the background runs of one backend.
+
+    Raises (every method):
+        QueueUnavailable: Redis does not answer.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    # ------------------------------------------------------------------ queries
+
+    def find(self, text: str) -> RunId:
+        """The run that an id (36 or 22 characters) or the unique beginning of one (4 or more) names.
+
+        Raises:
+            NotFound: none.
+            NotPossible: several begin so.
+        """
+        try:
+            return ids.parse(text)
+        except ValueError:
+            pass
+        found = self._backend.background_runs.beginning_with(text, 6) if _PREFIX.fullmatch(text) else []
+        if not found:
+            raise NotFound(f"no task run has the id {text!r}, or one that begins so; `kapstan task-run ls` lists them")
+        if len(found) > 1:
+            known = ", ".join(str(ids.to_uuid(run_id)) for run_id in found[:5])
+            raise NotPossible(f"{text!r} is the beginning of several ids: {known}{', ...' if len(found) > 5 else ''}")
+        return found[0]
+
+    def page(self, chosen: BackgroundFilter, limit: int, cursor: str = "") -> TaskRunPage:
+        """Newest first; see ``ports.BackgroundRuns.page``."""
+        page = self._backend.background_runs.page(chosen, limit, cursor)
+        failed = [listed.record.run_id for listed in page.runs if listed.record.state in ("failed", "crashed")]
+        reasons = {
+            record.run_id: _reason(self._backend, record)
+            for record in (self._backend.queue.records(failed) if failed else ())
+            if record is not None
+        }
+        now = time.time()
+        views = [_view(listed, reasons.get(listed.record.run_id, ""), now) for listed in page.runs]
+        return TaskRunPage(views, page.cursor, page.searched_until)
+
+    def view(self, run_id: RunId) -> tuple[TaskRunView, dict[str, Any]]:
+        """One run, and its arguments, its result or its error where they are JSON; else what they are.
+
+        Raises:
+            NotFound: the queue does not know it.
+        """
+        listed = self._backend.background_runs.look(run_id)
+        if listed is None:
+            raise _unknown(run_id)
+        record = listed.record
+        return _view(listed, _reason(self._backend, record), time.time()), _value(self._backend, record)
+
+    # ------------------------------------------------------------------ operations
+
+    def cancel(self, run_id: RunId, wait: float = 0.0) -> str:
+        """Stop a run: one that waits ends at once, one that runs is told by its worker.
+
+        Args:
+            wait: seconds to wait for the end of one that runs.
+
+        Returns:
+            The name of its state now: ``Cancelled``, or ``Running`` where it was told and has not ended yet.
+
+        Raises:
+            NotFound: the queue does not know it.
+            NotPossible: it has ended, before the cancel or (its state tells) in spite of it.
+        """
+        before = self._backend.queue.cancel(run_id)
+        if before is None:
+            raise _unknown(run_id)
+        if before in ENDED:
+            raise NotPossible(f"task run {ids.to_uuid(run_id)} has ended before: {NAMES[before]}")
+        if before == "running" and wait > 0:
+            self._backend.queue.wait([run_id], wait)
+        record = self._backend.queue.record(run_id)
+        after = "Cancelled" if record is None else NAMES[record.state]
+        if record is not None and record.state in ENDED and after != "Cancelled":
+            raise NotPossible(f"task run {ids.to_uuid(run_id)} ended before it heard of the cancel: {after}")
+        return after
+
+    def retry(self, run_id: RunId) -> None:
+        """Have a run that failed, crashed or was cancelled run once more, under its id and with its arguments.
+
+        Raises:
+            NotFound: the queue does not know it.
+            NotPossible: it waits, runs or completed; or its arguments were not kept.
+        """
+        change, state = self._backend.background_runs.rerun(run_id)
+        name = str(ids.to_uuid(run_id))
+        if change is Change.UNKNOWN or state is None:
+            raise _unknown(run_id)
+        if change is Change.GONE:
+            raise NotPossible(f"task run {name} cannot run again: its arguments are not kept any more; submit it anew")
+        if change is Change.REFUSED:
+            hint = "to do it once more, submit it anew" if state == "completed" else "it needs no retry"
+            raise NotPossible(f"task run {name} is {NAMES[state]}: {hint}")
+
+    def delete(self, run_id: RunId) -> None:
+        """Forget a run that has ended: its record, and what stands in the store for it.
+
+        Raises:
+            NotFound: the queue does not know it.
+            NotPossible: it has not ended.
+            StoreUnavailable: its record is gone, its values in the store are not; delete it again.
+        """
+        change, state = self._backend.background_runs.delete(run_id)
+        if change is Change.REFUSED and state is not None:
+            raise NotPossible(f"task run {ids.to_uuid(run_id)} is {NAMES[state]}: cancel it before you delete it")
+        left = list(self._backend.store.keys(f"values/{run_id}/"))
+        if left:
+            self._backend.store.delete(left)
+        elif change is Change.UNKNOWN:
+            raise _unknown(run_id)
+
+
+def _unknown(run_id: RunId) -> NotFound:
+    return NotFound(
+        f"the queue does not know task run {ids.to_uuid(run_id)}: it was not submitted here, or its record has expired"
+    )
+
+
+def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
+    record = listed.record
+    ended = record.since if record.state in ENDED else None
+    took = None if record.started is None else max(0.0, (ended or now) - record.started)
+    retried = record.state == "delayed" and record.attempt > 1
+    return TaskRunView(
+        id=str(ids.to_uuid(record.run_id)),
+        task=record.task,
+        state="AwaitingRetry" if retried else NAMES[record.state],
+        attempt=record.attempt,
+        crashes=record.crashes,
+        queue=record.queue,
+        submitted=listed.submitted,
+        started=record.started,
+        ended=ended,
+        took=took,
+        worker=listed.session,
+        why=reason or _why(listed, now),
+    )
+
+
+def _why(listed: ListedRun, now: float) -> str:
+    record = listed.record
+    match record.state:
+        case "ready" if not listed.served:
+            return f"no worker serves {record.task}" + (
+                "" if record.queue == "default" else f" in queue {record.queue}"
+            )
+        case "ready":
+            return "waits for a free worker"
+        case "delayed":
+            return "due" if listed.due is None or listed.due <= now else f"due in {listed.due - now:.0f} s"
+        case "running":
+            return (
+                f"on {listed.session}" if listed.session else "its worker is gone; it starts again when the lease ends"
+            )
+        case "parked":
+            return "its effect may or may not have happened; a person must decide"
+        case _:
+            return ""
+
+
+def _reason(backend: Backend, record: RunRecord) -> str:
+    """Why a failed or crashed run failed, in one line."""
+    if record.state not in ("failed", "crashed"):
+        return ""
+    value = _value(backend, record)
+    if "message" not in value:
+        return str(value.get("result", ""))
+    text = f"{value['error']}: {value['message']}" if value.get("error") else str(value["message"])
+    return text.split("\n", 1)[0]
+
+
+def _value(backend: Backend, record: RunRecord) -> dict[str, Any]:
+    """Arguments before the end, result or failure after it; what is not JSON is described."""
+    ended = record.state in ENDED
+    name = "result" if ended else "arguments"
+    if not record.envelope:
+        return {}
+    key = record.run_id if ended else arguments_key(record.run_id, record.task)
+    try:
+        value = readable(backend, record.envelope, name, key)
+    except SignatureError as error:
+        return {name: f"cannot be read: {error}"}
+    except SerializationError:
+        return {name: describe(record.envelope)}
+    except KapstanError as error:
+        return {name: f"cannot be read: {error}"}
+    if record.state in ("failed", "crashed") and isinstance(value, dict):
+        found = cast("dict[str, Any]", value)
+        return {"error": found.get("type"), "message": found.get("message"), "traceback": found.get("traceback")}
+    return {name: value}
