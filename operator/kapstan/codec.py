@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
-from kapstan.settings import Settings
+from kapstan.settings import Settings, make_home
 
 FORMAT = b"\x01"
 _OVERHEAD = 1 + 1 + 4 + 16
@@ -319,22 +319,39 @@ def _parse_key(name: str, text: str) -> SigningKey:
 
 
 def local_key(home: Path) -> SigningKey:
-    """The key file of this home (0600), made at first use; the same for every process that races to make it."""
+    """The key file of this home (0600), made at first use; the same for every process that races to make it.
+
+    Raises:
+        ConfigurationError: the home cannot be used, or others may read the key.
+    """
     path = home / "signing.key"
-    if not path.exists():
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f"signing.key.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(base64.b64encode(secrets.token_bytes(32)))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(fresh, path)  # atomic, and never replaces the key of whoever was first
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    if path.stat().st_mode & 0o077:
-        raise ConfigurationError(f"{path} can be read by others; run `chmod 600 {path}`")
-    return _parse_key(str(path), path.read_text().strip())
+    try:
+        if not path.exists():
+            make_home(home)
+            _make_key(home, path)
+        about = path.stat()
+        # Kubernetes gives a volume's files to the group of its fsGroup at each mount: taken back where it is ours.
+        if about.st_mode & 0o077 and not about.st_mode & 0o007 and about.st_uid == os.getuid():
+            path.chmod(0o600)
+        elif about.st_mode & 0o077:
+            raise ConfigurationError(
+                f"{path} can be read by others; run `chmod 600 {path}`, or set KAPSTAN_SIGNING_KEY"
+            )
+        return _parse_key(str(path), path.read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be used ({error}); set KAPSTAN_HOME to a folder of yours") from None
+
+
+def _make_key(home: Path, path: Path) -> None:
+    fresh = home / f"signing.key.{os.getpid()}.{secrets.token_hex(4)}"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(base64.b64encode(secrets.token_bytes(32)))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(fresh, path)  # atomic, and never replaces the key of whoever was first
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()

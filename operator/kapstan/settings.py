@@ -1,21 +1,22 @@
 """Settings: one frozen record, read from ``KAPSTAN_*`` environment variables, each field documented where it stands.
 
-Rules: an unknown ``KAPSTAN_*`` name is an error that names the nearest known one. The ``PREFECT_*`` names that mean
-the same are
-accepted, ours win; other ``PREFECT_*`` names are ignored with one warning. Kubernetes injects
-``KAPSTAN_REDIS_PORT=tcp://...`` and
-the like for a Service called ``kapstan-redis``: names of that shape are ignored everywhere.
+An unknown ``KAPSTAN_*`` name is an error that names the nearest known one. ``PREFECT_*`` names of the same meaning are
+accepted, ours win; other ``PREFECT_*`` names are ignored with one warning. A variable that is empty is not set, and
+white space around a value does not count. For a Service called ``kapstan-redis`` Kubernetes injects
+``KAPSTAN_REDIS_PORT=tcp://...`` and the like: names of that shape are ignored everywhere.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import logging
 import math
 import os
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,47 @@ from kapstan.errors import ConfigurationError, UnknownSetting
 
 
 def _setting(
-    default: Any, doc: str, *, alias: str = "", secret: bool = False, least: float = 0, most: float = math.inf
+    default: Any,
+    doc: str,
+    *,
+    alias: str = "",
+    secret: bool = False,
+    least: float = 0,
+    most: float = math.inf,
+    check: Callable[[str], str] = str,
 ) -> Any:
-    """``least`` and ``most`` bound a number."""
-    metadata = {"doc": doc, "alias": alias, "secret": secret, "least": least, "most": most}
+    """``least`` and ``most`` bound a number; ``check`` gives a text in its final form, or raises ValueError with what
+    fits."""
+    metadata = {"doc": doc, "alias": alias, "secret": secret, "least": least, "most": most, "check": check}
     return field(default=default, repr=not secret, metadata=metadata)
+
+
+def _level(text: str) -> str:
+    numbers = logging.getLevelNamesMapping()
+    for name, number in numbers.items():
+        if text.upper() == name or (text == str(number) and number):
+            return name
+    raise ValueError("give DEBUG, INFO, WARNING, ERROR or CRITICAL")
+
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError("give 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit")
+    return text
+
+
+def _address(*schemes: str) -> Callable[[str], str]:
+    """A check for an address; the value itself may hold a password and is never shown."""
+
+    def check(text: str) -> str:
+        if text.partition("://")[0].lower() not in schemes or "://" not in text:
+            raise ValueError(f"give an address that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return text
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +75,19 @@ class Settings:
     home: str = _setting(
         "~/.kapstan", "Folder of the local key, the embedded server, journals and results.", alias="PREFECT_HOME"
     )
-    namespace: str = _setting("default", "Trust domain: queue keys, signatures and store prefixes carry it.")
+    namespace: str = _setting(
+        "default", "Trust domain: queue keys, signatures and store prefixes carry it.", check=_namespace
+    )
     redis_url: str = _setting(
-        "", "redis://, rediss:// or unix:// address; empty: the embedded server of this home.", secret=True
+        "",
+        "redis://, rediss:// or unix:// address; empty: the embedded server of this home.",
+        secret=True,
+        check=_address("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
     )
     redis_retry_seconds: float = _setting(30.0, "How long a call waits for a Redis that is away before it raises.")
-    s3_endpoint: str = _setting("", "http(s)://host:port of the object store; empty: files under the home.")
+    s3_endpoint: str = _setting(
+        "", "http(s)://host:port of the object store; empty: files under the home.", check=_address("http", "https")
+    )
     s3_bucket: str = _setting("kapstan", "Bucket of journals, results and registers.")
     s3_access_key: str = _setting("", "Access key of the object store.", secret=True)
     s3_secret_key: str = _setting("", "Secret key of the object store.", secret=True)
@@ -76,18 +120,27 @@ class Settings:
     default_retry_delay_seconds: float = _setting(
         0.0, "Their delay.", alias="PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
     )
-    log_level: str = _setting("INFO", "Level of Kapstan's and the runs' loggers.", alias="PREFECT_LOGGING_LEVEL")
+    log_level: str = _setting(
+        "INFO", "Level of Kapstan's and the runs' loggers.", alias="PREFECT_LOGGING_LEVEL", check=_level
+    )
     log_prints: bool = _setting(False, "Whether prints of runs become log lines.", alias="PREFECT_LOGGING_LOG_PRINTS")
     fsync: bool = _setting(
         False,
         "Local journals and the embedded server: nothing counts before it is on the disk, so a power cut takes none.",
     )
     kubeconfig: str = _setting("", "kubeconfig for `kapstan apply`, `get` and the operator; empty: as kubectl does.")
-    dev_port: int = _setting(4200, "Port of `kapstan server start`.", alias="PREFECT_SERVER_API_PORT", most=65535)
 
     @property
     def home_path(self) -> Path:
-        return Path(self.home).expanduser()
+        """Raises:
+        ConfigurationError: it begins with ``~`` and this user has no home directory.
+        """
+        try:
+            return Path(self.home).expanduser()
+        except RuntimeError:
+            raise ConfigurationError(
+                f"KAPSTAN_HOME={self.home!r}: this user has no home directory: set KAPSTAN_HOME to a folder of yours"
+            ) from None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -103,15 +156,20 @@ class Settings:
         values: dict[str, Any] = {}
         for name, text in environ.items():
             if name in known:
-                values[known[name].name] = _convert(name, text, known[name])
+                if text.strip():
+                    values[known[name].name] = _convert(name, text, known[name])
             elif name.startswith("KAPSTAN_") and not _is_no_setting(name, text):
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else "; `kapstan config view` lists the settings"
                 raise UnknownSetting(f"{name} is no setting of Kapstan{hint}")
         for name, text in environ.items():
-            if name in aliases:
-                values.setdefault(aliases[name].name, _convert(name, text, aliases[name]))
-        _warn_of_ignored(name for name in environ if name.startswith("PREFECT_") and name not in aliases)
+            if name in aliases and aliases[name].name not in values and text.strip():
+                values[aliases[name].name] = _convert(name, text, aliases[name])
+        _warn_of_ignored(
+            name
+            for name, text in environ.items()
+            if name.startswith("PREFECT_") and name not in aliases and not _is_service_link(name, text)
+        )
         settings = cls(**values)
         if 2 * settings.beat_seconds > settings.lease_seconds:
             raise ConfigurationError(
@@ -119,6 +177,22 @@ class Settings:
                 f"KAPSTAN_LEASE_SECONDS={settings.lease_seconds:g}, or workers lose their leases"
             )
         return settings
+
+
+def make_home(home: Path) -> None:
+    """Make the folder of a home if it is not there.
+
+    Raises:
+        ConfigurationError: it cannot be made, or nothing can be written there.
+    """
+    reason = os.strerror(errno.EACCES)
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(home, os.W_OK | os.X_OK):
+            return
+    except OSError as error:
+        reason = error.strerror
+    raise ConfigurationError(f"KAPSTAN_HOME={str(home)!r} cannot be used ({reason}): set it to a folder of yours")
 
 
 # Told to processes of ours by the launcher; not settings. Names with KAPSTAN_TEST_ belong to the tests.
@@ -149,11 +223,16 @@ def _is_no_setting(name: str, text: str) -> bool:
 
 def _convert(name: str, text: str, setting: Field[Any]) -> Any:
     kind, least, most = setting.type, setting.metadata["least"], setting.metadata["most"]
+    text = text.strip()
     if kind == "str":
-        return text
+        try:
+            return setting.metadata["check"](text)
+        except ValueError as error:
+            shown = "" if setting.metadata["secret"] else f"={text!r}"
+            raise ConfigurationError(f"{name}{shown}: {error}") from None
     try:
         if kind == "bool":
-            return _TRUTH[text.strip().lower()]
+            return _TRUTH[text.lower()]
         value = int(text) if kind == "int" else float(text)
     except (KeyError, ValueError):
         wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[str(kind)]
@@ -209,7 +288,7 @@ def peek(name: str) -> Any:
         return getattr(_current, name)
     setting = Settings.__dataclass_fields__[name]
     for variable in (f"KAPSTAN_{name.upper()}", setting.metadata["alias"]):
-        if variable in os.environ:
+        if os.environ.get(variable, "").strip():
             return _convert(variable, os.environ[variable], setting)
     return setting.default
 

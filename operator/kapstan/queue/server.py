@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -200,9 +200,16 @@ def _socket_path(folder: Path) -> Path:
     path = folder.resolve() / "redis.sock"
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         return path
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    parent = _private(runtime / f"kapstan-{os.getuid()}")
-    return parent / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}.sock"
+    name = f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}.sock"
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108  (0700 below it)
+        path = Path(parent or "", f"kapstan-{os.getuid()}", name)
+        if path.is_absolute() and len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            with suppress(ConfigurationError):
+                return _private(path.parent) / name
+    raise ConfigurationError(
+        f"{folder} is too long for a socket, and no shorter place can be used (XDG_RUNTIME_DIR, TMPDIR, /tmp): "
+        "set KAPSTAN_HOME to a shorter one"
+    )
 
 
 @contextmanager

@@ -118,6 +118,23 @@ def test_a_home_too_deep_for_a_socket_path_works(home: Path, monkeypatch: pytest
     assert server.stop(deep)
 
 
+def test_a_runtime_folder_that_is_too_deep_or_cannot_be_used_is_passed_over(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / "t"
+    short.mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("tempfile.tempdir", str(short))
+    deep = home / ("deep" * 30)
+    for runtime in (tmp_path / ("deep" * 30), tmp_path / "file" / "run", "relative"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        queue = opened(deep)
+        queue.submit(run())
+        queue.close()
+        assert next(short.iterdir()).is_dir()
+        assert server.stop(deep)
+
+
 def test_without_any_program_the_error_says_what_to_do(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

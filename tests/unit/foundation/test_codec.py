@@ -136,6 +136,20 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         codec.local_key(tmp_path)
 
 
+def test_a_key_that_a_volumes_group_was_given_is_taken_back(tmp_path: Path) -> None:
+    """Kubernetes makes every file of a volume with fsGroup readable and writable for that group, at each mount."""
+    before = codec.local_key(tmp_path)
+    (tmp_path / "signing.key").chmod(0o660)
+    assert codec.local_key(tmp_path) == before
+    assert stat.S_IMODE((tmp_path / "signing.key").stat().st_mode) == 0o600
+
+
+def test_a_home_for_the_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match=r"KAPSTAN_HOME=.* cannot be used"):
+        codec.local_key(tmp_path / "file")
+
+
 def test_a_short_key_is_refused_with_the_fix() -> None:
     with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY must be base64 of at least 32 bytes"):
         Codec.from_settings(Settings(signing_key="c2hvcnQ="))
