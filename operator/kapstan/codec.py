@@ -18,7 +18,7 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError, UnreadableValue, ValueTooLarge
 from kapstan.settings import Settings, make_home
 
 FORMAT = b"\x01"
@@ -78,7 +78,7 @@ class Codec:
     """Encodes, signs, verifies and decodes for one namespace. Safe to share between threads.
 
     Args:
-        keys: the current key first, then the one before the last rotation.
+        keys: the current key first, then those before it that may still be read.
     """
 
     __slots__ = ("_allow_pickle", "_current", "_hmacs", "_max_bytes", "namespace")
@@ -104,8 +104,8 @@ class Codec:
             if settings.signing_key
             else [local_key(settings.home_path)]
         )
-        if settings.signing_key_previous:
-            keys.append(_parse_key("KAPSTAN_SIGNING_KEY_PREVIOUS", settings.signing_key_previous))
+        previous = settings.signing_key_previous.replace(",", " ").split()
+        keys += [_parse_key("KAPSTAN_SIGNING_KEY_PREVIOUS", text) for text in previous]
         return cls(settings.namespace, keys, allow_pickle=settings.allow_pickle, max_bytes=settings.max_value_bytes)
 
     # ------------------------------------------------------------------ values
@@ -141,7 +141,7 @@ class Codec:
 
         Raises:
             SignatureError: unsigned, another key, or moved here from another place.
-            SerializationError: pickled where that is not allowed, or what was pickled cannot be loaded here.
+            UnreadableValue: pickled where that is not allowed, or what was pickled cannot be loaded here.
         """
         serializer, body = self.open(envelope, purpose, key)
         if serializer == JSON:
@@ -200,8 +200,7 @@ class Codec:
         if known is None:
             raise SignatureError(
                 f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
-                f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY (or KAPSTAN_SIGNING_KEY_PREVIOUS) to the key "
-                "it was signed with"
+                f"{self.namespace!r}; add the key that it was signed with to KAPSTAN_SIGNING_KEY_PREVIOUS"
             )
         serializer, body = envelope[1:2], envelope[_OVERHEAD:]
         if not hmac.compare_digest(envelope[6:22], known.sign(serializer, body, purpose, key)):
@@ -216,24 +215,22 @@ class Codec:
                 f"{what} ({_type_name(value)}) does not fit JSON exactly and KAPSTAN_ALLOW_PICKLE is false: "
                 "pass str, int, finite float, bool, None, lists and string-keyed dicts of them"
             )
-        from cloudpickle import dumps  # pyright: ignore  # no stubs
+        from kapstan.pickling import dumps
 
         try:
-            return dumps(value, protocol=5)
+            return dumps(value)
         except Exception as error:
             raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised: {error}") from error
 
     def _unpickle(self, body: bytes) -> Any:
         if not self._allow_pickle:
-            raise SerializationError("this value is pickled and KAPSTAN_ALLOW_PICKLE is false")
-        import pickle
+            raise UnreadableValue("this value is pickled and KAPSTAN_ALLOW_PICKLE is false")
+        from kapstan.pickling import loads
 
         try:
-            return pickle.loads(body)
+            return loads(body)
         except Exception as error:
-            raise SerializationError(
-                f"a pickled value cannot be loaded here: {type(error).__name__}: {error}"
-            ) from error
+            raise UnreadableValue(f"a pickled value cannot be loaded here: {type(error).__name__}: {error}") from error
 
 
 # The hot path of every background run: a scanner and an encoder made once. Both are the standard library's own parts,
@@ -267,8 +264,14 @@ def fingerprint(envelope: bytes) -> str:
     return envelope[6:14].hex()
 
 
-def exact_json(value: Any, depth: int = 0) -> bool:
-    """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down."""
+def exact_json(value: Any) -> bool:
+    """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down, in which the
+    same lists and dicts are one object."""
+    return _exact(value, 0, set())
+
+
+def _exact(value: Any, depth: int, seen: set[int]) -> bool:
+    """``seen``: the containers met so far; one met twice is shared or holds itself, which JSON cannot say."""
     kind = cast("type[Any]", type(value))
     if kind is str:
         return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
@@ -278,21 +281,20 @@ def exact_json(value: Any, depth: int = 0) -> bool:
         return True
     if kind is float:
         return math.isfinite(value)
-    if depth > 100:
+    if depth > 100 or (kind is not list and kind is not dict) or id(value) in seen:
         return False
+    seen.add(id(value))
     # Loops, since every background run passes here and a generator costs more than what it would look at; and most of
     # what they look at is told here, since a call costs more than that, too.
     if kind is list:
         for item in value:
-            if not (type(item) is str and item.isascii()) and not exact_json(item, depth + 1):
+            if not (type(item) is str and item.isascii()) and not _exact(item, depth + 1, seen):
                 return False
         return True
-    if kind is dict:
-        for key, item in value.items():
-            if type(key) is not str or not (key.isascii() or exact_json(key)) or not exact_json(item, depth + 1):
-                return False
-        return True
-    return False
+    for key, item in value.items():
+        if type(key) is not str or not (key.isascii() or _exact(key, 0, seen)) or not _exact(item, depth + 1, seen):
+            return False
+    return True
 
 
 def digest(body: bytes) -> str:
@@ -313,7 +315,7 @@ def _parse_key(name: str, text: str) -> SigningKey:
         secret = b""
     if len(secret) < 32:
         raise ConfigurationError(
-            f"{name} must be base64 of at least 32 bytes, such as `openssl rand -base64 32` prints"
+            f"{name}: each key must be base64 of at least 32 bytes, such as `openssl rand -base64 32` prints"
         )
     return SigningKey.of(secret)
 

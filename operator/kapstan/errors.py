@@ -7,7 +7,9 @@ KapstanError
 │   └── InvalidResource         a custom resource that the API server would refuse, too
 ├── SerializationError          a value that no allowed serializer carries
 │   ├── ValueTooLarge
-│   └── SignatureError          an envelope unsigned, signed by another key, or moved
+│   ├── SignatureError (Unreadable)   an envelope unsigned, signed by another key, or moved
+│   └── UnreadableValue (Unreadable)  its class is gone here, or it is no value of this release
+├── Unreadable                  a stored value that can never be read here; waiting does not help
 ├── BackendError                a service that Kapstan needs
 │   ├── QueueUnavailable
 │   ├── StoreUnavailable
@@ -26,10 +28,11 @@ KapstanError
 │   ├── CancelledRun
 │   ├── PausedRun
 │   ├── UnfinishedRun
-│   ├── MissingResult
+│   ├── MissingResult (also Unreadable)
 │   └── TaskTimeout (also TimeoutError)
 ├── ParameterError              arguments that do not fit the signature
 │   ├── ParameterTypeError
+│   ├── UnkeyableInput          one whose content no key can tell
 │   ├── MappingLengthMismatch
 │   └── MappingMissingIterable
 └── MissingContextError         called outside a run
@@ -81,7 +84,18 @@ class ValueTooLarge(SerializationError):
     """A value is larger than the limit."""
 
 
-class SignatureError(SerializationError):
+class Unreadable(KapstanError):
+    """A stored value cannot be read by this process, now or later: its code, keys or the value itself must change.
+
+    A service that is away raises BackendError instead, and waiting for it helps.
+    """
+
+
+class UnreadableValue(SerializationError, Unreadable):
+    """A stored value cannot be loaded here: its class is gone, or pickled values are not allowed."""
+
+
+class SignatureError(SerializationError, Unreadable):
     """An envelope is unsigned, signed by a key that is not ours, or was moved from its place."""
 
 
@@ -165,7 +179,7 @@ class UnfinishedRun(RunFailed):
     """The run has not finished yet."""
 
 
-class MissingResult(RunFailed):
+class MissingResult(RunFailed, Unreadable):
     """The run finished, but its result is not stored."""
 
 
@@ -179,6 +193,10 @@ class ParameterError(KapstanError):
 
 class ParameterTypeError(ParameterError):
     """An argument is not of the type that the signature names."""
+
+
+class UnkeyableInput(ParameterError):
+    """The content of an argument cannot be told, so no key can stand for it."""
 
 
 class MappingLengthMismatch(ParameterError):

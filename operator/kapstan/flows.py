@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
-from kapstan import specs
+from kapstan import identity, specs
 from kapstan.engine import flow_engine
 from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
@@ -59,7 +59,7 @@ class Flow(_Attributes, Generic[P, R]):
         name = options.get("name") or self.__name__.replace("_", "-")
         signature, own_signature = specs.signatures_of(plain)
         self.spec = FlowSpec(
-            identity=specs.identity_of(plain, options.get("name")),
+            identity=identity.identity_of(plain, options.get("name")),
             name=name,
             fn=plain,
             is_async=runs_async(plain),
@@ -169,7 +169,7 @@ def _entrypoint(fn: Callable[..., Any]) -> str:
     in_package = "." in module.__name__ or (module.__name__ == "__main__" and module.__spec__ is not None)
     file = getattr(module, "__file__", None)
     if in_package or not file:
-        return f"{specs.importable_name(module.__name__)}:{qualname}"
+        return f"{identity.importable_name(module.__name__)}:{qualname}"
     return f"{Path(file).resolve()}:{qualname}"
 
 

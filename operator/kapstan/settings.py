@@ -98,7 +98,10 @@ class Settings:
         "", "Base64 of 32 bytes that sign this namespace's envelopes; empty: the key file of the home.", secret=True
     )
     signing_key_previous: str = _setting(
-        "", "The key before the last rotation: still accepted, never signed with.", secret=True
+        "",
+        "Keys before the last rotations, with commas between them: accepted, never signed with. A key stays as long as "
+        "what it signed shall be read: journals, results.",
+        secret=True,
     )
     allow_pickle: bool = _setting(True, "Whether values that JSON cannot carry may be pickled (signed in any case).")
     max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.", least=1)

@@ -9,7 +9,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kapstan.errors import ConfigurationError, ParameterError
@@ -262,48 +261,3 @@ def nth_delay(delay: RetryDelay, retry: int) -> float:
     if isinstance(delay, tuple):
         return delay[min(retry, len(delay)) - 1] if delay else 0.0
     return delay
-
-
-def identity_of(fn: Callable[..., Any], explicit: str | None) -> str:
-    """The identity of a decorated function: ``explicit``, else ``module:qualname``.
-
-    ``__main__`` is called by the name under which another module would import it, so that ``python tasks.py`` serves
-    what
-    a web app submits.
-
-    Raises:
-        ConfigurationError: a lambda or a local function without an explicit name.
-    """
-    if explicit:
-        if "\0" in explicit or "|" in explicit or len(explicit.encode()) > 200:
-            raise ConfigurationError(f"name={explicit!r}: at most 200 bytes, without '|'")
-        return explicit
-    qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
-    if "<" in qualname:
-        raise ConfigurationError(
-            f"{qualname} is a lambda or a local function, which other processes cannot find: give it a name, "
-            'as in @task(name="charge")'
-        )
-    module = getattr(fn, "__module__", None) or "__main__"
-    return f"{importable_name(module)}:{qualname}"
-
-
-def importable_name(module: str) -> str:
-    """The dotted name under which ``module`` is imported by others; differs for ``__main__`` only."""
-    if module != "__main__":
-        return module
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
-        return spec.name.removesuffix(".__main__")
-    file = getattr(main, "__file__", None)
-    if not file:
-        return "__main__"
-    path = Path(file).resolve()
-    for root in sys.path:
-        try:
-            relative = path.relative_to(Path(root or ".").resolve())
-        except ValueError:
-            continue
-        return ".".join(relative.with_suffix("").parts)
-    return path.stem

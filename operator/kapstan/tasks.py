@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
-from kapstan import settings, specs
+from kapstan import identity, settings, specs
 from kapstan.context import current_flow
 from kapstan.engine import options as opts
 from kapstan.engine import submission, task_run
@@ -70,7 +70,7 @@ class Task(_Attributes, Generic[P, R]):
         name = options.get("name")
         signature, own_signature = specs.signatures_of(plain)
         self.spec = TaskSpec(
-            identity=specs.identity_of(plain, name),
+            identity=identity.identity_of(plain, name),
             name=name or self.__name__,
             fn=plain,
             is_async=runs_async(plain),
@@ -304,4 +304,4 @@ def _register(new: Task[P, R]) -> Task[P, R]:
 
 
 def _origin(subject: Task[..., Any]) -> str:
-    return f"{specs.importable_name(subject.__module__)}:{subject.__qualname__}"
+    return f"{identity.importable_name(subject.__module__)}:{subject.__qualname__}"

@@ -1,21 +1,23 @@
 """One digest for one content: how the inputs of a task call become part of its memo key.
 
-Equal inputs give equal digests in every process and on every machine, whatever order sets and dicts were filled in and
-whatever objects share memory. Version ``1`` of the rules:
+Equal inputs give equal digests in every process and on every machine, whatever order sets and dicts were filled in,
+whatever objects share memory, and also after they were pickled. Version ``2`` of the rules:
 
 - ``1``, ``1.0``, ``True`` and ``"1"`` differ; ``0.0`` and ``-0.0`` differ; every NaN is one value; lists and tuples
   differ.
-- Sets and dicts are unordered. Strings are compared by code points, without normalisation.
-- Dataclasses, attrs classes, pydantic models and named tuples: class name and fields. Enums: class and member name.
+- Sets and dicts are unordered, an OrderedDict is not. Strings are compared by code points, without normalisation.
+- Objects: their class, and what pickle would take of them without what only caches the rest (see ``object_state``).
+- Classes are called as others import them, so ``__main__`` plays no part. Enum members by name, flags by number.
 - A future counts as the call that it stands for, not as its value.
-- Functions and classes: their names; lambdas and local functions also their code, defaults and closure.
-- Other objects: what pickle would take of them (class, arguments, state), visited in this same way.
-- What cannot be pickled (connections, locks, generators) counts by its class only.
+- Functions and classes: their names; lambdas and local functions also their code, defaults and closure. Their byte code
+  is that of one Python version.
+- What cannot be pickled (connections, locks, generators) counts by its class only; ``strict`` refuses it instead.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import collections
+import copyreg
 import datetime
 import decimal
 import enum
@@ -26,132 +28,239 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
-VERSION = b"1"
-_BY_TEXT = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, uuid.UUID, complex)
+from kapstan.engine.graph_digest import Ambiguous, Child, Node, fold, framed, short
+from kapstan.engine.object_state import NotKeyed, reduced, state_of
+from kapstan.errors import UnkeyableInput
+from kapstan.identity import class_name, importable_name
+
+VERSION = b"2"
 
 
-def digest(parameters: dict[str, Any]) -> str:
-    """22 characters that are equal only for equal arguments."""
-    return hashlib.sha256(VERSION + encode(parameters)).hexdigest()[:22]
+def digest(parameters: dict[str, Any], *, strict: bool = False) -> str:
+    """22 characters that are equal only for equal arguments.
+
+    Args:
+        strict: refuse what would count by its class only.
+
+    Raises:
+        UnkeyableInput: with ``strict``; the message names the argument.
+    """
+    flat = _flat(parameters, 3)
+    body = _encoded(parameters, strict=strict) if flat is None else flat
+    return hashlib.sha256(VERSION + body).hexdigest()[:22]
 
 
 def encode(value: Any) -> bytes:
-    """The canonical bytes of ``value``."""
-    return _encode(value, ())
+    """The canonical bytes of ``value``: at most a few dozen, whatever its size."""
+    return _Walk().encode(value)
 
 
-def _encode(value: Any, above: tuple[int, ...]) -> bytes:
+def unkeyable(value: Any) -> list[str]:
+    """The classes of what counts in ``value`` by its class only, such as ``["_thread.lock"]``."""
+    walk = _Walk()
+    walk.encode(value)
+    return sorted(set(walk.unkeyed))
+
+
+def _encoded(parameters: dict[str, Any], *, strict: bool) -> bytes:
+    walk = _Walk()
+    body = walk.encode(parameters)
+    if strict and walk.unkeyed:
+        for name, value in parameters.items():
+            found = unkeyable(value)
+            if found:
+                raise UnkeyableInput(
+                    f"argument {name!r} holds {found[0]}, whose content no key can tell: pass what it is made from "
+                    "(an address, a path), or make it inside the task"
+                )
+    return body
+
+
+_FEW = 16
+"""Up to so many plain items of a list or dict are folded on the spot; what stands in many places is met as often."""
+
+
+def _flat(value: Any, depth: int) -> bytes | None:
+    """What the node of ``value`` would be folded to, if it is plain, short and no deeper than ``depth``; else None."""
     kind = cast("type[Any]", type(value))
     scalar = _SCALARS.get(kind)
     if scalar is not None:
-        return scalar(value)
-    if id(value) in above:
-        return b"^%d" % (len(above) - above.index(id(value)))  # a cycle: how many levels up it closes
-    above = (*above, id(value))
-    if kind is list or kind is tuple:
-        return _framed(b"l" if kind is list else b"t", [_encode(item, above) for item in value])
+        return short(scalar(value))
+    if (kind is not dict and kind is not list and kind is not tuple) or not depth or len(value) > _FEW:
+        return None
     if kind is dict:
-        return _framed(b"d", sorted(_encode(key, above) + _encode(item, above) for key, item in value.items()))
-    if kind is set or kind is frozenset:
-        return _framed(b"S", sorted(_encode(item, above) for item in value))
-    reference = getattr(kind, "memo_reference", None)
-    if reference is not None:
-        return _framed(b"@", [value.memo_reference.encode()])
-    return _encode_object(value, kind, above)
+        pairs: list[tuple[bytes, bytes]] = []
+        for key, item in value.items():
+            of_key, of_item = _flat(key, 0), _flat(item, depth - 1)
+            if of_key is None or of_item is None:
+                return None
+            pairs.append((of_key, of_item))
+        pairs.sort()
+        return short(framed(b"d", [part for pair in pairs for part in pair]))
+    parts: list[bytes] = []
+    for item in value:
+        of_item = _flat(item, depth - 1)
+        if of_item is None:
+            return None
+        parts.append(of_item)
+    return short(framed(b"l" if kind is list else b"t", parts))
 
 
-def _encode_object(value: Any, kind: type[Any], above: tuple[int, ...]) -> bytes:
-    if isinstance(value, enum.Enum):
-        return _framed(b"e", [_name(kind), value.name.encode()])
-    if isinstance(value, _BY_TEXT):
-        return _framed(b"v", [_name(kind), repr(value).encode()])
-    if isinstance(value, pathlib.PurePath):
-        return _framed(b"v", [b"path", str(value).encode(errors="surrogateescape")])
-    if isinstance(value, type):
-        return _framed(b"c", [_name(value)])
-    if isinstance(value, types.FunctionType):
-        return _encode_function(value, above)
-    fields = _fields(value, kind)
-    if fields is not None:
-        return _framed(b"o", [_name(kind), _encode(fields, above)])
-    return _encode_reduced(value, kind, above)
+_NEW: Any = cast("Any", copyreg).__newobj__
 
 
-def _fields(value: Any, kind: type[Any]) -> dict[str, Any] | None:
-    """Fields by name of a record-like object, None if it is not one."""
-    if dataclasses.is_dataclass(kind):
-        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(kind)}
-    if hasattr(kind, "__attrs_attrs__"):
-        return {field.name: getattr(value, field.name, None) for field in cast("Any", kind).__attrs_attrs__}
-    if hasattr(kind, "model_fields") and hasattr(kind, "model_validate"):
-        return {**vars(value), **(getattr(value, "__pydantic_extra__", None) or {})}
-    if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return dict(zip(cast("Any", kind)._fields, cast("tuple[Any, ...]", value), strict=False))
-    return None
+class _Walk:
+    """Turns a value into nodes; without recursion, since values may be nested deeper than Python's stack."""
+
+    __slots__ = ("_index", "_nodes", "_values", "unkeyed")
+
+    def __init__(self) -> None:
+        self.unkeyed: list[str] = []
+        self._nodes: list[Node] = []
+        self._values: list[Any] = []  # also keeps temporary ones alive: an id must not be given twice
+        self._index: dict[int, int] = {}
+
+    def encode(self, value: Any) -> bytes:
+        top = self.child(value)
+        if isinstance(top, bytes):
+            return top
+        at = 0
+        while at < len(self._values):
+            self._nodes.append(self._node(self._values[at]))
+            at += 1
+        try:
+            return fold(self._nodes)
+        except Ambiguous:
+            self.unkeyed.append("a set of objects that refer to each other and look alike")
+            return short(b"?" + class_name(cast("type[Any]", type(value))).encode())
+
+    def child(self, value: Any) -> Child:
+        flat = _flat(value, 1)
+        if flat is not None:
+            return flat
+        index = self._index.get(id(value))
+        if index is None:
+            index = self._index[id(value)] = len(self._values)
+            self._values.append(value)
+        return index
+
+    def _node(self, value: Any) -> Node:
+        kind = cast("type[Any]", type(value))
+        child = self.child
+        if kind is list or kind is tuple:
+            return Node(b"l" if kind is list else b"t", [child(item) for item in value])
+        if kind is dict:
+            return Node(b"d", [child(part) for pair in list(value.items()) for part in pair], 2)
+        if kind is set or kind is frozenset:
+            return Node(b"S" if kind is set else b"Z", [child(item) for item in list(value)], 1)
+        if getattr(kind, "memo_reference", None) is not None:
+            return Node(b"@", [value.memo_reference.encode()])
+        form = _FORMS.get(kind)
+        if form is not None:
+            return Node(b"v", [child(part) for part in form(value)])
+        return self._object(value, kind)
+
+    def _object(self, value: Any, kind: type[Any]) -> Node:
+        if isinstance(value, type):
+            return Node(b"c", [short(class_name(value).encode())])
+        name = short(class_name(kind).encode())
+        if isinstance(value, enum.Flag):
+            return Node(b"e", [name, self.child(value.value)])
+        if isinstance(value, enum.Enum):
+            return Node(b"e", [name, self.child(value.name or value.value)])
+        try:
+            known = state_of(value, kind)
+            if known is not None:
+                return Node(b"o", [name, self.child(known)])
+            return self._reduced(value, kind, name)
+        except NotKeyed:
+            self.unkeyed.append(class_name(kind).replace(":", "."))
+            return Node(b"?", [name])
+
+    def _reduced(self, value: Any, kind: type[Any], name: bytes) -> Node:
+        taken = reduced(value, kind)
+        if isinstance(taken, str):
+            module = importable_name(getattr(value, "__module__", None) or kind.__module__)
+            return Node(b"g", [short(_text(module)), short(_text(taken))])
+        make, args, state, items, pairs = taken
+        if args == (kind,) and make is _NEW and items is pairs is None and (state is None or type(state) is dict):
+            held = [self.child(part) for pair in cast("dict[str, Any]", state or {}).items() for part in pair]
+            return Node(b"o", [name, b"", *held], 2)  # most objects: no nodes for the parts that say nothing
+        listed = None if items is None else list(items)
+        filled: Any = None if pairs is None else list(pairs)
+        if filled is not None and not isinstance(value, collections.OrderedDict):
+            filled = dict(filled)
+        return Node(b"r", [name, *(self.child(part) for part in (make, args, state, listed, filled))])
 
 
-def _encode_function(function: types.FunctionType, above: tuple[int, ...]) -> bytes:
-    name = f"{function.__module__}:{function.__qualname__}".encode()
+# ---------------------------------------------------------------------------------------------- forms of single classes
+
+
+def _function(function: types.FunctionType) -> tuple[Any, ...]:
+    name = f"{importable_name(function.__module__ or '')}:{function.__qualname__}"
     if "<" not in function.__qualname__:
-        return _framed(b"F", [name])
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    constants = [c.co_code if isinstance(c, types.CodeType) else c for c in function.__code__.co_consts]
-    code = [function.__code__.co_code, function.__code__.co_names, constants]
-    return _framed(b"F", [name, _encode([code, function.__defaults__, function.__kwdefaults__, cells], above)])
+        return ("function", name)
+    cells = [_cell(cell) for cell in function.__closure__ or ()]
+    return ("function", name, function.__code__, function.__defaults__, function.__kwdefaults__, cells)
 
 
-def _filled(cell: types.CellType) -> bool:
+def _cell(cell: types.CellType) -> Any:
     try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
+        return [cell.cell_contents]
+    except ValueError:  # not filled yet
+        return None
 
 
-def _encode_reduced(value: Any, kind: type[Any], above: tuple[int, ...]) -> bytes:
-    try:
-        reduced = value.__reduce_ex__(4)
-    except Exception:  # noqa: BLE001  (whatever an object's own protocol raises: it cannot be pickled)
-        return _framed(b"?", [_name(kind)])
-    if isinstance(reduced, str):
-        return _framed(b"g", [_name(kind), reduced.encode()])
-    make, args, state, items, pairs = (*reduced, None, None, None)[:5]
-    return _framed(
-        b"r",
-        [
-            _name(kind),
-            _encode_callable(make),
-            _encode(args, above),
-            _encode(state, above),
-            _encode(list(items) if items is not None else None, above),
-            _encode(dict(pairs) if pairs is not None else None, above),
-        ],
-    )
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    return ("code", code.co_code, code.co_names, code.co_consts, code.co_varnames, code.co_flags)
 
 
-def _encode_callable(make: Any) -> bytes:
-    return f"{getattr(make, '__module__', '')}:{getattr(make, '__qualname__', '')}".encode()
+def _moment(value: Any) -> tuple[Any, ...]:
+    return (type(value).__name__, value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo)
 
 
-def _framed(tag: bytes, parts: list[bytes]) -> bytes:
-    return b"%s%d(%s)" % (tag, len(parts), b"".join([b"%d:%s" % (len(part), part) for part in parts]))
+def _plain(value: Any) -> tuple[Any, ...]:
+    return (type(value).__name__, repr(value))
 
 
-def _name(kind: type[Any]) -> bytes:
-    return f"{kind.__module__}:{kind.__qualname__}".encode()
+def _memory(view: memoryview) -> tuple[Any, ...]:
+    return ("memoryview", view.format, view.shape, view.tobytes())
+
+
+_EMPTY: dict[Any, Any] = {}
+_FORMS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
+    datetime.datetime: _moment,
+    datetime.time: _moment,
+    datetime.date: _plain,
+    datetime.timedelta: _plain,
+    decimal.Decimal: _plain,
+    uuid.UUID: _plain,
+    complex: _plain,
+    memoryview: _memory,
+    types.FunctionType: _function,
+    types.CodeType: _code,
+    types.ModuleType: lambda module: ("module", importable_name(module.__name__)),
+    types.MappingProxyType: lambda proxy: ("mappingproxy", dict(proxy)),
+    type(_EMPTY.keys()): lambda keys: ("keys", frozenset(keys)),
+    type(_EMPTY.values()): lambda values: ("values", list(values)),
+    type(_EMPTY.items()): lambda items: ("items", dict(items)),
+    **dict.fromkeys(
+        (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath),
+        lambda path: ("path", str(path)),
+    ),
+}
 
 
 def _text(value: str) -> bytes:
-    body = value.encode(errors="surrogatepass")
-    return b"s%d:%s" % (len(body), body)
+    return b"s" + value.encode(errors="surrogatepass")
 
 
 _SCALARS: dict[type[Any], Callable[[Any], bytes]] = {
-    type(None): lambda _: b"n;",
-    bool: lambda value: b"T;" if value else b"N;",
-    int: lambda value: b"i%x;" % value,
-    float: lambda value: b"f%s;" % float.hex(value).encode(),
+    type(None): lambda _: b"n",
+    bool: lambda value: b"T" if value else b"N",
+    int: lambda value: b"i%x" % value,
+    float: lambda value: b"f%b" % float.hex(value).encode(),
     str: _text,
-    bytes: lambda value: b"y%d:%s" % (len(value), value),
-    bytearray: lambda value: b"Y%d:%s" % (len(value), bytes(value)),
+    bytes: lambda value: b"y" + value,
+    bytearray: lambda value: b"Y" + bytes(value),
 }

@@ -14,7 +14,8 @@ from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow, current_task
 from kapstan.engine import canonical, values
-from kapstan.errors import SerializationError
+from kapstan.errors import ConfigurationError, SerializationError
+from kapstan.identity import unfindable
 from kapstan.ids import RunId, derived_id, new_id, new_ids
 from kapstan.ports import Submission
 from kapstan.specs import TaskSpec
@@ -34,6 +35,7 @@ def submit(
     """Submit one run; its id.
 
     Raises:
+        ConfigurationError: the task is a lambda or a local function without a name, which no worker finds.
         ParameterError: the arguments do not fit.
         SerializationError, ValueTooLarge: they cannot be sent; the message names the argument.
         IdempotencyConflict: the key was used for other arguments.
@@ -72,7 +74,9 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
 def _serialised(
     codec: Codec, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Any
 ) -> tuple[bytes, bytes]:
-    """Serializer and body of the arguments, which fit."""
+    """Serializer and body of the arguments, which fit, of a task that workers can find."""
+    if "<" in spec.identity and (reason := unfindable(spec.identity, spec.fn)):
+        raise ConfigurationError(f"task {spec.name} cannot run in the background: {reason}")
     least, most = spec.arity
     if kwargs or not least <= len(args) <= most:  # else they fit; binding costs as much as all the rest of this
         spec.bind(args, kwargs)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from kapstan.errors import ConfigurationError, DuplicateTask
+from kapstan.identity import import_file, unfindable
 from kapstan.specs import TaskSpec
 
 
@@ -45,9 +46,12 @@ def by_identity(specs: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
     """
     Raises:
         DuplicateTask: two different tasks of one identity.
+        ConfigurationError: a lambda or a local function without a name, for which nobody can submit a run.
     """
     tasks: dict[str, TaskSpec] = {}
     for spec in specs:
+        if reason := unfindable(spec.identity, spec.fn):
+            raise ConfigurationError(f"task {spec.name} cannot be served: {reason}")
         known = tasks.setdefault(spec.identity, spec)
         if known.fn is not spec.fn:
             raise DuplicateTask(f"two tasks are called {spec.identity!r}; give one of them another name")
@@ -74,18 +78,7 @@ def import_place(place: str) -> ModuleType:
             if error.name is None or not place.startswith(error.name):
                 raise
             raise ConfigurationError(f"there is no module {place!r} on the path ({error})") from None
-    file = Path(place).resolve()
-    if not file.is_file():
-        raise ConfigurationError(f"there is no file {place!r} in {Path.cwd()}")
-    for root in map(Path, sys.path):
-        if file.is_relative_to(root.resolve()) and all(
-            part.isidentifier() for part in file.relative_to(root).parent.parts
-        ):
-            break
-    else:
-        root = file.parent
-        sys.path.insert(0, str(root))
-    return importlib.import_module(".".join(file.relative_to(root.resolve()).with_suffix("").parts))
+    return import_file(place)
 
 
 def _task(module: ModuleType, name: str, entrypoint: str) -> TaskSpec:

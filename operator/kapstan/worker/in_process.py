@@ -19,10 +19,11 @@ from kapstan.backend import Backend
 from kapstan.engine import submission
 from kapstan.engine.background import BackgroundEngine, RetryLater
 from kapstan.errors import BackendError
+from kapstan.identity import importable_name
 from kapstan.ids import RunId
 from kapstan.logging import set_up
 from kapstan.ports import Claim, Lane, Outcome, Session
-from kapstan.specs import TaskSpec, importable_name
+from kapstan.specs import TaskSpec
 
 logger = logging.getLogger("kapstan.worker")
 
@@ -55,7 +56,7 @@ def start(registered: Registered) -> None:
 
 def queue_name() -> str:
     """The queue of this application: every process of one program shares it, whatever machine it is on."""
-    return f"app.{importable_name('__main__')}"[:120]
+    return f"app.{importable_name('__main__').removesuffix('.__main__')}"[:120]
 
 
 class _Background:

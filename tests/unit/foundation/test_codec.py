@@ -151,5 +151,5 @@ def test_a_home_for_the_key_that_cannot_be_used_is_named(tmp_path: Path) -> None
 
 
 def test_a_short_key_is_refused_with_the_fix() -> None:
-    with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY must be base64 of at least 32 bytes"):
+    with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY: each key must be base64 of at least 32 bytes"):
         Codec.from_settings(Settings(signing_key="c2hvcnQ="))

@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kapstan import specs
-from kapstan.errors import ConfigurationError, ParameterError
+from kapstan.errors import ParameterError
 
 
 def charge(user: str, amount: int = 5, *rest: int, note: str = "", **more: int) -> None: ...
@@ -134,38 +132,6 @@ def test_the_arity_says_how_many_positional_arguments_fit_as_a_call_does(
 
 def test_the_arity_of_a_builtin_without_a_signature_is_any() -> None:
     assert specs.TaskSpec("t", "max", max, is_async=False, signature=specs.signatures_of(max)[0]).arity == (0, MANY)
-
-
-def test_an_identity_is_module_and_qualname_or_the_explicit_name() -> None:
-    assert specs.identity_of(charge, None) == f"{__name__}:charge"
-    assert specs.identity_of(charge, "pay") == "pay"
-
-
-def test_what_other_processes_cannot_find_needs_a_name() -> None:
-    def local() -> None: ...
-
-    for fn in (lambda: None, local):
-        with pytest.raises(ConfigurationError, match="give it a name"):
-            specs.identity_of(fn, None)
-        assert specs.identity_of(fn, "n") == "n"
-    with pytest.raises(ConfigurationError, match="at most 200 bytes"):
-        specs.identity_of(charge, "a|b")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["shop/tasks.py"], "tasks"),  # sys.path[0] is shop/
-        (["-m", "shop.tasks"], "shop.tasks"),
-    ],
-)
-def test_main_is_called_as_others_import_it(tmp_path: Path, arguments: list[str], expected: str) -> None:
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "tasks.py").write_text(
-        "from kapstan.specs import identity_of\ndef f(): ...\nprint(identity_of(f, None))\n"
-    )
-    run = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == f"{expected}:f"
 
 
 def test_the_last_delay_of_a_list_repeats() -> None:

@@ -89,8 +89,19 @@ def test_identity_and_duplicates() -> None:
         @task(name="flaky")
         def other() -> None: ...
 
-    with pytest.raises(ConfigurationError, match="give it a name"):
-        task(lambda: None)
+
+def test_a_local_function_is_a_task_that_only_its_process_can_find() -> None:
+    @task
+    def double(x: int) -> int:
+        return 2 * x
+
+    assert double(2) == 4
+    assert task(lambda: 5)() == 5
+    for refused in (double, task(lambda x: x)):
+        with pytest.raises(ConfigurationError, match=r"cannot run in the background: .* (local function|lambda)"):
+            refused.delay(1)
+        with pytest.raises(ConfigurationError, match="cannot be served"):
+            refused.serve()
 
 
 def test_decorating_again_is_no_duplicate() -> None:
