@@ -200,7 +200,8 @@ class Codec:
         if known is None:
             raise SignatureError(
                 f"the {purpose} of {key!r} is signed by key {envelope[2:6].hex()}, which is not of namespace "
-                f"{self.namespace!r}; add the key that it was signed with to KAPSTAN_SIGNING_KEY_PREVIOUS"
+                f"{self.namespace!r}; set KAPSTAN_SIGNING_KEY to the key that it was signed with, or add that key to "
+                "KAPSTAN_SIGNING_KEY_PREVIOUS"
             )
         serializer, body = envelope[1:2], envelope[_OVERHEAD:]
         if not hmac.compare_digest(envelope[6:22], known.sign(serializer, body, purpose, key)):

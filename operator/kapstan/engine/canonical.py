@@ -183,7 +183,8 @@ class _Walk:
             module = importable_name(getattr(value, "__module__", None) or kind.__module__)
             return Node(b"g", [short(_text(module)), short(_text(taken))])
         make, args, state, items, pairs = taken
-        if args == (kind,) and make is _NEW and items is pairs is None and (state is None or type(state) is dict):
+        bare = make is _NEW and len(args) == 1 and items is pairs is None
+        if bare and args[0] is kind and (state is None or type(state) is dict):
             held = [self.child(part) for pair in cast("dict[str, Any]", state or {}).items() for part in pair]
             return Node(b"o", [name, b"", *held], 2)  # most objects: no nodes for the parts that say nothing
         listed = None if items is None else list(items)

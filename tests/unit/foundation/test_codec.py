@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import stat
 import threading
@@ -87,6 +88,17 @@ def test_rotation_accepts_the_previous_key_and_signs_with_the_current() -> None:
         after.decode(make(FOREIGN).encode(1, "result", "r"), "result", "r")
 
 
+def test_keys_of_several_rotations_are_accepted() -> None:
+    """A journal is written over months; what was signed two rotations ago is read all the same."""
+    texts = [base64.b64encode(key.secret).decode() for key in (NEW, OLD, FOREIGN)]
+    codec = Codec.from_settings(Settings(signing_key=texts[0], signing_key_previous=f"{texts[1]}, {texts[2]}\n"))
+    for key in (NEW, OLD, FOREIGN):
+        assert codec.decode(make(key, namespace="default").encode(1, "journal", "r"), "journal", "r") == 1
+    assert codec.encode(1, "journal", "r")[2:6] == NEW.key_id
+    with pytest.raises(ConfigurationError, match="KAPSTAN_SIGNING_KEY_PREVIOUS: each key"):
+        Codec.from_settings(Settings(signing_key=texts[0], signing_key_previous=f"{texts[1]},short"))
+
+
 def test_pickling_can_be_forbidden_both_ways() -> None:
     strict = make(allow_pickle=False)
     with pytest.raises(SerializationError, match=r"argument 'card' \(builtins.set\).*KAPSTAN_ALLOW_PICKLE"):
@@ -94,6 +106,19 @@ def test_pickling_can_be_forbidden_both_ways() -> None:
     with pytest.raises(SerializationError, match="KAPSTAN_ALLOW_PICKLE is false"):
         strict.decode(make().encode({1}, "result", "r"), "result", "r")
     assert strict.decode(strict.encode([1], "result", "r"), "result", "r") == [1]
+
+
+def test_what_is_shared_or_circular_stays_so_in_no_more_bytes() -> None:
+    shared: list[Any] = ["x"]
+    for _ in range(200):
+        shared = [shared, shared]
+    circle: dict[str, Any] = {"a": 1}
+    circle["self"] = [circle, circle]
+    c = make()
+    back = c.decode(c.encode([shared, circle], "result", "r"), "result", "r")
+    assert back[0][0] is back[0][1]
+    assert back[1]["self"][0] is back[1]["self"][1] is back[1]
+    assert len(c.encode(shared, "result", "r")) < 5000
 
 
 def test_what_cannot_be_pickled_is_named() -> None:
