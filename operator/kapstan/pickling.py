@@ -9,6 +9,7 @@ What cloudpickle would turn into something else (a memoryview, an open file) is 
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 import threading
@@ -111,6 +112,14 @@ class _Keeping:
 _pickler: type[Any] | None = None
 _by_value: dict[int, tuple[Any, bytes | None]] = {}
 _lock = threading.Lock()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _dumps(value: Any, keeping: _Keeping | None) -> bytes:
