@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kapstan.ports.background_runs import BackgroundFilter, BackgroundPage, BackgroundRuns, Change, ListedRun
 from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
-from kapstan.ports.flow_runs import FlowRuns, RunLease
+from kapstan.ports.flow_runs import FlowRuns, IndexedRun, LeaseHolder, RunLease
 from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, Want
 from kapstan.ports.launcher import (
     AttemptObservation,
@@ -39,11 +39,13 @@ __all__ = [
     "Depth",
     "EraRegister",
     "FlowRuns",
+    "IndexedRun",
     "JobRequest",
     "Key",
     "Kind",
     "Lane",
     "Launcher",
+    "LeaseHolder",
     "ListedRun",
     "Manifest",
     "Outcome",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from kapstan.ids import RunId
 
@@ -11,11 +11,34 @@ from kapstan.ids import RunId
 class RunLease(Protocol):
     """The fenced right to execute one attempt of a flow run."""
 
+    @property
+    def cancel_asked(self) -> bool:
+        """Whether somebody has asked for a cancel of this attempt, as of the last call of ``renew``."""
+        ...
+
     def renew(self) -> bool:
         """Prolong it; False if a higher attempt has it now or it was ended."""
         ...
 
     def release(self) -> None: ...
+
+
+class LeaseHolder(NamedTuple):
+    """Who took a run's lease last. ``live``: it has it still; else its process is gone, or let go."""
+
+    attempt: int
+    holder: str
+    """``host:pid:nonce`` of the process that keeps the lease."""
+    live: bool
+
+
+class IndexedRun(NamedTuple):
+    """A run in the index: when it was first saved (milliseconds since 1970), its id, and its summary, None where that
+    is gone or cannot be read."""
+
+    at: int
+    run_id: RunId
+    summary: dict[str, Any] | None
 
 
 class FlowRuns(Protocol):
@@ -32,10 +55,30 @@ class FlowRuns(Protocol):
         ``deployment`` ...); those who ``watch`` are told."""
         ...
 
-    def load(self, run_id: RunId) -> dict[str, Any] | None: ...
+    def load(self, run_id: RunId) -> dict[str, Any] | None:
+        """The summary; None if there is none, or one that cannot be read: what is missing here means nothing."""
+        ...
 
     def recent(self, limit: int = 100) -> list[dict[str, Any]]:
         """Summaries, newest first; each has ``run_id``."""
+        ...
+
+    def newest(self, limit: int, before: tuple[int, RunId] | None = None) -> list[IndexedRun]:
+        """Up to ``limit`` runs, newest first, that were first saved before ``before`` (as ``IndexedRun`` has it). Reads
+        no more than that."""
+        ...
+
+    def holders(self, run_ids: Sequence[RunId]) -> list[LeaseHolder | None]:
+        """Of each run, who took its lease last; None where nobody has."""
+        ...
+
+    def ask_cancel(self, run_id: RunId, attempt: int) -> None:
+        """Ask the process that holds the lease of ``attempt``, or of a lower one, to cancel the run: it hears of it
+        when it renews."""
+        ...
+
+    def delete(self, run_id: RunId) -> bool:
+        """Forget a run; whether it was there."""
         ...
 
     def watch(self, changed: Callable[[RunId], None], stop: Callable[[], bool]) -> None:

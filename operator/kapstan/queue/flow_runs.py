@@ -7,17 +7,21 @@ learns of an end at once. The truth is the journal in the store: what is missing
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from kapstan.errors import ConfigurationError
 from kapstan.ids import RunId, new_nonce
+from kapstan.ports import IndexedRun, LeaseHolder
 from kapstan.queue import scripts
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
+log = logging.getLogger("kapstan.queue")
 _TTL = 30 * 24 * 3600
-_KEPT = 10_000
+_KEPT = 1_000_000
+_TIES = 16  # more that are read beside a page, for runs of the same millisecond
 
 
 class RedisFlowRuns:
@@ -39,17 +43,45 @@ class RedisFlowRuns:
         self._queue.call(scripts.flow_save.pack(self._prefix, run_id, text, _TTL, _KEPT))
 
     def load(self, run_id: RunId) -> dict[str, Any] | None:
-        text = self._queue.command(pack("GET", f"{self._prefix}f:{run_id}"))
-        return json.loads(text) if text else None
+        return _summary(run_id, self._queue.command(pack("GET", f"{self._prefix}f:{run_id}")))
 
     def recent(self, limit: int = 100) -> list[dict[str, Any]]:
-        if limit < 1:
+        return [run.summary for run in self.newest(limit) if run.summary is not None]
+
+    def newest(self, limit: int, before: tuple[int, RunId] | None = None) -> list[IndexedRun]:
+        places: list[tuple[int, RunId]] = []
+        offset, top = 0, "+inf" if before is None else before[0]
+        while len(places) < limit:
+            size = limit + _TIES
+            part = ("ZRANGE", f"{self._prefix}fi", top, "-inf", "BYSCORE", "REV", "LIMIT", offset, size, "WITHSCORES")
+            found = [(int(at), run_id.decode()) for run_id, at in self._queue.command(pack(*part))]
+            places += [place for place in found if before is None or place < before]
+            offset += size
+            if len(found) < size:
+                break
+        del places[max(0, limit) :]
+        if not places:
             return []
-        ids = self._queue.command(pack("ZRANGE", f"{self._prefix}fi", 0, limit - 1, "REV"))
-        if not ids:
+        texts = self._queue.command(pack("MGET", *[f"{self._prefix}f:{run_id}" for _, run_id in places]))
+        return [
+            IndexedRun(at, run_id, _summary(run_id, text)) for (at, run_id), text in zip(places, texts, strict=True)
+        ]
+
+    def holders(self, run_ids: Sequence[RunId]) -> list[LeaseHolder | None]:
+        if not run_ids:
             return []
-        texts = self._queue.command(pack("MGET", *[f"{self._prefix}f:{run_id.decode()}" for run_id in ids]))
-        return [json.loads(text) for text in texts if text]
+        leases = self._queue.commands([pack("GET", f"{self._prefix}fl:{run_id}") for run_id in run_ids])
+        seconds, micros = self._queue.command(pack("TIME"))
+        now = int(seconds) * 1000 + int(micros) // 1000
+        return [_holder(lease, now) if lease else None for lease in leases]
+
+    def ask_cancel(self, run_id: RunId, attempt: int) -> None:
+        self._queue.command(pack("SET", f"{self._prefix}fc:{run_id}", f"{attempt:09d}", "EX", _TTL))
+
+    def delete(self, run_id: RunId) -> bool:
+        keys = [f"{self._prefix}{name}:{run_id}" for name in ("f", "fl", "fc")]
+        there, _ = self._queue.commands([pack("ZREM", f"{self._prefix}fi", run_id), pack("DEL", *keys)])
+        return bool(there)
 
     def watch(self, changed: Callable[[RunId], None], stop: Callable[[], bool]) -> None:
         wake = Wake()
@@ -89,15 +121,39 @@ class RedisRunLease:
     def __init__(self, queue: RedisQueue, run_id: RunId, attempt: int, holder: str, lease_ms: int) -> None:
         self._queue = queue
         self._arguments = (run_id, attempt, holder, lease_ms)
+        self._cancel_asked = False
+
+    @property
+    def cancel_asked(self) -> bool:
+        return self._cancel_asked
 
     def act(self, action: str) -> bool:
         """Take, renew or release it; whether that was granted."""
         run_id, attempt, holder, lease_ms = self._arguments
         packed = scripts.flow_lease.pack(self._queue.prefix, run_id, action, attempt, holder, lease_ms, _TTL)
-        return bool(self._queue.call(packed)[1])
+        _, granted, cancelled = self._queue.call(packed)
+        self._cancel_asked = self._cancel_asked or bool(cancelled)
+        return bool(granted)
 
     def renew(self) -> bool:
         return self.act("renew")
 
     def release(self) -> None:
         self.act("release")
+
+
+def _holder(lease: bytes, now: int) -> LeaseHolder:
+    return LeaseHolder(int(lease[:9]), lease[23:].decode().partition("/")[0], int(lease[9:23]) > now)
+
+
+def _summary(run_id: RunId, text: bytes | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        log.warning("The summary of flow run %s cannot be read; its journal tells where it stands", run_id)
+        return None
+    return cast("dict[str, Any]", found)

@@ -46,6 +46,7 @@ KEYS = (
     KeySpec("x:<minute>", "hash", "ttl", "settle", "per state and route: how many runs began it"),
     KeySpec("f:<run_id>", "string", "ttl", "flow_save", "summary of a flow run (JSON)"),
     KeySpec("fl:<run_id>", "string", "ttl", "flow_lease", "highest attempt of a flow run, its lease and holder"),
+    KeySpec("fc:<run_id>", "string", "ttl", "ask_cancel", "highest attempt of a flow run that is to be cancelled"),
     KeySpec("fi", "zset", "permanent", "flow_save", "ids of recent flow runs, bounded"),
 )
 
