@@ -10,8 +10,10 @@ from typing import Any, cast
 import click
 
 from kapstan import backend as backends
-from kapstan import ids
+from kapstan import ids, settings
 from kapstan.errors import ConfigurationError
+from kapstan.ports import launch
+from kapstan.ports.launch import FlowRunLaunch
 from kapstan.runs import parameters as stored_parameters
 from kapstan.specs import FlowSpec
 from kapstan.worker import entrypoints, flow_process
@@ -19,22 +21,14 @@ from kapstan.worker.flow_process import Attempt
 
 
 @click.command()
-@click.argument("entrypoint", envvar="KAPSTAN_FLOW_ENTRYPOINT", metavar="MODULE:FLOW | FILE.PY:FLOW")
+@click.argument("entrypoint", envvar=launch.ENTRYPOINT, metavar="MODULE:FLOW | FILE.PY:FLOW")
 @click.option("--run-id", help="Id of the flow run. [default: a new one]")
 @click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this attempt.")
-@click.option("--parameters", envvar="KAPSTAN_PARAMETERS", help="Parameters of the flow, a JSON object.")
+@click.option("--parameters", envvar=launch.PARAMETERS, help="Parameters of the flow, a JSON object.")
 @click.option("--parameters-ref", default="", help="Key of further ones in the store, laid over these.")
-@click.option("--name", envvar="KAPSTAN_FLOW_RUN_NAME", default="", help="Name of the run. [default: two words]")
-@click.option("--deployment", envvar="KAPSTAN_DEPLOYMENT", default="", help="Deployment that it was made from.")
-def command(
-    entrypoint: str,
-    run_id: str | None,
-    attempt: int,
-    parameters: str | None,
-    parameters_ref: str,
-    name: str,
-    deployment: str,
-) -> None:
+@click.option("--name", envvar=launch.RUN_NAME, default="", help="Name of the run. [default: two words]")
+@click.option("--deployment", envvar=launch.DEPLOYMENT, default="", help="Deployment that it was made from.")
+def command(**options: Any) -> None:
     """Execute one attempt of a flow run (what a Job or a launcher starts).
 
     Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this
@@ -42,13 +36,42 @@ def command(
     Cancelled, 2 for a wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end
     could not be recorded.
     """
-    given = _object(parameters)
+    asked = read(**options)
 
     def load() -> tuple[FlowSpec, dict[str, Any]]:
-        stored = stored_parameters.read(backends.current(), parameters_ref) if parameters_ref else {}
-        return load_flow(entrypoint), {**given, **stored}
+        key = asked.parameters_ref
+        stored = stored_parameters.read(backends.current(), key) if key else {}
+        return load_flow(asked.entrypoint), {**asked.parameters, **stored}
 
-    flow_process.execute(Attempt(_run_id(run_id), attempt, entrypoint, name=name, deployment=deployment), load)
+    attempt = Attempt(asked.run_id, asked.attempt, asked.entrypoint, name=asked.name, deployment=asked.deployment)
+    flow_process.execute(attempt, load)
+
+
+def read(
+    *,
+    entrypoint: str,
+    run_id: str | None,
+    attempt: int,
+    parameters: str | None,
+    parameters_ref: str,
+    name: str,
+    deployment: str,
+) -> FlowRunLaunch:
+    """What the options and this process' environment ask for.
+
+    Raises:
+        ConfigurationError: an option that cannot be read.
+    """
+    return FlowRunLaunch(
+        entrypoint,
+        _run_id(run_id),
+        attempt,
+        settings.current().namespace,
+        name=name,
+        deployment=deployment,
+        parameters=_object(parameters),
+        parameters_ref=parameters_ref,
+    )
 
 
 def load_flow(entrypoint: str) -> FlowSpec:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kapstan import settings
 from kapstan.errors import ConfigurationError
+from kapstan.ports import launch
+from kapstan.ports.launch import WorkerLaunch
 from kapstan.worker import entrypoints as entrypoints_module
 from kapstan.worker import service
 
@@ -25,7 +29,7 @@ def command() -> None:
 @click.argument("entrypoints", nargs=-1, metavar="[MODULE:TASK | FILE.PY:TASK]...")
 @click.option("--module", "-m", "modules", multiple=True, help="Serve every task that this module (or file) defines.")
 @click.option("--limit", type=int, help="Runs at a time, each in a process of its own. [default: 10]")
-@click.option("--name", default="", help="Name of this worker in lists. [default: KAPSTAN_WORKER_NAME]")
+@click.option("--name", envvar=launch.WORKER_NAME, default="", help="Name of this worker in lists.")
 @click.option(
     "--drain-seconds",
     type=float,
@@ -38,33 +42,62 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="A file that exists while this worker serves.",
 )
-def serve(
+def serve(**options: Any) -> None:
+    """Execute the background runs of tasks, until SIGTERM or Ctrl-C.
+
+    Exits with 0 when every run was finished, with 75 when some went back to the queue, with 2 when the tasks cannot be
+    loaded.
+    """
+    asked = read(**options)
+    # What modules of tasks import: once, before the fork, and not in every child.
+    for module in ("kapstan.tasks", "kapstan.flows"):
+        importlib.import_module(module)
+    level = settings.current().log_level
+    logging.basicConfig(level=level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    sys.exit(
+        service.run(
+            partial(
+                entrypoints_module.load,
+                [task for task in asked.tasks if ":" in task],
+                [task for task in asked.tasks if ":" not in task],
+            ),
+            lanes=asked.concurrency,
+            worker=asked.name,
+            drain_seconds=asked.drain_seconds,
+            ready_file=Path(asked.ready_file) if asked.ready_file else None,
+            say=click.echo,
+        )
+    )
+
+
+def read(
+    *,
     entrypoints: tuple[str, ...],
     modules: tuple[str, ...],
     limit: int | None,
     name: str,
     drain_seconds: float,
     ready_file: Path | None,
-) -> None:
-    """Execute the background runs of tasks, until SIGTERM or Ctrl-C.
+) -> WorkerLaunch:
+    """What the options and this process' environment ask for.
 
-    Exits with 0 when every run was finished, with 75 when some went back to the queue, with 2 when the tasks cannot be
-    loaded.
+    Raises:
+        ConfigurationError: there is nothing to serve, or an entry that names no task.
     """
     if not entrypoints and not modules:
         raise ConfigurationError("nothing to serve: give module:task, file.py:task or --module")
-    # What modules of tasks import: once, before the fork, and not in every child.
-    for module in ("kapstan.tasks", "kapstan.flows"):
-        importlib.import_module(module)
+    for entry in entrypoints:
+        if ":" not in entry:
+            raise ConfigurationError(
+                f"{entry!r}: give module:task or file.py:task, such as app/tasks.py:charge; --module serves all of one"
+            )
     ours = settings.current()
-    logging.basicConfig(level=ours.log_level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
-    sys.exit(
-        service.run(
-            partial(entrypoints_module.load, entrypoints, modules),
-            lanes=ours.worker_limit if limit is None else limit,
-            worker=name,
-            drain_seconds=drain_seconds,
-            ready_file=ready_file,
-            say=click.echo,
-        )
+    return WorkerLaunch(
+        name,
+        ours.namespace,
+        (*modules, *entrypoints),
+        ours.worker_limit if limit is None else limit,
+        drain_seconds,
+        ready_file=str(ready_file or ""),
+        session=os.environ.get(launch.SESSION, ""),
     )

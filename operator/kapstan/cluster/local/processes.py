@@ -32,6 +32,7 @@ from kapstan.ports import (
     WorkerObservation,
     WorkersRequest,
 )
+from kapstan.ports.launch import FlowRunLaunch, WorkerLaunch
 from kapstan.resources import Deployment, TaskWorker
 
 GRACE = 30.0
@@ -120,16 +121,16 @@ class ProcessLauncher:
         flow = deployment.spec.flow
         cwd = self._code("spec.flow.directory", flow.directory, "Deployment", deployment.metadata.name)
         self._ignore_image(flow.image)
-        command = [
-            *(sys.executable, "-m", "kapstan", "run", flow.entrypoint),
-            *("--run-id", str(ids.to_uuid(request.run_id)), "--attempt", str(request.attempt)),
-        ]
-        environ = self._environment(request.run.namespace) | {"KAPSTAN_DEPLOYMENT": deployment.metadata.name}
-        environ["KAPSTAN_PARAMETERS"] = json.dumps(dict(request.parameters), separators=(",", ":"))
-        if request.parameters_ref is not None:
-            command += ["--parameters-ref", request.parameters_ref]
-        note = {"uid": request.uid, "number": request.attempt, "at": self._clock()}
-        await asyncio.to_thread(process.start, note, command, cwd=cwd, environ=environ)
+        launch = FlowRunLaunch(
+            flow.entrypoint,
+            request.run_id,
+            request.attempt,
+            request.run.namespace,
+            deployment=deployment.metadata.name,
+            parameters=request.parameters,
+            parameters_ref=request.parameters_ref or "",
+        )
+        await self._execute(process, {"uid": request.uid, "number": request.attempt}, launch, cwd)
         self._bells.hang(process, request.run)
 
     async def stop(self, run: Key, job: str, *, grace: float) -> None:
@@ -207,15 +208,16 @@ class ProcessLauncher:
         process = Process(self._worker(key) / name)
         cwd = self._code("spec.directory", worker.spec.directory, "TaskWorker", key.name)
         ready = process.folder / "ready"
-        served = [part for task in worker.spec.tasks for part in ((task,) if ":" in task else ("--module", task))]
-        command = [
-            *(sys.executable, "-m", "kapstan", "task", "serve", *served),
-            *("--limit", str(worker.spec.concurrency), "--ready-file", str(ready)),
-            *("--drain-seconds", str(worker.spec.drain.timeout_seconds)),
-        ]
-        environ = self._environment(key.namespace) | {"KAPSTAN_WORKER_NAME": key.name, "KAPSTAN_SESSION": name}
-        note = {"digest": digest, "at": self._clock()}
-        await asyncio.to_thread(process.start, note, command, cwd=cwd, environ=environ)
+        launch = WorkerLaunch(
+            key.name,
+            key.namespace,
+            tuple(worker.spec.tasks),
+            worker.spec.concurrency,
+            worker.spec.drain.timeout_seconds,
+            ready_file=str(ready),
+            session=name,
+        )
+        await self._execute(process, {"digest": digest}, launch, cwd)
         self._bells.hang(process, key, ready)
 
     def _may_start(self, key: Key) -> bool:
@@ -313,8 +315,12 @@ class ProcessLauncher:
             self._said = True
             self._say(f"Images are ignored on this machine: code comes from {self._directory}")
 
-    def _environment(self, namespace: str) -> dict[str, str]:
-        return self._environ | {"KAPSTAN_NAMESPACE": namespace, "PYTHONUNBUFFERED": "1"}
+    async def _execute(
+        self, process: Process, note: dict[str, Any], launch: FlowRunLaunch | WorkerLaunch, cwd: str
+    ) -> None:
+        command = [sys.executable, "-m", "kapstan", *launch.command()]
+        environ = self._environ | {"PYTHONUNBUFFERED": "1"} | launch.environ()
+        await asyncio.to_thread(process.start, note | {"at": self._clock()}, command, cwd=cwd, environ=environ)
 
 
 def _cost(process: Process) -> int:

@@ -1,0 +1,96 @@
+"""What a launcher tells the process that it starts, and what that process reads: arguments and environment, made here.
+
+Both launchers (``cluster/kubernetes/render.py``, ``cluster/local/processes.py``) make their processes from these;
+``kapstan run`` and ``kapstan task serve`` (``cli/run.py``, ``cli/task.py``) read them back into the same records.
+Values are told as they are: whoever writes them into a place that expands or quotes must escape them for that place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kapstan import ids
+from kapstan.ids import RunId
+
+NAMESPACE: Final = "KAPSTAN_NAMESPACE"
+ENTRYPOINT: Final = "KAPSTAN_FLOW_ENTRYPOINT"
+PARAMETERS: Final = "KAPSTAN_PARAMETERS"
+RUN_NAME: Final = "KAPSTAN_FLOW_RUN_NAME"
+DEPLOYMENT: Final = "KAPSTAN_DEPLOYMENT"
+WORKER_NAME: Final = "KAPSTAN_WORKER_NAME"
+SESSION: Final = "KAPSTAN_SESSION"
+"""First part of the session's name: a pod's UID or the launcher's name of the process, so that whoever sees it end can
+end the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRunLaunch:
+    """One attempt of a flow run, executed by ``kapstan run``.
+
+    Attributes:
+        name: of the run; "" for the generated one.
+        parameters: JSON values by name.
+        parameters_ref: key of further ones in the store, laid over these; "" for none.
+    """
+
+    entrypoint: str
+    run_id: RunId
+    attempt: int
+    namespace: str
+    name: str = ""
+    deployment: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    parameters_ref: str = ""
+
+    def command(self) -> list[str]:
+        """The arguments of ``kapstan``."""
+        options = [f"--run-id={ids.to_uuid(self.run_id)}", f"--attempt={self.attempt}"]
+        if self.parameters_ref:
+            options.append(f"--parameters-ref={self.parameters_ref}")
+        return ["run", *options, "--", self.entrypoint]
+
+    def environ(self) -> dict[str, str]:
+        """The variables beside the settings. Parameters stand here and not among the arguments: those are seen by every
+        user of a machine."""
+        return {
+            NAMESPACE: self.namespace,
+            RUN_NAME: self.name or ids.run_name(self.run_id),
+            DEPLOYMENT: self.deployment,
+            PARAMETERS: json.dumps(dict(self.parameters), separators=(",", ":")),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLaunch:
+    """One process of a TaskWorker, executed by ``kapstan task serve``.
+
+    Attributes:
+        tasks: a task by ``module:name`` or ``file.py:name``, a module or file with all its tasks.
+        concurrency: runs at a time.
+        ready_file: exists while the worker serves; "" for none.
+        session: see `SESSION`; "" where the launcher cannot know it beforehand (a pod's UID).
+    """
+
+    name: str
+    namespace: str
+    tasks: tuple[str, ...]
+    concurrency: int
+    drain_seconds: float
+    ready_file: str = ""
+    session: str = ""
+
+    def command(self) -> list[str]:
+        """The arguments of ``kapstan``."""
+        options = [f"--module={task}" for task in self.tasks if ":" not in task]
+        options += [f"--limit={self.concurrency}", f"--drain-seconds={self.drain_seconds}"]
+        if self.ready_file:
+            options.append(f"--ready-file={self.ready_file}")
+        return ["task", "serve", *options, "--", *(task for task in self.tasks if ":" in task)]
+
+    def environ(self) -> dict[str, str]:
+        """The variables beside the settings."""
+        told = {NAMESPACE: self.namespace, WORKER_NAME: self.name}
+        return told | ({SESSION: self.session} if self.session else {})
