@@ -136,6 +136,11 @@ class BackgroundEngine:
             current_task.reset(mark)
         return self._completed(claim, spec, result)
 
+    def time_limit(self, task: str) -> float | None:
+        """Seconds that a run of ``task`` may take."""
+        spec = self._specs.get(task)
+        return None if spec is None else spec.timeout_seconds
+
     def stored(self, outcome: Outcome) -> Outcome:
         """``outcome`` as it goes to the queue: above ``inline_bytes`` its envelope goes to the store first.
 

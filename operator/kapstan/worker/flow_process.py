@@ -1,7 +1,8 @@
 """The process of one attempt of a flow run: a supervisor that keeps the lease, and the child that runs user code.
 
 Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow
-that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
+that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records. What
+the flow has started and left behind is buried, and ended unless the run completed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from kapstan.logging import set_up
 from kapstan.ports import RunLease
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
+from kapstan.worker.descendants import adopt, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
@@ -62,6 +64,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     """
     go_read, go_write = os.pipe()
     supervisor = os.getpid()
+    adopt()
     child = os.fork()
     if child == 0:
         os.close(go_write)
@@ -81,10 +84,19 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    _, status = os.waitpid(child, 0)
+    code = _await_end(child)
+    if code != ExitCode.DONE:
+        kill_below(os.getpid())
     lease.end()
-    code = os.waitstatus_to_exitcode(status)
     _leave(code if code >= 0 else 128 - code)
+
+
+def _await_end(child: int) -> int:
+    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
 
 
 def _leave(code: int) -> NoReturn:
@@ -159,6 +171,7 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     for number in (signal.SIGTERM, _SUPERSEDED):
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    reset_signals_in_forks()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
