@@ -70,7 +70,7 @@ def _obey(slot: Slot, engine: BackgroundEngine, executor: Executor, line: Lane) 
 
     def look(_signal: int, _frame: Any) -> None:
         line.wake()
-        if slot.order == Order.STOP and engine.executing is not None:
+        if slot.order == Order.STOP and engine.executing:
             raise HandBack
         cancel = slot.cancel
         if executor.spool.storing and (slot.order == Order.STOP or executor.spool.storing == cancel):

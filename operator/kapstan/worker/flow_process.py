@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.engine import calls, ended, flow_engine
+from kapstan.engine import ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.loops import loops
 from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, SerializationError
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
@@ -232,7 +233,7 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
     try:
         if flow.spec.is_async:
             coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)
-            state = calls.LoopThread().run_once(coroutine)
+            state = loops.run_once(coroutine)
         else:
             state = flow_engine.run(flow, attempt=attempt.number, again=attempt.again)
         return _code(state)
