@@ -55,15 +55,14 @@ def _states_in(value: Any, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
     seen[id(value)] = value  # a circle stays as it is
-    made: Any
     if kind is dict:
         given = cast("dict[Any, Any]", value)
         items = {key: _states_in(item, seen) for key, item in given.items()}
-        made = items if any(items[key] is not given[key] for key in items) else given
+        made: Any = items if any(items[key] is not given[key] for key in items) else given
     else:
         found = list(cast("Iterable[Any]", value))
         new = [_states_in(item, seen) for item in found]
-        made = kind(new) if any(one is not other for one, other in zip(found, new, strict=True)) else value
+        made = cast("Any", kind(new)) if any(one is not other for one, other in zip(found, new, strict=True)) else value
     seen[id(value)] = made
     return made
 
