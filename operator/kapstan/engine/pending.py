@@ -205,7 +205,7 @@ async def until_done(values: Iterable[Any]) -> None:
     """Wait for the runs in ``values`` on the running event loop, without blocking it."""
     import asyncio
 
-    waited_for = resolvables(list(values))
+    waited_for = promises(list(values))
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     when_done(waited_for, lambda: loop.call_soon_threadsafe(ended.set))

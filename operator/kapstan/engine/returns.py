@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from kapstan import states
@@ -49,22 +49,20 @@ def _states_in(value: Any, seen: dict[int, Any]) -> Any:
     """``value`` with the futures in its lists, tuples, sets and dicts replaced by their final states."""
     if isinstance(value, Resolvable):
         return value.final_state().of_run(value.memo_reference)
-    kind = cast("Callable[[Iterable[Any]], Any]", type(value))
+    kind: Any = cast("Any", type)(value)
     if kind not in (list, tuple, set, frozenset, dict):
         return value
     if id(value) in seen:
         return seen[id(value)]
     seen[id(value)] = value  # a circle stays as it is
     if kind is dict:
-        given = cast("dict[Any, Any]", value)
-        items = {key: _states_in(item, seen) for key, item in given.items()}
-        made: Any = items if any(items[key] is not given[key] for key in items) else given
+        keys, found = [*value], [*value.values()]
     else:
-        found = list(cast("Iterable[Any]", value))
-        new = [_states_in(item, seen) for item in found]
-        made = cast("Any", kind(new)) if any(one is not other for one, other in zip(found, new, strict=True)) else value
-    seen[id(value)] = made
-    return made
+        keys, found = None, list(value)
+    new = [_states_in(item, seen) for item in found]
+    if any(one is not other for one, other in zip(found, new, strict=True)):
+        seen[id(value)] = kind(new) if keys is None else dict(zip(keys, new, strict=True))
+    return seen[id(value)]
 
 
 def _together(found: Sequence[State], result: Any) -> State:
