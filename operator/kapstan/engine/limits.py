@@ -98,20 +98,24 @@ def check() -> None:
 def wait(ended: threading.Event, timeout: float | None) -> bool:
     """``ended.wait(timeout)``, and ``TimeUp`` when a limit is up first: no signal wakes a thread other than the main
     one."""
-    left = remaining()
-    if left is None or (timeout is not None and timeout <= left):
-        return ended.wait(timeout)
-    if ended.wait(left):
-        return True
-    check()
-    return ended.is_set()
+    until = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = remaining()
+        ours = None if until is None else max(0.0, until - time.monotonic())
+        if left is None or (ours is not None and ours <= left):
+            return ended.wait(ours)
+        if ended.wait(left):
+            return True
+        check()  # unless the clock says that it woke up a moment too early
 
 
 def sleep(seconds: float) -> None:
     """``time.sleep`` that ends with ``TimeUp`` when a limit is up first."""
-    left = remaining()
-    time.sleep(seconds if left is None else min(seconds, left))
-    check()
+    until = time.monotonic() + seconds
+    while (ours := until - time.monotonic()) > 0.0:
+        left = remaining()
+        time.sleep(ours if left is None else min(ours, left))
+        check()
 
 
 def watched_here() -> bool:
