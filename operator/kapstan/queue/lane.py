@@ -2,8 +2,9 @@
 
 Made by ``RedisQueue.open_lane`` in the executor child. An idle lane blocks on the subscription of its connection; a
 submit anywhere hands it a claim through that. Whether a lane is idle is for the queue to say, never for what is
-remembered here: others take claims away (a recall by the supervisor, a lease that ended). After every reconnect the lane announces what it still knows to hold, so
-that claims whose reply was lost go back, and sends its unanswered steps again; their commits are recognised.
+remembered here: others take claims away (a recall by the supervisor, a lease that ended). After every reconnect the
+lane announces what it still knows to hold, so that claims whose reply was lost go back, and sends its unanswered steps
+again; their commits are recognised.
 """
 
 from __future__ import annotations

@@ -300,7 +300,7 @@ def test_a_run_behind_cancelled_ones_is_handed_over_at_once(queue: RedisQueue, h
     key = f"{queue.prefix}idle:{TASK}"
     cancelled = [run() for _ in range(5500)]
     queue.submit_many(cancelled)
-    for submission in cancelled[1:-1] + [cancelled[0], cancelled[-1]]:
+    for submission in [*cancelled[1:-1], cancelled[0], cancelled[-1]]:
         queue.cancel(submission.run_id)
     stale = queue.command(pack("LRANGE", f"{queue.prefix}q:{TASK}", 0, -1))
     assert len(stale) == 5498
