@@ -84,6 +84,8 @@ class JobRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parameters_ref: str | None = None
     """Key of further ones in the store, laid over these."""
+    again: bool = False
+    """A person asked to go on with a run that had failed: outcomes that failed are dropped first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def job(request: JobRequest) -> Manifest:
         deployment=deployment.metadata.name,
         parameters=request.parameters,
         parameters_ref=request.parameters_ref or "",
+        again=request.again,
     )
     container = _container(FLOW_CONTAINER, flow.image, launch)
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}

@@ -129,6 +129,7 @@ class ProcessLauncher:
             deployment=deployment.metadata.name,
             parameters=request.parameters,
             parameters_ref=request.parameters_ref or "",
+            again=request.again,
         )
         await self._execute(process, {"uid": request.uid, "number": request.attempt}, launch, cwd)
         self._bells.hang(process, request.run)

@@ -19,7 +19,6 @@ from kapstan.reconcile.plan import Acting, Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Right, Wake
 from kapstan.reconcile.world import World
 from kapstan.resources.labels import FLOW_RUN_LABEL
-from kapstan.states import TERMINAL_PHASES
 
 SPREAD = 0.5
 """Seconds that a Deployment waits after a change of one of its runs: many that change together are one look."""
@@ -34,8 +33,9 @@ class Remains:
 
 class FlowRunReconciler(Reconciler):
     kind = "FlowRun"
-    # Finished runs stay out of the watch, so that a restart costs nothing for them; one that ends leaves as deleted.
-    left_out = {"status.phase": sorted(TERMINAL_PHASES)}  # noqa: RUF012
+    # What cannot go on stays out of the watch, so that a restart costs nothing for it; one that ends leaves as deleted.
+    # Of one that failed or crashed it must be heard that a person has it go on.
+    left_out = {"status.phase": ("Cancelled", "Completed")}  # noqa: RUF012
     children = frozenset({"Job", "Pod"})
     child_label = FLOW_RUN_LABEL
     rights = (
@@ -80,6 +80,9 @@ class FlowRunReconciler(Reconciler):
             world.memory(History).drop(key)
         if known is None or after is None or (known.phase, known.cancelled) != (brief.phase, brief.cancelled):
             yield Wake(brief.parent, SPREAD)
+        if after is None or brief.ended:
+            # Another object may ask for the same run.
+            yield from (Wake(other) for other in world.cache.runs_of(brief.run_id) if other != key)
         held = known is not None and known.in_flight
         if held != (after is not None and brief.in_flight):
             # A place was taken or given back. Who asks for one wakes the pool himself.
