@@ -26,9 +26,9 @@ SPREAD = 0.5
 
 @dataclass(slots=True)
 class Remains:
-    """Jobs of runs that were deleted, until they are removed."""
+    """Runs that were deleted, until their Jobs are removed."""
 
-    jobs: dict[Key, list[str]] = field(default_factory=dict[Key, list[str]])
+    runs: dict[Key, RunBrief] = field(default_factory=dict[Key, RunBrief])
 
 
 class FlowRunReconciler(Reconciler):
@@ -50,7 +50,7 @@ class FlowRunReconciler(Reconciler):
         return pool is None or not served_elsewhere(world, pool)
 
     async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
-        world.memory(Remains).jobs.pop(key, None)  # made again under the same name
+        world.memory(Remains).runs.pop(key, None)  # made again under the same name
         brief = RunBrief.of(manifest)
         if brief.ended:
             world.memory(History).put(brief)
@@ -70,7 +70,7 @@ class FlowRunReconciler(Reconciler):
         brief = RunBrief.of(manifest)
         known = RunBrief.of(before) if before is not None else None
         if after is None:
-            world.memory(Remains).jobs[key] = [job for _, job in brief.attempts]
+            world.memory(Remains).runs[key] = brief
         elif brief.in_flight or brief.ended:
             # Recorded: from here on the status holds the place.
             world.memory(Places).leave(key)
@@ -106,7 +106,9 @@ class FlowRunReconciler(Reconciler):
         """Nobody waits for it, and nothing of it may run on."""
         await LeaveLine(key).perform(acting)
         acting.world.memory(History).drop(key)
-        jobs = acting.world.memory(Remains).jobs.pop(key, [])
+        brief = acting.world.memory(Remains).runs.pop(key, None)
+        if brief is None:
+            return
         for launcher in acting.world.launchers.values():
-            for job in jobs:
-                await launcher.remove(key, job)
+            for _, job in brief.attempts:
+                await launcher.remove(key, brief.uid, job)
