@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from kapstan.ports.background_runs import BackgroundFilter, BackgroundPage, BackgroundRuns, Change, ListedRun
 from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
-from kapstan.ports.flow_runs import FlowRuns, IndexedRun, LeaseHolder, RunLease
+from kapstan.ports.flow_runs import CANCEL_SIGNAL, FlowRuns, IndexedRun, LeaseHolder, RunLease
 from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, Want
 from kapstan.ports.launcher import (
     AttemptObservation,
@@ -27,6 +27,7 @@ from kapstan.ports.session import Renewed, Session
 from kapstan.ports.store import EraRegister, Store, Stored
 
 __all__ = [
+    "CANCEL_SIGNAL",
     "AttemptEnd",
     "AttemptObservation",
     "AttemptRecord",

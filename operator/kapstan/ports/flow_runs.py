@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,10 @@ class RunLease(Protocol):
         ...
 
     def release(self) -> None: ...
+
+
+CANCEL_SIGNAL = signal.SIGUSR2
+"""To the process that keeps the lease of a flow run: look at once whether a cancel was asked for."""
 
 
 class LeaseHolder(NamedTuple):

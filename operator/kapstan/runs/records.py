@@ -15,6 +15,7 @@ from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd as JournalEnd
 from kapstan.journal import History, log_name, read_journal
 from kapstan.ports import AttemptEnd, AttemptRecord
+from kapstan.runs.ending import end_run
 from kapstan.states import AttemptOutcome
 
 
@@ -57,13 +58,10 @@ class Records:
         """
         return read_journal(self._backend.store, self._backend.codec, run_id)
 
-    def declared(self, run_id: RunId) -> tuple[Literal["Crashed", "Cancelled"], str] | None:
-        summary = self._backend.flow_runs.load(run_id) or {}
-        if not summary.get("declared"):
-            return None  # an attempt that begins writes its own summary, without that word
-        return ("Crashed" if summary["state"] == "CRASHED" else "Cancelled"), str(summary.get("message") or "")
-
     def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
+        if state == "Cancelled":
+            self.show_end(run_id, end_run(self._backend, run_id, AttemptOutcome.CANCELLED, message))
+            return
         before = self._backend.flow_runs.load(run_id) or {}
         if before.get("state") == state.upper() and before.get("message") == message:
             return
@@ -71,6 +69,25 @@ class Records:
         declared.setdefault("ended", None)
         declared["declared"] = time.time()
         self._backend.flow_runs.save(run_id, declared)
+
+    def show_end(self, run_id: RunId, end: JournalEnd) -> None:
+        """Let the index say how the run ended by its journal."""
+        before = self._backend.flow_runs.load(run_id) or {}
+        state = end.end.value.upper()
+        if before.get("state") == state and before.get("outcome"):
+            return
+        shown = self._end(run_id, end)
+        told = {
+            "state": state,
+            "state_name": end.end.value,
+            "message": end.message,
+            "attempt": end.attempt,
+            "started": before.get("started", end.at),
+            "ended": end.at,
+            "outcome": end.end,
+            "result_ref": shown.result_ref,
+        }
+        self._backend.flow_runs.save(run_id, {**before, **told})
 
     def summary(self, run_id: RunId) -> dict[str, Any] | None:
         """What the index holds; None if it does not know the run."""

@@ -84,6 +84,10 @@ class LocalLog:
             with refusing(self._path):
                 raise
 
+    def remove(self) -> None:
+        with refusing(self._path):
+            self._path.unlink(missing_ok=True)
+
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)

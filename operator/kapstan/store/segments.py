@@ -98,6 +98,10 @@ class SegmentLog:
             self._write(self._doubtful)
         self._write(self._segment(self._next, "data", records))
 
+    def remove(self) -> None:
+        for part in ("j", "c"):  # checkpoints last
+            self._store.delete(list(self._store.keys(f"{self._name}/{part}/")))
+
     def close(self) -> None:
         for thread in self._checkpointing:
             thread.join(timeout=5)  # a checkpoint that is not written costs the next opener a few reads, no more

@@ -1,8 +1,7 @@
 """The process of one attempt of a flow run: a supervisor that keeps the lease, and the child that runs user code.
 
 Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow
-that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records. What
-the flow has started and left behind is buried, and ended unless the run completed.
+that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
 """
 
 from __future__ import annotations
@@ -21,21 +20,20 @@ from typing import Any, NoReturn
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.engine import ended, flow_engine
+from kapstan.engine import calls, ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
-from kapstan.engine.loops import loops
 from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, SerializationError
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
-from kapstan.ports import RunLease
+from kapstan.ports import CANCEL_SIGNAL, RunLease
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
-from kapstan.worker.descendants import adopt, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
 _SUPERSEDED = signal.SIGUSR1  # from the supervisor: a later attempt has the lease, so record nothing more
 _PR_SET_PDEATHSIG = 1
+_cancel_asked = threading.Event()  # of this process: look at the lease (supervisor), or end the run (its child)
 
 Load = Callable[[], tuple[FlowSpec, dict[str, Any]]]
 """Imports the flow and reads its parameters; called in the child."""
@@ -65,7 +63,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     """
     go_read, go_write = os.pipe()
     supervisor = os.getpid()
-    adopt()
+    signal.signal(CANCEL_SIGNAL, lambda _got, _frame: _cancel_asked.set())
     child = os.fork()
     if child == 0:
         os.close(go_write)
@@ -85,19 +83,10 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    code = _await_end(child)
-    if code != ExitCode.DONE:
-        kill_below(os.getpid())
+    _, status = os.waitpid(child, 0)
     lease.end()
+    code = os.waitstatus_to_exitcode(status)
     _leave(code if code >= 0 else 128 - code)
-
-
-def _await_end(child: int) -> int:
-    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried."""
-    while True:
-        pid, status = os.waitpid(-1, 0)
-        if pid == child:
-            return os.waitstatus_to_exitcode(status)
 
 
 def _leave(code: int) -> NoReturn:
@@ -128,6 +117,7 @@ class _Lease:
         self._lease: RunLease | None = None
         self._answered = threading.Event()
         self._ending = threading.Event()
+        self._told = False  # the child, of a cancel
         self.refused = False
         self._thread = threading.Thread(target=self._keep, name="kapstan-lease", daemon=True)
         self._thread.start()
@@ -137,6 +127,7 @@ class _Lease:
     def end(self) -> None:
         """Give the lease back, if that can be done at once."""
         self._ending.set()
+        _cancel_asked.set()
         self._thread.join(1.0)
 
     def _keep(self) -> None:
@@ -152,14 +143,19 @@ class _Lease:
                 self._answered.set()
             except BackendError as error:
                 logger.warning("Flow run %s: its lease cannot be renewed: %s", self._attempt.run_id, error)
-            self._ending.wait(self._beat)
+            if _cancel_asked.wait(self._beat):
+                _cancel_asked.clear()
         if self._lease is not None:
             with contextlib.suppress(BackendError):
                 self._lease.release()
 
     def _take_or_renew(self) -> bool:
         if self._lease is not None:
-            return self._lease.renew()
+            kept = self._lease.renew()
+            if kept and self._lease.cancel_asked and not self._told:
+                self._told = True
+                _send(self._child, CANCEL_SIGNAL)
+            return kept
         holder = f"{os.uname().nodename}:{os.getpid()}:{new_nonce()}"
         self._lease = self._backend.flow_runs.lease(self._attempt.run_id, self._attempt.number, holder)
         return self._lease is not None
@@ -172,7 +168,6 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     for number in (signal.SIGTERM, _SUPERSEDED):
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    reset_signals_in_forks()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -227,13 +222,23 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
         if flow.begun:  # before that, the engine looks as soon as the attempt can be ended in its journal
             raise error
 
+    def cancel(_got: int, _frame: Any) -> None:
+        if flow.ending or flow.stopped is not None:
+            return
+        error = flow.stop_here(CancelRun("cancelled by a person"))
+        if flow.begun:
+            raise error
+
     flow.on_stop = lambda: _send(os.getpid(), signal.SIGTERM)
     for number in (signal.SIGTERM, _SUPERSEDED):
         signal.signal(number, break_off)
+    signal.signal(CANCEL_SIGNAL, cancel)
+    if _cancel_asked.is_set():  # while the flow was imported
+        flow.stop_here(CancelRun("cancelled by a person"))
     try:
         if flow.spec.is_async:
             coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)
-            state = loops.run_once(coroutine)
+            state = calls.LoopThread().run_once(coroutine)
         else:
             state = flow_engine.run(flow, attempt=attempt.number, again=attempt.again)
         return _code(state)

@@ -66,7 +66,6 @@ def test_a_run_cannot_choose_whose_rights_it_runs_with() -> None:
         "scheduledTime",
         "cancel",
         "suspend",
-        "resume",
     }
 
 

@@ -58,12 +58,11 @@ class DeleteRun:
     """Delete a finished FlowRun beyond the history limits, with what its attempts left."""
 
     run: Key
-    uid: str
     attempts: tuple[tuple[int, str], ...] = ()
 
     async def perform(self, acting: Acting) -> None:
         for _, job in self.attempts:
-            await acting.world.launcher("").remove(self.run, self.uid, job)
-        with contextlib.suppress(NotFound, ResourceConflict):  # gone, and another run may have its name
-            await acting.world.cluster.delete(self.run, uid=self.uid)
+            await acting.world.launcher("").remove(self.run, job)
+        with contextlib.suppress(NotFound):
+            await acting.world.cluster.delete(self.run)
         acting.world.memory(History).drop(self.run)
