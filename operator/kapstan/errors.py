@@ -38,8 +38,8 @@ KapstanError
 └── MissingContextError         called outside a run
 
 Control flow, BaseException so that no ``except Exception`` of a user's swallows it:
-Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun, JournalLost (nothing can be recorded any
-more).
+Fenced (another attempt took over), HandBack (SIGTERM of a drain), CancelRun, Parked (a person must decide), JournalLost
+(nothing can be recorded any more).
 """
 
 from __future__ import annotations
@@ -221,6 +221,10 @@ class HandBack(BaseException):
 
 class CancelRun(BaseException):
     """This run was cancelled."""
+
+
+class Parked(BaseException):
+    """The run cannot go on without a person: it would repeat an effect, or cannot tell."""
 
 
 class JournalLost(BaseException):

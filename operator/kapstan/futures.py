@@ -17,6 +17,7 @@ from kapstan import backend as backends
 from kapstan import ids, states
 from kapstan.engine import values
 from kapstan.engine.pending import Pending, Resolvable
+from kapstan.engine.waiting import without_place
 from kapstan.ids import RunId
 from kapstan.ports import RunRecord
 from kapstan.states import State
@@ -46,15 +47,16 @@ class Future(Resolvable, Generic[R]):
     def state(self) -> State:
         """Where the run stands now; ``Pending`` for a background run that the queue does not know (any more)."""
         if self._pending is not None:
-            return self._pending.state
-        return _state_of(backends.current().queue.record(self._run_id))
+            return self._pending.state.of_run(self._run_id)
+        return _state_of(backends.current().queue.record(self._run_id)).of_run(self._run_id)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness."""
         if self._pending is not None:
             self._pending.wait(timeout)
         else:
-            backends.current().queue.wait([self._run_id], timeout)
+            with without_place():
+                backends.current().queue.wait([self._run_id], timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
         """What the run returned.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kapstan import settings
 from kapstan.context import TaskRun, current_flow, current_task
 from kapstan.errors import MissingContextError
+from kapstan.states import State
 
 if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
@@ -67,6 +68,16 @@ def task_run_info(run: TaskRun, message: str, *args: object) -> None:
     set_up()
     if _task_runs.isEnabledFor(logging.INFO):
         task_run_logger(run).info(message, *args)
+
+
+def tell_end(run: TaskRun, state: State) -> None:
+    """The lines of a task run that has ended in ``state``."""
+    if state.is_completed():
+        task_run_info(run, "Finished in state %s", state)
+        return
+    logger = task_run_logger(run)
+    logger.error("%s", state.message, exc_info=state.data if isinstance(state.data, BaseException) else None)
+    logger.error("Finished in state %s", state)
 
 
 def get_run_logger() -> RunLogger:

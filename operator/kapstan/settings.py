@@ -201,6 +201,7 @@ def make_home(home: Path) -> None:
 # Told to processes of ours by the launcher; not settings. Names with KAPSTAN_TEST_ belong to the tests.
 _NOT_SETTINGS = frozenset(
     {
+        "KAPSTAN_EXECUTOR",
         "KAPSTAN_SESSION",
         "KAPSTAN_WORKER_NAME",
         "KAPSTAN_FLOW_ENTRYPOINT",

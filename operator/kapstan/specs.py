@@ -62,6 +62,8 @@ class TaskSpec(TaskPolicy):
     own_signature: inspect.Signature | None = None
     task: Any = field(default=None, repr=False, compare=False)
     effect: EffectClass = EffectClass.PURE
+    chain: Any = field(default=None, init=False, repr=False, compare=False)
+    """The steps of its runs; ``engine.chain`` makes them at the first."""
     arity: tuple[int, int] = field(init=False, repr=False, compare=False)
     """How many positional arguments, and nothing else, fit the signature: the least and the most; most 0 < least 1 for
     none."""

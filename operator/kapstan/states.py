@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from kapstan.errors import CancelledRun, CrashedRun, MissingResult, PausedRun, RunFailed, UnfinishedRun
+from kapstan.errors import CancelledRun, CrashedRun, KapstanError, MissingResult, PausedRun, RunFailed, UnfinishedRun
 
 
 class StateType(enum.StrEnum):
@@ -194,6 +194,25 @@ class State:
     def with_data(self, data: Any) -> State:
         return replace(self, data=data, has_data=True)
 
+    @property
+    def run_id(self) -> str | None:
+        """The run whose state it is; None for one that user code made."""
+        return self.details.get("run_id")
+
+    def of_run(self, run_id: str) -> State:
+        """This state as that of a run."""
+        return self if self.run_id == run_id else replace(self, details={**self.details, "run_id": run_id})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its data, which is fetched for it; without where it cannot be fetched."""
+        data, has_data = self.data, self.has_data
+        if not has_data and self.loader is not None:
+            try:
+                data, has_data = self.loader(), True
+            except KapstanError:
+                data, has_data = None, False
+        return State, (self.type, self.name, self.message, self.timestamp, data, has_data, None, self.details)
+
     def result(self, raise_on_failure: bool = True) -> Any:
         """What the run returned.
 
@@ -214,10 +233,24 @@ class State:
             raise MissingResult("the run completed, but its result was not stored (persist_result=False?)")
         if self.type is StateType.COMPLETED:
             return data
-        error = data if isinstance(data, BaseException) else _ERRORS[self.type](self.message or None)
-        if raise_on_failure:
-            raise error
-        return error
+        error = _raised(data) or _ERRORS[self.type](self.message or None)
+        if not raise_on_failure:
+            return error
+        if not isinstance(error, Exception):  # sys.exit() of a task must not end whoever waits for it
+            raise CrashedRun(f"{type(error).__name__}: {error}") from error
+        raise error
+
+
+def _raised(data: Any) -> BaseException | None:
+    """The exception that a run ended with: its own, or that of the first of several states that did not complete."""
+    if isinstance(data, BaseException):
+        return data
+    found = cast("Iterable[Any]", data if isinstance(data, (list, tuple, set)) else [data])
+    for item in found:
+        if isinstance(item, State) and not item.is_completed():
+            error = item.result(raise_on_failure=False) if item.is_final() else UnfinishedRun(f"a run is {item.name}")
+            return error if isinstance(error, BaseException) else None
+    return None
 
 
 _ERRORS: dict[StateType, type[RunFailed]] = {

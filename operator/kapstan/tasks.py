@@ -15,10 +15,11 @@ from kapstan.context import current_flow
 from kapstan.engine import options as opts
 from kapstan.engine import submission, task_run
 from kapstan.engine.decorated import Decorated
+from kapstan.engine.execution import TaskExecution
 from kapstan.engine.functions import iterated, runs_async
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
-from kapstan.engine.pending import resolvables
+from kapstan.engine.pending import promises
 from kapstan.errors import DuplicateTask
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
@@ -113,11 +114,11 @@ class Task(_Attributes, Generic[P, R]):
             coroutine = self._call_async(call, return_state)
             return iterated(coroutine) if self.isgenerator and not return_state else coroutine
         state = task_run.run(call)
-        return state if return_state else state.result()
+        return state.of_run(call.run.run_id) if return_state else task_run.result(state)
 
-    async def _call_async(self, call: task_run.TaskCall, return_state: bool) -> Any:
+    async def _call_async(self, call: TaskExecution, return_state: bool) -> Any:
         state = await task_run.arun(call)
-        return state if return_state else state.result()
+        return state.of_run(call.run.run_id) if return_state else task_run.result(state)
 
     @overload
     def submit(self: Task[Q, Coroutine[Any, Any, T]], *args: Q.args, **kwargs: Q.kwargs) -> Future[T]: ...
@@ -143,13 +144,13 @@ class Task(_Attributes, Generic[P, R]):
         if current_flow.get() is None:
             from kapstan.worker import in_process
 
-            for upstream in resolvables(list(wait_for or ())):
+            for upstream in promises(list(wait_for or ())):
                 upstream.final_state()
             future: Future[Any] = Future(in_process.submit(self.spec, (*self._bound, *args), kwargs, registered))
         else:
             call = self._prepare(args, kwargs, wait_for)
             future = Future(call.run.run_id, pending=task_run.submit(call))
-        return future.final_state() if return_state else future
+        return future.final_state().of_run(future.memo_reference) if return_state else future
 
     @overload
     def map(self: Task[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> FutureList[T]: ...

@@ -26,6 +26,7 @@ from kapstan.worker.flow_process import Attempt
 @click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this attempt.")
 @click.option("--parameters", envvar=launch.PARAMETERS, help="Parameters of the flow, a JSON object.")
 @click.option("--parameters-ref", default="", help="Key of further ones in the store, laid over these.")
+@click.option("--again", is_flag=True, help="Go on with a run that failed: what failed is executed again.")
 @click.option("--name", envvar=launch.RUN_NAME, default="", help="Name of the run. [default: two words]")
 @click.option("--deployment", envvar=launch.DEPLOYMENT, default="", help="Deployment that it was made from.")
 def command(**options: Any) -> None:
@@ -43,8 +44,17 @@ def command(**options: Any) -> None:
         stored = stored_parameters.read(backends.current(), key) if key else {}
         return load_flow(asked.entrypoint), {**asked.parameters, **stored}
 
-    attempt = Attempt(asked.run_id, asked.attempt, asked.entrypoint, name=asked.name, deployment=asked.deployment)
-    flow_process.execute(attempt, load)
+    flow_process.execute(
+        Attempt(
+            asked.run_id,
+            asked.attempt,
+            asked.entrypoint,
+            name=asked.name,
+            deployment=asked.deployment,
+            again=asked.again,
+        ),
+        load,
+    )
 
 
 def read(
@@ -54,6 +64,7 @@ def read(
     attempt: int,
     parameters: str | None,
     parameters_ref: str,
+    again: bool,
     name: str,
     deployment: str,
 ) -> FlowRunLaunch:
@@ -71,6 +82,7 @@ def read(
         deployment=deployment,
         parameters=_object(parameters),
         parameters_ref=parameters_ref,
+        again=again,
     )
 
 

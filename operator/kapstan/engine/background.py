@@ -9,13 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from kapstan import states
 from kapstan.backend import Backend
 from kapstan.codec import JSON, Reference
-from kapstan.context import TaskRun, current_task
-from kapstan.engine import calls, retries, values
-from kapstan.engine.pending import UpstreamFailed, resolved
+from kapstan.context import TaskRun
+from kapstan.engine import branch, values
+from kapstan.engine.branch import Branch
+from kapstan.engine.chain import walk
+from kapstan.engine.execution import Ledger, TaskExecution
+from kapstan.engine.loops import loops
+from kapstan.engine.operations import drive
 from kapstan.errors import (
     BackendError,
     CancelRun,
@@ -26,9 +31,10 @@ from kapstan.errors import (
     ValueTooLarge,
 )
 from kapstan.ids import RunId, Token
-from kapstan.logging import redirect_prints
+from kapstan.logging import redirect_prints, tell_end
 from kapstan.ports import Claim, Outcome
 from kapstan.specs import TaskSpec
+from kapstan.states import State
 
 logger = logging.getLogger("kapstan.task_runs")
 
@@ -59,13 +65,11 @@ class BackgroundEngine:
         self._log_prints = backend.settings.log_prints
         if self._log_prints or any(spec.log_prints for spec in specs.values()):
             redirect_prints()
-        self._loops = calls.LoopThread()
-        self._executing: RunId | None = None
 
     @property
-    def executing(self) -> RunId | None:
-        """The run whose user code runs now. None while the engine decodes or encodes."""
-        return self._executing
+    def executing(self) -> bool:
+        """Whether user code runs now, and not the engine's own: for a signal handler of the engine's thread."""
+        return branch.current.get() is not None
 
     def interrupt(self, run_id: RunId) -> None:
         """Stop ``run_id`` if its code runs now; for a signal handler of the engine's thread.
@@ -73,7 +77,8 @@ class BackgroundEngine:
         Raises:
             CancelRun: into the user's code; ``run`` turns it into the outcome ``cancelled``.
         """
-        if self._executing == run_id:
+        line = branch.current.get()
+        if line is not None and line.root == run_id:
             raise CancelRun
 
     def run(self, claim: Claim) -> Outcome | RetryLater:
@@ -100,11 +105,7 @@ class BackgroundEngine:
             arguments = self._codec.decode(claim.envelope, "arguments", key)
             if type(arguments) is Reference:
                 arguments = values.open_value(self._backend, claim.envelope, "arguments", key)
-            args, kwargs = arguments[0], arguments[1]
-            if claim.envelope[1:2] != JSON:  # futures of other background runs may be among them
-                args, kwargs = resolved(args), resolved(kwargs)
-        except UpstreamFailed as error:
-            return self._refuse(claim, "failed", f"a run that it was to get the result of ended as {error}")
+            args, kwargs = tuple(arguments[0]), arguments[1]
         except (BackendError, ConfigurationError):
             raise
         except (KapstanError, LookupError, TypeError) as error:
@@ -118,23 +119,18 @@ class BackgroundEngine:
             flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
             log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
         )
-        mark = current_task.set(run)
+        claimed = _Claimed(self, claim)
         try:
-            self._executing = claim.run_id
-            if spec.is_async:
-                result = self._loops.run(calls.acall(spec.fn, args, kwargs, spec.timeout_seconds))
-            else:
-                result = calls.call(spec.fn, args, kwargs, spec.timeout_seconds)
-            self._executing = None
+            drive(walk(TaskExecution(spec, args, kwargs, (), run, claimed)))
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")
-        except Exception as error:  # noqa: BLE001  (user code)
-            self._executing = None
-            return self._failed(claim, spec, run, args, kwargs, error)
-        finally:
-            self._executing = None
-            current_task.reset(mark)
-        return self._completed(claim, spec, result)
+        assert claimed.ended is not None, "the chain of a run ends with its outcome"
+        return claimed.ended
+
+    def time_limit(self, task: str) -> float | None:
+        """Seconds that a run of ``task`` may take."""
+        spec = self._specs.get(task)
+        return None if spec is None else spec.timeout_seconds
 
     def stored(self, outcome: Outcome) -> Outcome:
         """``outcome`` as it goes to the queue: above ``inline_bytes`` its envelope goes to the store first.
@@ -148,7 +144,23 @@ class BackgroundEngine:
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""
-        self._loops.close()
+        loops.close()
+
+    # ------------------------------------------------------------------ what ``_Claimed`` makes of a state
+
+    def outcome(self, claim: Claim, execution: TaskExecution, state: State) -> Outcome:
+        """How the run ended, sealed for the queue."""
+        spec, run = execution.spec, execution.run
+        if state.is_completed():
+            return self._completed(claim, spec, state.result())
+        if state.name == "NotReady":
+            return self._refuse(claim, "failed", state.message)
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, TypeError) and not _fits(spec, execution.args, execution.kwargs):
+            return self._refuse(claim, "failed", f"its arguments do not fit: {error}")
+        tell_end(run, state)
+        ended = "failed" if state.is_failed() else "cancelled" if state.is_cancelled() else "crashed"
+        return self._failure(claim, error, ended)
 
     def _completed(self, claim: Claim, spec: TaskSpec, result: Any) -> Outcome:
         if spec.persist_result is False:
@@ -163,25 +175,37 @@ class BackgroundEngine:
             return self._failure(claim, error)
         return Outcome(claim.run_id, claim.token, "completed", envelope)
 
-    def _failed(
-        self, claim: Claim, spec: TaskSpec, run: TaskRun, args: Any, kwargs: Any, error: Exception
-    ) -> Outcome | RetryLater:
-        if isinstance(error, TypeError) and not _fits(spec, args, kwargs):
-            return self._refuse(claim, "failed", f"its arguments do not fit: {error}")
-        delay = retries.retry_delay(spec, claim.attempt, error)
-        if delay is not None:
-            logger.warning("Task run '%s' failed: %r. Retrying in %s seconds...", run.name, error, delay)
-            return RetryLater(claim.run_id, claim.token, delay)
-        logger.error("Task run '%s' failed: %r", run.name, error, exc_info=error)
-        return self._failure(claim, error)
-
-    def _failure(self, claim: Claim, error: BaseException) -> Outcome:
+    def _failure(
+        self, claim: Claim, error: BaseException, state: Literal["failed", "crashed", "cancelled"] = "failed"
+    ) -> Outcome:
         envelope = values.failure_envelope(self._backend, error, claim.run_id)
-        return Outcome(claim.run_id, claim.token, "failed", envelope)
+        return Outcome(claim.run_id, claim.token, state, envelope)
 
     def _refuse(self, claim: Claim, state: Any, reason: str) -> Outcome:
         logger.error("Task run %s of %s was not executed: %s", claim.run_id, claim.task, reason)
         return Outcome(claim.run_id, claim.token, state, values.seal_reason(self._backend, reason, claim.run_id))
+
+
+class _Claimed(Ledger):
+    """The ledger of a claimed run: its outcome goes to the queue, and so do its retries."""
+
+    retries_in_place = False
+
+    def __init__(self, engine: BackgroundEngine, claim: Claim) -> None:
+        self._engine = engine
+        self._claim = claim
+        self.ended: Outcome | RetryLater | None = None
+
+    def keep(self, execution: TaskExecution, state: State) -> None:
+        if self.ended is None:
+            self.ended = self._engine.outcome(self._claim, execution, state)
+
+    def again_later(self, _: TaskExecution, delay: float) -> State:
+        self.ended = RetryLater(self._claim.run_id, self._claim.token, delay)
+        return states.AwaitingRetry()
+
+    def branch(self, _: TaskExecution) -> Branch:
+        return Branch(self._claim.run_id)
 
 
 def _fits(spec: TaskSpec, args: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -6,31 +6,38 @@
 from __future__ import annotations
 
 import logging
+import os
+import reprlib
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from kapstan.backend import Backend
-from kapstan.engine import values
+from kapstan.engine import limits, values
+from kapstan.engine.branch import Branch
+from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.memo import Memo
+from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
-from kapstan.errors import BackendError, Fenced, JournalLost, KapstanError, SerializationError
+from kapstan.engine.threads import Threads
+from kapstan.errors import BackendError, Fenced, JournalLost, Parked, SerializationError, StoreUnavailable
 from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
-from kapstan.logging import RunLogger, flow_run_logger
+from kapstan.logging import RunLogger, flow_run_logger, tell_end
 from kapstan.specs import FlowSpec, TaskSpec
 from kapstan.states import EffectClass, State, StateType
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
+T = TypeVar("T")
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
+"""Seconds between two looks at a store that is away."""
 _SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the interpreter from the one that has the journal's answer: Python's own 5 ms
 cost a tenth of the rate of short tasks."""
 
 
-class FlowRun:
+class FlowRun(Ledger):
     """A flow run while an attempt of it executes here.
 
     Attributes:
@@ -40,6 +47,9 @@ class FlowRun:
         deployment: name of the deployment that it was made from, "" for none.
         begun: the attempt stands in the journal; only now may a signal break it off.
         ending: its end is being recorded; nothing may break that off.
+        execution: stands for the present execution of the flow's function.
+        inside: the task run that made the call, None for a call by a flow itself or by nobody.
+        may_have_begun: whether whoever calls it may have called it before, with the same id.
     """
 
     def __init__(
@@ -65,16 +75,19 @@ class FlowRun:
         self.attempt = attempt
         self.run_count = 1
         self.log_prints = log_prints
-        self.memo = Memo(run_id, {})
+        self.memo = Memo({})
+        self.execution = object()
         self.on_stop: Callable[[], object] | None = parent.on_stop if parent is not None else None
         self._journal: Journal | None = None
         self._submitted: list[Pending] = []
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         self._lock = threading.Lock()
         self._stopped: BaseException | None = None
         self.begun = False
         self.ending = False
         self._warned: set[str] = set()
+        self.inside: RunId | None = None
+        self.may_have_begun = False
 
     @property
     def logger(self) -> RunLogger:
@@ -88,63 +101,77 @@ class FlowRun:
     def opened(self, journal: Journal, outcomes: Mapping[RunId, TaskOutcome]) -> None:
         """Begin to write to ``journal``; ``outcomes`` are those that need not be executed again."""
         self._journal = journal
-        self.memo = Memo(self.run_id, outcomes)
+        self.memo = Memo(outcomes)
 
-    # ------------------------------------------------------------------ outcomes of task calls
+    def body(self) -> Branch:
+        """The branch of one execution of the flow's function."""
+        self.execution = object()
+        return Branch(self.run_id, execution=self.execution)
 
-    def replayed(self, run_id: RunId, run_name: str) -> State | None:
-        """The outcome that an earlier attempt left for this call; None if it must be executed."""
-        outcome: TaskOutcome | None = self.memo.take(run_id)
-        if outcome is None:
-            return None
-        try:
-            return self._state_of(outcome)
-        except KapstanError as error:
-            self.logger.warning("The outcome of run '%s' cannot be read and it runs again: %s", run_name, error)
-            return None
+    # ------------------------------------------------------------------ the ledger of task runs (see ``execution``)
 
-    def record(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> None:
-        """Put an outcome in the journal; returns when it is durable.
+    def known(self, execution: TaskExecution) -> Operation | State | None:
+        """The outcome that an earlier attempt left for this call.
 
         Raises:
+            Parked: it left one for this very call with other inputs, and the call has an effect.
+        """
+        outcome = self.memo.take(execution.run.run_id, execution.inside)
+        if outcome is None:
+            self._check_inputs(execution)
+            return None
+        return self.replay(outcome)
+
+    def replay(self, outcome: TaskOutcome) -> Operation | State | None:
+        """The state that ``outcome`` tells of, or what fetches it; None for one without a value: it runs again."""
+        if outcome.value is None:
+            return None
+        if values.is_stored(self.backend, outcome.value, "result", outcome.key):
+            return Do(self._read, outcome)
+        return self._read(outcome)
+
+    def keep(self, execution: TaskExecution, state: State) -> Operation | None:
+        if not state.is_final():
+            return None
+        tell_end(execution.run, state)
+        return self.write(execution.spec, execution.run.run_id, execution.run.name, state, execution)
+
+    def branch(self, execution: TaskExecution) -> Branch:
+        run_id = execution.run.run_id
+        return Branch(self.run_id, run_id, run_id, self.execution)
+
+    def write(
+        self,
+        spec: TaskSpec | FlowSpec,
+        run_id: RunId,
+        run_name: str,
+        state: State,
+        execution: TaskExecution | None = None,
+        inside: RunId | None = None,
+    ) -> Operation | None:
+        """What puts an outcome in the journal; None for a result that shall not be kept.
+
+        Done, it raises:
             Fenced: another attempt has taken over.
             JournalLost: the store did not answer in time, so nothing that follows could be recorded.
         """
-        outcome = self._outcome(spec, run_id, run_name, state)
-        if outcome is None:
-            return
+        if spec.persist_result is False:
+            return None
         self.check_stopped()
+        outcome = self._written(lambda: self._outcome(spec, run_id, run_name, state, execution))
+        self.memo.keep(outcome, inside if execution is None else execution.inside)
+        return Write(
+            lambda: self._written(lambda: self.journal.append(outcome)), lambda done: self._post(outcome, done)
+        )
+
+    def _written(self, write: Callable[[], T]) -> T:
         try:
-            self.journal.append(outcome)
+            return write()
         except BackendError as error:
             raise self.stop(JournalLost(str(error))) from error
         except Fenced as error:
             self.stop(error)
             raise
-
-    async def arecord(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> None:
-        """As ``record``, without blocking the event loop."""
-        outcome = self._outcome(spec, run_id, run_name, state)
-        if outcome is None:
-            return
-        import asyncio
-
-        self.check_stopped()
-        loop = asyncio.get_running_loop()
-        stored = asyncio.Event()
-        self._post(outcome, lambda: loop.call_soon_threadsafe(stored.set))
-        await stored.wait()
-        self.check_stopped()
-
-    def post(
-        self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State, stored: Callable[[], object]
-    ) -> None:
-        """As ``record``, but returns at once: ``stored`` is called when it is durable, or never will be."""
-        outcome = self._outcome(spec, run_id, run_name, state)
-        if outcome is None:
-            stored()
-        else:
-            self._post(outcome, stored)
 
     def _post(self, outcome: TaskOutcome, stored: Callable[[], object]) -> None:
         def answered(error: BaseException | None) -> None:
@@ -157,10 +184,15 @@ class FlowRun:
         except Fenced as error:
             answered(error)
 
-    def _outcome(self, spec: TaskSpec | FlowSpec, run_id: RunId, run_name: str, state: State) -> TaskOutcome | None:
-        """What the journal is to hold; None for a result that shall not be kept or that is no end."""
-        if spec.persist_result is False or not state.is_final():
-            return None
+    def _outcome(
+        self,
+        spec: TaskSpec | FlowSpec,
+        run_id: RunId,
+        run_name: str,
+        state: State,
+        execution: TaskExecution | None,
+    ) -> TaskOutcome:
+        """What the journal is to hold."""
         value: bytes | None = None
         if state.type is not StateType.COMPLETED:
             error = state.result(raise_on_failure=False)
@@ -177,20 +209,54 @@ class FlowRun:
             state=state.type.value,
             state_name=state.name,
             message=state.message,
+            run_count=1 if execution is None else execution.run.run_count,
             at=state.timestamp,
             value=value,
             effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
+            position="" if execution is None else execution.position,
         )
 
-    def _state_of(self, outcome: TaskOutcome) -> State | None:
-        if outcome.value is None:
-            return None
+    # ------------------------------------------------------------------ reading what is there
+
+    def _read(self, outcome: TaskOutcome) -> State:
+        """The state of ``outcome``. A store that is away is waited for: an outcome that cannot be read is never
+        executed again.
+
+        Raises:
+            Parked: it can never be read here.
+        """
+        assert outcome.value is not None
         kind = StateType(outcome.state)
-        if kind is StateType.COMPLETED:
-            data = values.open_value(self.backend, outcome.value, "result", outcome.key)
-        else:
-            data = values.open_failure(self.backend, outcome.value, outcome.key)
-        return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
+        delay = _FIRST_WAIT
+        while True:
+            try:
+                if kind is StateType.COMPLETED:
+                    data = values.open_value(self.backend, outcome.value, "result", outcome.key)
+                else:
+                    data = values.open_failure(self.backend, outcome.value, outcome.key)
+                return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
+            except StoreUnavailable as error:
+                self.logger.warning("The outcome of run '%s' cannot be read now; waiting: %s", outcome.name, error)
+                self.check_stopped()
+                limits.sleep(delay)
+                delay = min(2 * delay, _LONGEST_WAIT)
+            except Exception as error:
+                what = f"the outcome of task run '{outcome.name}' ({outcome.task}) cannot be read here: {error}"
+                raise self.stop(Parked(f"{what}; it is not executed again")) from error
+
+    def _check_inputs(self, execution: TaskExecution) -> None:
+        """A resumed flow is about to make a call anew that it made with other inputs before."""
+        before = self.memo.other_inputs(execution.spec.identity, execution.position)
+        if before is None:
+            return
+        now = reprlib.repr(execution.run.parameters)
+        what = (
+            f"task {execution.spec.name} was executed as run '{before.name}' with {before.inputs or 'other inputs'}; "
+            f"this attempt calls it with {now}"
+        )
+        if before.effect is not EffectClass.PURE:
+            raise self.stop(Parked(f"{what}; its effect is not repeated"))
+        self._warn_once(f"inputs {before.task}", f"{what}; it runs again")
 
     def _warn_once(self, identity: str, message: str) -> None:
         if identity not in self._warned:
@@ -200,15 +266,13 @@ class FlowRun:
     # ------------------------------------------------------------------ threads of .submit()
 
     @property
-    def threads(self) -> ThreadPoolExecutor:
+    def threads(self) -> Threads:
         """The threads of ``.submit()``, made at the first; from then on this process changes threads more often."""
         with self._lock:
             if self._threads is None:
-                from concurrent.futures import ThreadPoolExecutor
-
                 sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
                 limit = self.spec.submit_limit or self.backend.settings.submit_limit
-                self._threads = ThreadPoolExecutor(limit, thread_name_prefix=f"{self.name}-task")
+                self._threads = Threads(limit, f"{self.name}-task")
             return self._threads
 
     def track(self, pending: Pending) -> None:
@@ -216,11 +280,11 @@ class FlowRun:
         with self._lock:
             self._submitted.append(pending)
 
-    def wait_for_submitted(self) -> None:
-        """Block until every submitted call has ended."""
-        for pending in self._submitted:
-            pending.wait()
-        self.check_stopped()
+    def submitted(self) -> list[Pending]:
+        """The submitted calls that have not ended."""
+        with self._lock:
+            self._submitted = [pending for pending in self._submitted if not pending.done]
+            return list(self._submitted)
 
     def drop_threads(self) -> None:
         """Start nothing more of what was submitted; what runs already goes on alone."""
@@ -228,7 +292,7 @@ class FlowRun:
             threads, self._threads = self._threads, None
             self._submitted = []
         if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)
+            threads.close()
 
     # ------------------------------------------------------------------ the end from elsewhere
 
@@ -245,11 +309,20 @@ class FlowRun:
         self._stopped = self._stopped or error
         return self._stopped
 
-    def check_stopped(self) -> None:
-        """Raises: what ``stop`` was told, here or in a flow run that called this one."""
+    def check_stopped(self, line: Branch | None = None) -> None:
+        """Raises what ``stop`` was told, here or in a flow run that called this one.
+
+        Args:
+            line: the branch that is about to make a call.
+
+        Raises:
+            Fenced: ``line`` belongs to an execution of the flow's function that has ended; it is executed again.
+        """
         stopped = self.stopped
         if stopped is not None:
             raise stopped
+        if line is not None and line.execution is not self.execution:
+            raise Fenced(f"the flow run '{self.name}' was begun again; this branch is of the execution before")
 
     @property
     def stopped(self) -> BaseException | None:
@@ -257,3 +330,37 @@ class FlowRun:
         if self._stopped is None and self.parent is not None:
             return self.parent.stopped
         return self._stopped
+
+
+# ---------------------------------------------------------------------------------------------- what executes here
+
+_executing = 0
+
+
+@contextmanager
+def executing() -> Generator[None]:
+    """While a flow run executes in this process."""
+    global _executing
+    with _executing_lock:
+        _executing += 1
+    try:
+        yield
+    finally:
+        with _executing_lock:
+            _executing -= 1
+
+
+def executing_flows() -> int:
+    """How many flow runs execute in this process."""
+    return _executing
+
+
+_executing_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _executing, _executing_lock
+    _executing, _executing_lock = 0, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

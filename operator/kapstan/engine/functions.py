@@ -13,6 +13,8 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, cast
 
+from kapstan.engine.loops import loops
+
 _RUNNERS = frozenset({"asyncio", "anyio", "trio", "uvloop", "run_until_complete", "run_coroutine_threadsafe"})
 _UNSETTLED = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 
@@ -65,19 +67,19 @@ async def asettled(result: Any) -> Any:
 
 
 def driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of ``coroutine``, driven on an event loop of its own; on a thread of its own if one runs here."""
+    """The result of ``coroutine``, driven on the event loop of this thread; on another thread if a loop runs here."""
     import asyncio
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return loops.run(coroutine)
     results: list[Any] = []
     errors: list[BaseException] = []
 
     def drive() -> None:
         try:
-            results.append(asyncio.run(coroutine))
+            results.append(loops.run_once(coroutine))
         except BaseException as error:  # noqa: BLE001  (raised again on the caller's thread)
             errors.append(error)
 

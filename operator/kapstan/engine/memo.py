@@ -1,42 +1,50 @@
-"""Memo keys of one flow run, and the outcomes that earlier attempts have left under them.
-
-A key says which call this is: run, scope (the task or flow that makes the call), task, inputs, and the how-manieth
-call of this content it is. Order plays no part, so ``gather``, threads and ``map`` find their outcomes again; two
-intended equal calls stay two. The key is also the id of the task run, and of a background run that a flow submits.
-"""
+"""The outcomes that a run finds again: those of earlier attempts, and those of calls inside a task that is retried."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any
 
-from kapstan.engine import canonical
-from kapstan.ids import RunId, derived_id
+from kapstan.ids import RunId
+from kapstan.journal import TaskOutcome
 
 
 class Memo:
-    """Keys and replayed outcomes of one execution of a flow's function; safe to share between threads."""
+    """The outcomes of one execution of a flow's function; safe to share between threads."""
 
-    def __init__(self, run_id: RunId, outcomes: Mapping[RunId, Any]) -> None:
-        self._run_id = run_id
+    def __init__(self, outcomes: Mapping[RunId, TaskOutcome]) -> None:
         self._outcomes = dict(outcomes)
-        self._counts: dict[tuple[str, str, str], int] = {}
+        self._positions = {
+            (outcome.task, outcome.position): outcome for outcome in outcomes.values() if outcome.position
+        }
+        self._inside: dict[RunId, dict[RunId, TaskOutcome]] = {}
         self._lock = threading.Lock()
 
-    def key(self, scope: str, identity: str, parameters: dict[str, Any]) -> tuple[RunId, str]:
-        """The key of the next call of this content in ``scope``, and the digest of the content."""
-        content = canonical.digest(parameters)
-        place = (scope, identity, content)
-        with self._lock:
-            occurrence = self._counts.get(place, 0)
-            self._counts[place] = occurrence + 1
-        return derived_id("memo", self._run_id, scope, identity, content, str(occurrence)), content
+    def take(self, key: RunId, inside: RunId | None) -> TaskOutcome | None:
+        """The outcome under ``key``, or None. One of an earlier attempt is handed out once.
 
-    def take(self, key: RunId) -> Any:
-        """The outcome that an earlier attempt left under ``key``, or None; each is handed out once."""
+        Args:
+            inside: the task run that makes the call, None for the flow itself.
+        """
         with self._lock:
-            return self._outcomes.pop(key, None)
+            outcome = self._outcomes.pop(key, None)
+            if outcome is None and inside is not None and inside in self._inside:
+                outcome = self._inside[inside].get(key)
+        return outcome
+
+    def keep(self, outcome: TaskOutcome, inside: RunId | None) -> None:
+        """Remember an outcome of this attempt, until the task that made the call has ended: a retry of it makes the
+        call again."""
+        with self._lock:
+            self._inside.pop(outcome.key, None)
+            if inside is not None and outcome.state == "COMPLETED":
+                self._inside.setdefault(inside, {})[outcome.key] = outcome
+
+    def other_inputs(self, identity: str, position: str) -> TaskOutcome | None:
+        """The outcome of an earlier attempt of this very call (task, branch, number), which had other inputs then and
+        was not asked for so far; None if there is none."""
+        outcome = self._positions.get((identity, position))
+        return outcome if outcome is not None and outcome.key in self._outcomes else None
 
     @property
     def unmatched(self) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from kapstan import states
+from kapstan.engine import limits
+from kapstan.engine.waiting import without_place
 from kapstan.ids import RunId
 from kapstan.states import State
 
@@ -34,7 +36,7 @@ class Resolvable:
         raise AttributeError(f"on_done({callback})")
 
 
-class Pending:
+class Pending(Resolvable):
     """A submitted run of this process: its state, and who is to be told when it ends."""
 
     __slots__ = ("_callbacks", "_done", "_ended", "_lock", "run_id", "state")
@@ -48,17 +50,26 @@ class Pending:
         self._callbacks: list[Callable[[], object]] = []
 
     @property
+    def memo_reference(self) -> str:
+        return self.run_id
+
+    @property
     def done(self) -> bool:
         return self._done
 
+    def final_state(self) -> State:
+        self.wait()
+        return self.state
+
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until it has ended; False if ``timeout`` seconds passed before."""
+        """Block until it has ended; False if ``timeout`` seconds passed before. The thread gives up its place."""
         with self._lock:
             if self._done:
                 return True
             if self._ended is None:
                 self._ended = threading.Event()
-        return self._ended.wait(timeout)
+        with without_place():
+            return limits.wait(self._ended, timeout)
 
     def finish(self, state: State) -> None:
         """Set the last state and tell everybody; a ``NotReady`` state is the last one, too."""
@@ -83,45 +94,78 @@ class UpstreamFailed(Exception):
     """An argument stands for a run that did not complete."""
 
 
-def resolvables(value: Any) -> list[Resolvable]:
-    """The futures in ``value``: itself, or inside lists, tuples, sets and dicts."""
-    found: list[Resolvable] = []
-    _collect(value, found)
-    return found
-
-
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 _COLLECTIONS = frozenset({list, tuple, set, frozenset})
 
 
-def _collect(value: Any, found: list[Resolvable]) -> None:
+def promises(value: Any) -> list[Resolvable]:
+    """The futures in ``value``: itself, or inside lists, tuples, sets and dicts."""
+    found: list[Any] = []
+    _collect(value, found, set())
+    return [item for item in found if isinstance(item, Resolvable)]
+
+
+def has_promises(value: Any) -> bool:
+    """Whether there are futures or states in ``value``."""
+    if not value or (type(value) in _COLLECTIONS and all(type(item) in _SCALARS for item in value)):
+        return False
+    found: list[Any] = []
+    _collect(value, found, set())
+    return bool(found)
+
+
+def _collect(value: Any, found: list[Any], seen: set[int]) -> None:
+    """Each container is looked into once, however often it is referred to."""
     kind = cast("type[Any]", type(value))
     if kind in _SCALARS:
         return
     if kind in _COLLECTIONS or kind is dict:
+        if not value or id(value) in seen:
+            return
+        seen.add(id(value))
         for item in value.values() if kind is dict else value:
             if type(item) not in _SCALARS:
-                _collect(item, found)
-    elif isinstance(value, Resolvable):
+                _collect(item, found, seen)
+    elif isinstance(value, (Resolvable, State)):
         found.append(value)
 
 
 def resolved(value: Any) -> Any:
-    """``value`` with its futures replaced by their results; itself if there are none.
+    """``value`` with its futures and states replaced by their results; itself if there are none.
 
     Raises:
         UpstreamFailed: one of them did not complete.
     """
+    return _resolved(value, {}) if has_promises(value) else value
+
+
+def _resolved(value: Any, made: dict[int, Any]) -> Any:
+    """``made`` holds what the containers have become, so that what is shared or circular stays so."""
     if isinstance(value, Resolvable):
-        state = value.final_state()
-        if not state.is_completed():
-            raise UpstreamFailed(state.name)
-        return state.result()
-    if not resolvables(value):
+        return _result(value.final_state())
+    if isinstance(value, State):
+        return _result(value)
+    kind = cast("Callable[[Iterable[Any]], Any]", type(value))
+    if kind not in _COLLECTIONS and kind is not dict:
         return value
-    if type(value) is dict:
-        return {key: resolved(item) for key, item in cast("dict[Any, Any]", value).items()}
-    return type(value)(resolved(item) for item in value)
+    if id(value) in made:
+        return made[id(value)]
+    copy: Any
+    if kind is dict:
+        copy = made[id(value)] = {}
+        copy.update((key, _resolved(item, made)) for key, item in value.items())
+    elif kind is list:
+        copy = made[id(value)] = []
+        copy.extend(_resolved(item, made) for item in value)
+    else:
+        copy = made[id(value)] = kind(_resolved(item, made) for item in value)
+    return copy
+
+
+def _result(state: State) -> Any:
+    if not state.is_completed():
+        raise UpstreamFailed(state.name)
+    return state.result()
 
 
 def when_done(waited_for: Iterable[Resolvable], callback: Callable[[], object]) -> None:
@@ -161,7 +205,7 @@ async def until_done(values: Iterable[Any]) -> None:
     """Wait for the runs in ``values`` on the running event loop, without blocking it."""
     import asyncio
 
-    waited_for = resolvables(list(values))
+    waited_for = promises(list(values))
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     when_done(waited_for, lambda: loop.call_soon_threadsafe(ended.set))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from kapstan import states
@@ -13,18 +14,19 @@ from kapstan.states import State, StateType
 def state_of(result: Any) -> State:
     """The final state of a flow that returned ``result``; waits for the futures in it.
 
-    A state is taken as it is; a future gives its state and its result. A list, tuple or set of nothing but states and
-    futures decides together: one that is not Completed makes the run Failed, else the results are the run's result. Any
-    other value makes it Completed.
+    A state that the flow made itself is its state. States and futures of runs, one or a list, tuple or set of nothing
+    else, decide together: all Completed, or one Cancelled, else Failed; they are the result, as states. Any other value
+    makes the flow Completed; futures in it become states.
     """
-    if isinstance(result, Resolvable):
-        return _ended(result.final_state())
+    result = _states_in(result, {})
+    if isinstance(result, State) and result.run_id is None:
+        return _made_by_hand(result)
     if isinstance(result, State):
-        return result
+        return _together([result], result)
     if isinstance(result, (list, tuple, set)):
         items = list(cast("Any", result))
-        if items and all(isinstance(item, (State, Resolvable)) for item in items):
-            return _together([item.final_state() if isinstance(item, Resolvable) else item for item in items])
+        if items and all(isinstance(item, State) for item in items):
+            return _together(items, result)
     return states.Completed(data=result)
 
 
@@ -35,16 +37,41 @@ def failed(error: BaseException, what: str) -> State:
     return State(StateType.FAILED, name, message, data=error, has_data=True)
 
 
-def _ended(state: State) -> State:
-    return state if state.is_final() else _together([state])
+def _made_by_hand(state: State) -> State:
+    if not state.is_final():
+        return states.Failed(message=f"the flow returned the state {state}, which is not final")
+    if state.is_completed() and not state.has_data and state.loader is None:
+        return state.with_data(None)
+    return state
 
 
-def _together(found: list[State]) -> State:
+def _states_in(value: Any, seen: dict[int, Any]) -> Any:
+    """``value`` with the futures in its lists, tuples, sets and dicts replaced by their final states."""
+    if isinstance(value, Resolvable):
+        return value.final_state().of_run(value.memo_reference)
+    kind: Any = cast("Any", type)(value)
+    if kind not in (list, tuple, set, frozenset, dict):
+        return value
+    if id(value) in seen:
+        return seen[id(value)]
+    seen[id(value)] = value  # a circle stays as it is
+    if kind is dict:
+        keys, found = [*value], [*value.values()]
+    else:
+        keys, found = None, list(value)
+    new = [_states_in(item, seen) for item in found]
+    if any(one is not other for one, other in zip(found, new, strict=True)):
+        seen[id(value)] = kind(new) if keys is None else dict(zip(keys, new, strict=True))
+    return seen[id(value)]
+
+
+def _together(found: Sequence[State], result: Any) -> State:
+    count = len(found)
+    cancelled = sum(state.is_cancelled() for state in found)
     wrong = [state for state in found if not state.is_completed()]
     if not wrong:
-        return states.Completed(data=[state.result() for state in found])
-    message = f"{len(wrong)}/{len(found)} states are not Completed: {', '.join(sorted({s.name for s in wrong}))}"
-    ended = [state for state in wrong if state.is_final()]
-    if not ended:
-        return states.Failed(message=message)
-    return states.Failed(message=message, data=ended[0].result(raise_on_failure=False))
+        return states.Completed(message="All states completed.", data=result)
+    if cancelled:
+        return states.Cancelled(message=f"{cancelled}/{count} states cancelled.", data=result)
+    names = ", ".join(sorted({state.name for state in wrong}))
+    return states.Failed(message=f"{len(wrong)}/{count} states are not Completed: {names}", data=result)

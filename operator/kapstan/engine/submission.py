@@ -12,8 +12,8 @@ from typing import Any
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
-from kapstan.context import current_flow, current_task
-from kapstan.engine import canonical, values
+from kapstan.context import current_flow
+from kapstan.engine import branch, canonical, values
 from kapstan.errors import ConfigurationError, SerializationError
 from kapstan.identity import unfindable
 from kapstan.ids import RunId, derived_id, new_id, new_ids
@@ -49,7 +49,7 @@ def submit(
         content = canonical.digest(spec.bind(args, kwargs))[:16]
     else:
         body = _serialised(backend.codec, spec, args, kwargs, flow)
-        run_id, content = (new_id(), "") if flow is None else _memo_key(flow, spec, args, kwargs)
+        run_id, content = _run_id(spec, args, kwargs)
     backend.queue.submit(_submission(backend, backend.codec, spec, run_id, body, content, queue, delay))
     return run_id
 
@@ -59,10 +59,10 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     backend = backends.current()
     codec, flow = backend.codec, current_flow.get()
     bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
-    if flow is None:
+    if branch.here() is None:
         names = [(run_id, "") for run_id in new_ids(len(calls))]
     else:
-        names = [_memo_key(flow, spec, args, kwargs) for args, kwargs in calls]
+        names = [_run_id(spec, args, kwargs) for args, kwargs in calls]
     # A generator: the queue draws from it while Redis works on the ones before.
     backend.queue.submit_many(
         _submission(backend, codec, spec, run_id, body, content)
@@ -89,12 +89,17 @@ def _serialised(
         raise _blamed(codec, error, spec, spec.bind(args, kwargs)) from error
 
 
-def _memo_key(flow: Any, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunId, str]:
-    """The id of a run that a flow submits, and what tells its arguments."""
-    task = current_task.get()
-    parent = task.run_id if task is not None else ""
-    run_id, content = flow.memo.key(parent, spec.identity, spec.bind(args, kwargs))
-    return run_id, content[:16]
+def _run_id(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunId, str]:
+    """The id of a run, and what tells its arguments. Inside a run it is the key of the call, so that a run that is
+    executed again submits a duplicate."""
+    line = branch.here()
+    if line is None:
+        return new_id(), ""
+    flow = current_flow.get()
+    if flow is not None:
+        flow.check_stopped(line)
+    place = line.place(spec.identity, spec.bind(args, kwargs))
+    return place.key, place.content[:16]
 
 
 def _submission(

@@ -59,6 +59,8 @@ class TaskOutcome:
     effect: EffectClass = EffectClass.PURE
     inputs: str = ""
     """The inputs in short, for people and for the difference that a parked resume shows."""
+    position: str = ""
+    """Which call it is, whatever its inputs: branch and number of the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +178,14 @@ class History:
 
     Attributes:
         outcomes: by memo key, in the order in which they were first recorded; those that a retry dropped are not there.
-        retries: how many of the flow's own retries were begun.
+        retries: how many of the flow's own retries were begun, since a person last started it again.
+        run_count: how often the flow's function was begun, losses of a process left out.
     """
 
     attempts: tuple[Attempt, ...] = ()
     outcomes: Mapping[RunId, TaskOutcome] = field(default_factory=dict[RunId, TaskOutcome])
     retries: int = 0
+    run_count: int = 1
 
     @property
     def last(self) -> Attempt | None:
@@ -197,7 +201,8 @@ class History:
 def fold(records: Iterable[Record]) -> History:
     attempts: list[Attempt] = []
     outcomes: dict[RunId, TaskOutcome] = {}
-    retries = 0
+    retries, run_count = 0, 1
+    last_retry: Retry | None = None
     for record in records:
         match record:
             case Opening():
@@ -208,10 +213,12 @@ def fold(records: Iterable[Record]) -> History:
                 outcomes[record.key] = record
             case Retry():
                 outcomes = {key: outcome for key, outcome in outcomes.items() if outcome.state == "COMPLETED"}
-                retries = retries if record.by_hand else max(retries, record.number)
+                retries = 0 if record.by_hand else max(retries, record.number)
+                run_count += record != last_retry
+                last_retry = record
             case AttemptEnd():
                 attempts[-1] = replace(attempts[-1], end=record)
-    return History(tuple(attempts), outcomes, retries)
+    return History(tuple(attempts), outcomes, retries, run_count)
 
 
 def log_name(run_id: RunId) -> str:

@@ -63,7 +63,14 @@ class Cluster(Protocol):
 
     async def set_scale(self, key: Key, replicas: int) -> None: ...
 
-    async def delete(self, key: Key) -> None: ...
+    async def delete(self, key: Key, *, uid: str = "") -> None:
+        """Delete the object; with ``uid`` only the one that has it.
+
+        Raises:
+            NotFound: there is none.
+            ResourceConflict: another object has the name by now.
+        """
+        ...
 
     async def emit(
         self, key: Key, *, uid: str, severity: Literal["Normal", "Warning"], reason: str, message: str

@@ -72,7 +72,7 @@ class Lane(Protocol):
     def wait(self, timeout: float | None) -> list[Claim]:
         """Block until the queue hands this lane a run, ``wake`` is called or ``timeout`` seconds passed ([] then).
 
-        The last ``step`` must have asked for work and got none: that parked this lane.
+        The caller has no run: what the queue still shows as this lane's (an answer was lost) goes back first.
         """
         ...
 

@@ -34,6 +34,7 @@ class FlowRunLaunch:
         name: of the run; "" for the generated one.
         parameters: JSON values by name.
         parameters_ref: key of further ones in the store, laid over these; "" for none.
+        again: a person asked to go on with a run that failed: what failed is executed again.
     """
 
     entrypoint: str
@@ -44,12 +45,15 @@ class FlowRunLaunch:
     deployment: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parameters_ref: str = ""
+    again: bool = False
 
     def command(self) -> list[str]:
         """The arguments of ``kapstan``."""
         options = [f"--run-id={ids.to_uuid(self.run_id)}", f"--attempt={self.attempt}"]
         if self.parameters_ref:
             options.append(f"--parameters-ref={self.parameters_ref}")
+        if self.again:
+            options.append("--again")
         return ["run", *options, "--", self.entrypoint]
 
     def environ(self) -> dict[str, str]:

@@ -84,6 +84,8 @@ class JobRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parameters_ref: str | None = None
     """Key of further ones in the store, laid over these."""
+    again: bool = False
+    """A person asked to go on with a run that had failed: outcomes that failed are dropped first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,14 @@ class Launcher(Protocol):
         """
         ...
 
-    async def stop(self, run: Key, job: str, *, grace: float) -> None:
-        """End an attempt: SIGTERM, after ``grace`` seconds SIGKILL. Gone already: no error."""
+    async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
+        """End an attempt of the run that has ``uid``: SIGTERM, after ``grace`` seconds SIGKILL. Gone already: no
+        error. What is not of that run is left alone."""
         ...
 
-    async def remove(self, run: Key, job: str) -> None:
-        """Delete what is left of an attempt: the Job and its pods, the process' log. One that still runs ends first."""
+    async def remove(self, run: Key, uid: str, job: str) -> None:
+        """Delete what is left of an attempt of the run that has ``uid``: the Job and its pods, the process' log. One
+        that still runs ends first. What is not of that run is left alone."""
         ...
 
     async def observe_attempts(

@@ -57,6 +57,14 @@ class RunRecords(Protocol):
         """
         ...
 
+    def declared(self, run_id: RunId) -> tuple[Literal["Crashed", "Cancelled"], str] | None:
+        """How the control plane ended the run, with its message, if no attempt has begun since; None says nothing.
+
+        Raises:
+            QueueUnavailable: the index does not answer.
+        """
+        ...
+
     def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
         """Note in the index how the control plane ended a run that could not say so itself. Repeating is harmless."""
         ...

@@ -31,7 +31,7 @@ class Session(Protocol):
     def name(self) -> str: ...
 
     def renew(self, held: Mapping[RunId, Token] | None = None) -> Renewed:
-        """Prolong the lease, reap sessions whose lease has passed, promote due runs, re-offer ready ones to parked
+        """Prolong the lease, reap sessions whose lease has passed, promote due runs, re-offer ready ones to idle
         lanes. Raises the era when the server was restarted.
 
         ``held`` announces the claims of a session that lived through a change of era; those that the records still show
@@ -56,7 +56,7 @@ class Session(Protocol):
         ...
 
     def drain(self) -> None:
-        """Claim no more; what is parked is unparked."""
+        """Claim no more; no lane is idle any longer."""
         ...
 
     def close(self) -> None:

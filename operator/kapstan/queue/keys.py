@@ -30,13 +30,19 @@ class KeySpec:
 
 KEYS = (
     KeySpec("m", "hash", "permanent", "set_era", "era and the run_id of the server start that it belongs to"),
-    KeySpec("n", "hash", "permanent", "every script", "per route: how many runs are delayed (d:) and running (r:)"),
+    KeySpec(
+        "n",
+        "hash",
+        "empties",
+        "every script",
+        "per route: runs delayed (d:) and running (r:), stale entries of q: (k:)",
+    ),
     KeySpec("t:<run_id>", "string", "ending", "submit", "the record of a run; a TTL from its end on"),
     KeySpec("q:<route>", "list", "empties", "step", "ids of ready runs, next first"),
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the end of their lease (ms)"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
-    KeySpec("idle:<route>", "set", "session", "step", "parked lanes, checked when they are drawn"),
+    KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
     KeySpec("v:<run_id>", "set", "ttl", "watch", "clients other than the submitter that wait for a run"),
     KeySpec("args:<run_id>", "string", "ttl", "finish", "arguments of a run that ended otherwise than completed"),
     KeySpec("i:<hour>:<route>", "list", "ttl", "index", "what was submitted in an hour: 3 bytes of ms, run id"),
@@ -52,9 +58,9 @@ KEYS = (
 
 CHANNELS = (
     ("c:<client>", "ends of runs, for their submitter or watcher: rid, 6 digits of length, record"),
-    ("l:<session>:<lane>", "a claim handed to a parked lane: 'c', rid, token, record"),
+    ("l:<session>:<lane>", "a claim handed to an idle lane: 'c', rid, token, record"),
     ("S:<session>", "what concerns a supervisor: a cancel, a drain, the end of its session"),
-    ("b", "to every lane: the era was raised or a session opened anew, step again"),
+    ("b", "to every lane: the era was raised, a session opened anew, more is ready than was handed over; step again"),
     ("due", "to every supervisor: a run is due earlier than all others"),
     ("runs", "id of a flow run whose summary was saved"),
 )

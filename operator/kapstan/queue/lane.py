@@ -1,8 +1,10 @@
 """A lane: one executor's own line to the queue, ``ports.Lane`` on Redis.
 
-Made by ``RedisQueue.open_lane`` in the executor child. A parked lane blocks on the subscription of its connection; a
-submit anywhere hands it a claim through that. After every reconnect the lane announces what it still knows to hold, so
-that claims whose reply was lost go back, and sends its unanswered steps again; their commits are recognised.
+Made by ``RedisQueue.open_lane`` in the executor child. An idle lane blocks on the subscription of its connection; a
+submit anywhere hands it a claim through that. Whether a lane is idle is for the queue to say, never for what is
+remembered here: others take claims away (a recall by the supervisor, a lease that ended). After every reconnect the
+lane announces what it still knows to hold, so that claims whose reply was lost go back, and sends its unanswered steps
+again; their commits are recognised.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
 _ERA_PATIENCE = 5.0  # seconds after which a lane asks again whether the era was raised
+_TOLD = (b"IDLE", b"DRAIN", b"DEAD")
+"""What a step may answer to a lane that may then block: it is told when that is over."""
 
 
 class _Step(NamedTuple):
@@ -50,7 +54,7 @@ class RedisLane:
         self._held: dict[RunId, tuple[Token, str]] = {}
         self._pushed: list[Claim] = []
         self._went_back: set[tuple[RunId, str]] = set()
-        self._parked = False
+        self._status = b""  # of the last step; empty: ask again
         self._lock = threading.Lock()  # _held and _went_back: give_back comes from a second thread
         self._side: Wire | None = None
         self._side_lock = threading.Lock()
@@ -78,7 +82,6 @@ class RedisLane:
                     text = str(outcome.token)
                 finished[run_id] = text
                 rest += (run_id, text, LETTERS[outcome.state], outcome.envelope)
-            idle = not held and not self._pushed and not self._steps
         if len(finished) > MOST:
             raise ValueError(f"{len(finished)} outcomes in one step; the most is {MOST}")
         asked: list[str | int] = []
@@ -91,8 +94,7 @@ class RedisLane:
             for route, task in self._routes:
                 asked += (route, want.get(task, 1))
         packed = scripts.step.pack(
-            self._prefix, self._session, self._lane, most, int(idle and most > 0), self._ttl, len(self._routes),
-            *asked, *rest,
+            self._prefix, self._session, self._lane, most, self._ttl, len(self._routes), *asked, *rest
         )  # fmt: skip
         self._routes.rotate(-1)
         self._steps.append(_Step(packed, finished))
@@ -119,39 +121,34 @@ class RedisLane:
                 self._await_era()
                 continue
             self._steps.popleft()
-            self._parked = reply[1] == b"PARKED"
+            self._status = reply[1]
             claims = self._pushed
             self._pushed = []
             flat = reply[3]
             with self._lock:
                 for at in range(0, len(flat), 3):
                     self._accept(flat[at].decode(), flat[at + 1].decode(), flat[at + 2], claims)
-            if self._parked and claims:
-                # A run was handed over while this step was under way, so that it parked a lane which is busy now.
-                claims += self.step([], 0).claims
+                if not self._steps:  # whatever went back unread has been read
+                    self._went_back.clear()
             return Stepped([run_id.decode() for run_id in reply[2]], claims)
 
     def wait(self, timeout: float | None) -> list[Claim]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        asked = self._parked
         while True:
             if self._pushed:
-                claims, self._pushed, self._parked = self._pushed, [], False
+                claims, self._pushed, self._status = self._pushed, [], b""
                 return claims
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if self._wire is None:
                 try:
-                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
                     self._recover(left)
                 except QueueUnavailable:
                     return []
-                asked = False
-            if not asked:
-                asked = True
-                if claims := self.step([], 1).claims:
-                    return claims
-                continue
             try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if self._status not in _TOLD:
+                    if claims := self._ask():
+                        return claims
+                    continue
                 assert self._wire is not None
                 push = self._wire.receive(left, self._wake)
             except ConnectionLost:
@@ -160,7 +157,20 @@ class RedisLane:
             if push is None:
                 return []
             if self._read_push(push):
-                asked = self._parked = False
+                self._status = b""
+
+    def _ask(self) -> list[Claim]:
+        """Ask for work, for a caller that has none. What the queue shows as this lane's all the same went astray (its
+        answer was lost, or a retry was): it goes back first, or the lane would never be idle again."""
+        claims = self.read_step().claims if self._steps else self.step([], 1).claims
+        if not claims and self._status == b"HOLDS" and not self._steps and self._wire is not None:
+            with self._lock:
+                self._held.clear()
+            self._wire.send(scripts.announce.pack(self._prefix, self._session, self._lane, self._ttl))
+            check_format(self._wire.read())
+            self._read_pushes(self._wire)
+            self._status = b""
+        return claims
 
     def wake(self) -> None:
         self._wake.ring()
@@ -187,11 +197,15 @@ class RedisLane:
         if push[1] == self._broadcast:
             return True
         payload: bytes = push[2]
+        self._status = b""  # handed a run it is idle no more, also if the run has gone back unread
         with self._lock:
             self._accept(payload[1:23].decode(), payload[23:37].decode(), payload[37:], self._pushed)
         return False
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
+        with self._lock:
+            kept = set(executing)
+            before = {run_id: claim for run_id, claim in self._held.items() if run_id not in kept}
         reply = self._aside(
             scripts.give_back.pack(self._prefix, self._session, self._lane, self._ttl, *executing),
         )
@@ -205,13 +219,16 @@ class RedisLane:
                     back.append(rid)
                 else:
                     self._went_back.add((rid, token))
+            for rid, claim in before.items():  # others had taken it away before
+                if self._held.get(rid) == claim:
+                    del self._held[rid]
         return back
 
     def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
         rest: list[str | bytes] = []
         for run_id, token, state, envelope in outcomes:
             rest += (run_id, str(token), LETTERS[state], envelope)
-        packed = scripts.step.pack(self._prefix, self._session, self._lane, 0, 0, self._ttl, 0, *rest)
+        packed = scripts.step.pack(self._prefix, self._session, self._lane, 0, self._ttl, 0, *rest)
         while (reply := self._aside(packed))[1] == b"ERA":
             time.sleep(0.05)  # a supervisor is raising the era
         with self._lock:
@@ -260,6 +277,7 @@ class RedisLane:
         wire = self._dialer.dial()
         try:
             with self._lock:
+                self._went_back.clear()  # what the broken connection did not bring never comes
                 known = {run_id: text for run_id, (_, text) in self._held.items()}
             for step in self._steps:
                 known.update(step.finished)
@@ -276,7 +294,7 @@ class RedisLane:
             wire.close()
             raise
         self._wire = wire
-        self._parked = False
+        self._status = b""
 
     def _recover(self, seconds: float | None) -> None:
         def given_up() -> bool:
@@ -296,7 +314,7 @@ class RedisLane:
             self._read_pushes(self._wire)
             self._wire.close()
             self._wire = None
-        self._parked = False
+        self._status = b""
 
     def _await_era(self) -> None:
         """Block until the era was raised, then begin a new connection, which sends the open steps again in order."""

@@ -72,6 +72,15 @@ def running(home: Path) -> bool:
     return (folder / "alive").exists() and _answers(_socket_path(folder))
 
 
+def is_server(pid: int) -> bool:
+    """Whether process ``pid`` is an embedded server, of whatever home: it holds the file that says that it lives."""
+    try:
+        held = [os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(path.endswith("/redis/alive") for path in held)
+
+
 def stop(home: Path) -> bool:
     """End this home's server after it has written everything; False if none ran."""
     folder = home / "redis"

@@ -311,7 +311,7 @@ class Dialer:
 
 
 def _keepalive(url: str) -> dict[str, Any]:
-    """A peer that vanished without a word is noticed within half a minute, though a parked lane sends nothing."""
+    """A peer that vanished without a word is noticed within half a minute, though an idle lane sends nothing."""
     if url.startswith("unix:"):
         return {}
     options = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from kapstan.ids import RunId
 from kapstan.ports import Key, Manifest
-from kapstan.reconcile.naming import run_id_of
+from kapstan.reconcile.naming import run_id_of, run_id_of_key
 from kapstan.resources.labels import SCHEDULE_LABEL
 from kapstan.states import TERMINAL_PHASES
 
@@ -34,11 +34,16 @@ class RunBrief:
     cancelled: bool
     """Its cancellation was asked for."""
     attempts: tuple[tuple[int, str], ...] = ()
+    idempotency_key: str = ""
+    resuming: bool = False
+    """A person asked to go on with it after it had failed or crashed."""
     ended_at: datetime | None = None
     """When it ended, as far as its status tells; None: it has not."""
 
     @property
     def run_id(self) -> RunId:
+        if self.idempotency_key:
+            return run_id_of_key(self.key.namespace, self.deployment, self.idempotency_key)
         return run_id_of(self.uid, self.created)
 
     @property
@@ -48,7 +53,7 @@ class RunBrief:
 
     @property
     def ended(self) -> bool:
-        return self.phase in TERMINAL_PHASES
+        return self.phase in TERMINAL_PHASES and not self.resuming
 
     def order(self) -> tuple[datetime, datetime, str]:
         """By which runs are sorted: when they are due, then when they were made."""
@@ -75,8 +80,16 @@ class RunBrief:
             in_flight=in_flight,
             cancelled=bool(spec.get("cancel")),
             attempts=tuple((int(a["number"]), str(a["job"])) for a in attempts),
+            idempotency_key=str(spec.get("idempotencyKey") or ""),
+            resuming=is_resuming(spec, status),
             ended_at=_end(status, created) if phase in TERMINAL_PHASES else None,
         )
+
+
+def is_resuming(spec: Manifest, status: Manifest) -> bool:
+    """Whether a person asked to go on with a run that had failed or crashed."""
+    asked, followed = int(spec.get("resume") or 0), int(status.get("resumed") or 0)
+    return status.get("phase") in ("Failed", "Crashed") and asked > followed and not spec.get("cancel")
 
 
 def _end(status: Manifest, created: datetime) -> datetime:

@@ -34,6 +34,7 @@ class Cache:
         self._briefs: dict[Key, RunBrief] = {}
         self._runs: dict[Key, list[RunBrief]] = defaultdict(list)
         self._in_flight: dict[Key, set[Key]] = defaultdict(set)
+        self._ended: dict[Key, int] = {}
         self._by_id: dict[RunId, set[Key]] = defaultdict(set)
 
     def get(self, key: Key) -> Manifest | None:
@@ -73,14 +74,24 @@ class Cache:
         if key.kind == "FlowRun":
             brief = RunBrief.of(manifest)
             if brief.ended:
-                self.drop(key)
-                return True
+                return self._take_end(key, manifest)
             self._forget(key)
+            self._ended.pop(key, None)
             self._note(brief)
         kept[key] = manifest
         return True
 
+    def _take_end(self, key: Key, manifest: Manifest) -> bool:
+        """A run has ended: only its version is kept, since a list tells of it again and again."""
+        version = _version(manifest)
+        known = version is not None and self._ended.get(key) == version
+        self.drop(key)
+        if version is not None:
+            self._ended[key] = version
+        return not known
+
     def drop(self, key: Key) -> None:
+        self._ended.pop(key, None)
         self._objects[key.kind].pop(key, None)
         self._forget(key)
 

@@ -10,7 +10,7 @@ import hashlib
 import re
 from datetime import datetime
 
-from kapstan.ids import RunId, encode
+from kapstan.ids import RunId, derived_id, encode
 
 LIMIT = 63
 DIGEST = 10
@@ -38,6 +38,11 @@ def job_name(run: str, attempt: int) -> str:
 def scheduled_run_name(deployment: str, schedule: str, moment: datetime) -> str:
     """The FlowRun that a schedule makes for a moment: the same for every operator that makes it."""
     return child_name(deployment, schedule, str(int(moment.timestamp())))
+
+
+def run_id_of_key(namespace: str, deployment: str, idempotency_key: str) -> RunId:
+    """The run that an idempotency key asks for, a UUIDv8: the same for every object that carries it."""
+    return derived_id("FlowRun", namespace, deployment, idempotency_key)
 
 
 def run_id_of(uid: str, created: datetime) -> RunId:

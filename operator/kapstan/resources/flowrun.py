@@ -121,6 +121,13 @@ class FlowRunSpec(Model, frozen=True):
             "self.cancel || !oldSelf.cancel",
             reason="FieldValueForbidden",
         ),
+        Rule(
+            "resume",
+            "resume can only grow: raise it by one to go on with the run",
+            lambda new, old: new.resume >= old.resume,
+            "self.resume >= oldSelf.resume",
+            reason="FieldValueForbidden",
+        ),
     )
 
     deployment_ref: DeploymentReference = Field(description="The Deployment (kapstan.dev) to run. Required, immutable.")
@@ -138,13 +145,20 @@ class FlowRunSpec(Model, frozen=True):
         default=None,
         min_length=1,
         max_length=512,
-        description="Requests with the same key are the same run. Immutable.",
+        description="FlowRuns of one Deployment with the same key are the same run, also one after the other: an "
+        "object that is made again does not execute it again. Immutable.",
     )
     scheduled_time: Timestamp | None = Field(
         default=None, description="The moment the run is for; it does not start before. Set by schedules. Immutable."
     )
     cancel: bool = Field(default=False, description="Set to stop the run; cannot be taken back.")
     suspend: bool = Field(default=False, description="Set to let the run rest without a process; unset to go on.")
+    resume: int = Field(
+        default=0,
+        ge=0,
+        description="Raise it to go on with a run that Failed or Crashed, from what it has finished: what failed is "
+        "executed again, and the budget of infrastructure losses is new. Can only grow.",
+    )
 
 
 class Attempt(Model, frozen=True):
@@ -187,6 +201,8 @@ class FlowRunStatus(Status, frozen=True):
     infrastructure_losses: int = Field(
         default=0, description="Attempts that ended without a record; the Deployment limits them."
     )
+    resumed: int = Field(default=0, description="The value of spec.resume that was followed last.")
+    resumed_after: int = Field(default=0, description="Number of the last attempt before that; 0 if there was none.")
     result_ref: str | None = Field(default=None, description="Key of the result in the object store.")
     diagnosis: Diagnosis | None = Field(default=None, description="What went wrong, and what to do about it.")
     message: str | None = Field(default=None, description="The state in one sentence.")

@@ -14,3 +14,6 @@ FLOW_RUN_LABEL = "kapstan.dev/flow-run"
 ATTEMPT_LABEL = "kapstan.dev/attempt"
 WORK_POOL_LABEL = "kapstan.dev/work-pool"
 TASK_WORKER_LABEL = "kapstan.dev/task-worker"
+
+OWNER_UID = "kapstan.dev/owner-uid"
+"""Annotation of a pod: uid of the FlowRun or TaskWorker that it is for. A name may have belonged to another one."""

@@ -58,6 +58,12 @@ class Records:
         """
         return read_journal(self._backend.store, self._backend.codec, run_id)
 
+    def declared(self, run_id: RunId) -> tuple[Literal["Crashed", "Cancelled"], str] | None:
+        summary = self._backend.flow_runs.load(run_id) or {}
+        if not summary.get("declared"):
+            return None  # an attempt that begins writes its own summary, without that word
+        return ("Crashed" if summary["state"] == "CRASHED" else "Cancelled"), str(summary.get("message") or "")
+
     def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
         if state == "Cancelled":
             self.show_end(run_id, end_run(self._backend, run_id, AttemptOutcome.CANCELLED, message))

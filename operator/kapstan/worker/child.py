@@ -6,6 +6,7 @@ supervisor become an interrupted run or a woken lane.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import traceback
@@ -19,7 +20,8 @@ from kapstan.ports import Lane
 from kapstan.specs import TaskSpec
 from kapstan.states import ExitCode
 from kapstan.worker.board import Board, Order, Slot
-from kapstan.worker.children import LOOK, Parent
+from kapstan.worker.children import LOOK, REPLACE, Parent
+from kapstan.worker.descendants import kill_below
 from kapstan.worker.executor import Executor
 from kapstan.worker.guard import Guard
 
@@ -50,13 +52,16 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
         if not board.watched:
             parent.look()
 
-    executor = Executor(line, engine, slot, batch_begins)
+    def end_helpers() -> bool:
+        return kill_below(os.getpid(), parent.mark) > 0
+
+    executor = Executor(line, engine, slot, batch_begins, end_helpers)
     _obey(slot, engine, executor, line)
     guard.watch(executor)
     executor.run()
     engine.close()
     line.close()
-    return ExitCode.DONE
+    return REPLACE if executor.replace else ExitCode.DONE
 
 
 def _obey(slot: Slot, engine: BackgroundEngine, executor: Executor, line: Lane) -> None:
@@ -65,7 +70,7 @@ def _obey(slot: Slot, engine: BackgroundEngine, executor: Executor, line: Lane) 
 
     def look(_signal: int, _frame: Any) -> None:
         line.wake()
-        if slot.order == Order.STOP and engine.executing is not None:
+        if slot.order == Order.STOP and engine.executing:
             raise HandBack
         cancel = slot.cancel
         if executor.spool.storing and (slot.order == Order.STOP or executor.spool.storing == cancel):

@@ -24,14 +24,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kapstan.ids import new_nonce
 from kapstan.states import ExitCode
+from kapstan.worker import descendants
 from kapstan.worker.board import Slot
 
 logger = logging.getLogger("kapstan.worker")
 
 LOOK = signal.SIGUSR1
 """Either side tells the other to look at the board and the socket."""
-_HELD_BACK = {LOOK, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+REPLACE = 76
+"""Exit code of a child that leaves because a run which was broken off in it had started processes."""
+_HELD_BACK = {LOOK, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM}
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"  # the kernel's killer should take a child, not the supervisor
 
@@ -41,6 +45,7 @@ class Child:
     """One forked executor.
 
     Attributes:
+        mark: names it in the environment of what its runs start.
         born: monotonic time of its fork.
         tasks: identities it serves, once it has reported.
         problem: why it cannot serve, if it reported that or died before.
@@ -53,6 +58,7 @@ class Child:
     pid: int
     channel: socket.socket
     slot: Slot
+    mark: str
     born: float = field(default_factory=time.monotonic)
     tasks: tuple[str, ...] | None = None
     problem: str = ""
@@ -71,8 +77,8 @@ class Child:
         os.kill(self.pid, LOOK)  # it is ours and not yet waited for, so the pid is its own
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        """SIGKILL, for it and for what its runs have started."""
+        descendants.kill_tree(self.pid, self.mark)
 
     def go(self) -> None:
         """The session stands; it may claim."""
@@ -97,10 +103,11 @@ class Child:
 
 
 class Parent:
-    """The supervisor, as the child sees it."""
+    """The supervisor, as the child sees it. ``mark``: see ``Child``."""
 
-    def __init__(self, channel: socket.socket, pid: int) -> None:
+    def __init__(self, channel: socket.socket, pid: int, mark: str) -> None:
         self.channel = channel
+        self.mark = mark
         self._pid = pid
 
     def report(self, **report: Any) -> None:
@@ -134,18 +141,20 @@ def fork(lane: int, slot: Slot, main: Main, siblings: Sequence[Child]) -> Child:
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
-    parent = Parent(theirs, os.getpid())
+    mark = new_nonce()
+    parent = Parent(theirs, os.getpid(), mark)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
         pid = os.fork()
         if pid == 0:
+            descendants.bear(mark)
             _become_child(parent, [ours, *(sibling.channel for sibling in siblings)])
             _run(main, lane, slot, parent)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     theirs.close()
     ours.setblocking(False)
-    return Child(lane, pid, ours, slot)
+    return Child(lane, pid, ours, slot, mark)
 
 
 def bury(children: Sequence[Child]) -> list[tuple[Child, int]]:
@@ -163,11 +172,13 @@ def bury(children: Sequence[Child]) -> list[tuple[Child, int]]:
 def _become_child(parent: Parent, supervisors_ends: Sequence[socket.socket]) -> None:
     """Die with the supervisor, and keep nothing open that would hide its end from the siblings."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for name in (signal.SIGCHLD, signal.SIGALRM):  # of the supervisor's: its alarm kills the siblings of a lost lease
+        signal.signal(name, signal.SIG_DFL)
     # Ctrl-C and a group's SIGTERM are the supervisor's to answer. Not SIG_IGN: what the user's code starts would
     # inherit that.
     for name in (signal.SIGINT, signal.SIGTERM, LOOK):
         signal.signal(name, _leave_it_to_the_supervisor)
+    descendants.reset_signals_in_forks()
     for end in supervisors_ends:
         end.close()
     if sys.platform == "linux":

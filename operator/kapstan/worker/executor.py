@@ -42,14 +42,28 @@ class Executor:
         engine: turns a claim into an outcome.
         slot: this child's place on the board.
         on_batch: called when more than one run was claimed, before the first of them begins.
+        end_helpers: ends the processes that a run has started and left behind; whether there were any.
+
+    Attributes:
+        replace: this process must not go on: a run that was broken off had started others, and what else it has left
+            behind nobody knows.
     """
 
-    def __init__(self, lane: Lane, engine: BackgroundEngine, slot: Slot, on_batch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        engine: BackgroundEngine,
+        slot: Slot,
+        on_batch: Callable[[], None],
+        end_helpers: Callable[[], bool],
+    ) -> None:
         self._lane = lane
         self._engine = engine
         self._slot = slot
         self._inline_bytes = engine.inline_bytes
         self._on_batch = on_batch
+        self._end_helpers = end_helpers
+        self.replace = False
         self._pace = Pace()
         self._unreadable: tuple[float, float] = (0.0, 0.0)  # since when, and until when it counts as one outage
         self.spool = Spool(engine.stored, slot)
@@ -63,7 +77,7 @@ class Executor:
     def run(self) -> None:
         """Claim and execute until the supervisor orders to leave; then everything that is held is finished or back."""
         breath = _BREATH
-        while self._slot.order == Order.SERVE:
+        while self._slot.order == Order.SERVE and not self.replace:
             try:
                 if self._slot.recalled:
                     self._settle()
@@ -170,6 +184,8 @@ class Executor:
                     outcomes.append(outcome)
                 else:
                     self._retry(outcome)
+                if type(outcome) is not Outcome or outcome.state != "completed":
+                    self._end_what_it_started(claim, outcome, clock() - at)
                 position += 1
                 runs += 1
                 before, at = at, clock()
@@ -181,6 +197,14 @@ class Executor:
         slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
         if runs:
             self._pace.observe(task, at - begun, runs, longest)
+
+    def _end_what_it_started(self, claim: Claim, outcome: Outcome | RetryLater, seconds: float) -> None:
+        """A run that was cancelled, or took longer than its limit, takes its processes with it."""
+        limit = self._engine.time_limit(claim.task)
+        cancelled = self._slot.cancel == claim.run_id or (type(outcome) is Outcome and outcome.state == "cancelled")
+        if (cancelled or (limit is not None and seconds >= limit)) and self._end_helpers():
+            logger.warning("Run %s was broken off and had started processes; this executor is replaced", claim.run_id)
+            self.replace = self._slot.recalled = True
 
     def _retry(self, later: object) -> None:
         """Tell the queue, however long it is away: a run that failed is not to be repeated as if it had not."""

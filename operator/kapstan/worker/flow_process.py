@@ -1,7 +1,8 @@
 """The process of one attempt of a flow run: a supervisor that keeps the lease, and the child that runs user code.
 
 Called by ``kapstan run`` and ``kapstan flow-run resume``. The supervisor imports nothing of the user's, so a flow
-that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records.
+that holds the GIL for minutes keeps its lease; the child dies with it. The child alone writes the run's records. What
+the flow has started and left behind is buried, and ended unless the run completed.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Any, NoReturn
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.engine import calls, ended, flow_engine
+from kapstan.engine import ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.loops import loops
 from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, SerializationError
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
+from kapstan.worker.descendants import adopt, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
@@ -63,6 +66,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     """
     go_read, go_write = os.pipe()
     supervisor = os.getpid()
+    adopt()
     signal.signal(CANCEL_SIGNAL, lambda _got, _frame: _cancel_asked.set())
     child = os.fork()
     if child == 0:
@@ -83,10 +87,19 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    _, status = os.waitpid(child, 0)
+    code = _await_end(child)
+    if code != ExitCode.DONE:
+        kill_below(os.getpid())
     lease.end()
-    code = os.waitstatus_to_exitcode(status)
     _leave(code if code >= 0 else 128 - code)
+
+
+def _await_end(child: int) -> int:
+    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return os.waitstatus_to_exitcode(status)
 
 
 def _leave(code: int) -> NoReturn:
@@ -168,6 +181,7 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     for number in (signal.SIGTERM, _SUPERSEDED):
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    reset_signals_in_forks()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -238,7 +252,7 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
     try:
         if flow.spec.is_async:
             coroutine = flow_engine.arun(flow, attempt=attempt.number, again=attempt.again)
-            state = calls.LoopThread().run_once(coroutine)
+            state = loops.run_once(coroutine)
         else:
             state = flow_engine.run(flow, attempt=attempt.number, again=attempt.again)
         return _code(state)

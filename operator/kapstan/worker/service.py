@@ -20,7 +20,8 @@ from kapstan.errors import ConfigurationError
 from kapstan.ids import new_nonce
 from kapstan.ports import launch
 from kapstan.worker.child import Load
-from kapstan.worker.supervisor import Service, Supervisor
+from kapstan.worker.lanes import Service
+from kapstan.worker.supervisor import Supervisor
 
 DRAIN_SECONDS = 30.0
 

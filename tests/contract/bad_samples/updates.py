@@ -95,6 +95,13 @@ UPDATES = (
         stored=changed("FlowRun", "spec.cancel", True),
     ),
     refused_update(
+        "resume-lowered",
+        ("spec.resume", 1),
+        "spec.resume",
+        "resume can only grow: raise it by one to go on with the run",
+        stored=changed("FlowRun", "spec.resume", 2),
+    ),
+    refused_update(
         "cancel-removed",
         ("metadata.labels", {}),
         "spec.cancel",

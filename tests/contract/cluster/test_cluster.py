@@ -209,6 +209,20 @@ def test_delete(on: On) -> None:
     on(body)
 
 
+def test_a_delete_with_a_uid_leaves_a_namesake_alone(on: On) -> None:
+    async def body(cluster: Cluster) -> None:
+        first = await cluster.create(manifest(POOL))
+        await cluster.delete(POOL, uid=first["metadata"]["uid"])
+        second = await cluster.create(manifest(POOL))
+        with pytest.raises(ResourceConflict):
+            await cluster.delete(POOL, uid=first["metadata"]["uid"])
+        stored = await cluster.get(POOL)
+        assert stored is not None
+        assert stored["metadata"]["uid"] == second["metadata"]["uid"]
+
+    on(body)
+
+
 def test_changes_tell_what_is_there_and_then_what_happens(on: On) -> None:
     async def body(cluster: Cluster) -> None:
         await cluster.create(manifest(POOL))

@@ -92,6 +92,83 @@ def test_a_job_of_somebody_else_is_not_taken_for_ours(api_server: ApiServer) -> 
     asyncio.run(body())
 
 
+def foreign_job(name: str, **metadata: Any) -> dict[str, Any]:
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "migrate", "image": "migrate:1"}]}}
+    metadata = {"name": name, "namespace": "default", **metadata}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": template}}
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_job_of_somebody_else_is_neither_stopped_nor_removed(api_server: ApiServer, watched: bool) -> None:
+    """It was there before the run, with labels of ours or without, in the operator's cache or not."""
+
+    async def body() -> None:
+        async with launching(api_server) as (client, _):
+            cache = Cache()
+            launcher = KubernetesLauncher(client, cache)
+            labels = {"kapstan.dev/flow-run": RUN.name, "app.kubernetes.io/managed-by": "kapstan"}
+            theirs = await client.create(
+                JOBS.path("default"), foreign_job("etl-1-1", labels=labels), field_manager="test"
+            )
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "etl-1-1", "uid": theirs["metadata"]["uid"]}
+            pod = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": "etl-1-1-x",
+                    "labels": labels | {"batch.kubernetes.io/job-name": "etl-1-1"},
+                    "ownerReferences": [owner],
+                },
+                "spec": {"containers": [{"name": "flow", "image": "etl:1"}]},
+            }
+            made = await client.create(PODS.path("default"), pod, field_manager="test")
+            if watched:
+                cache.jobs.put(theirs)
+                cache.put_pod(made)
+            await launcher.stop(RUN, "uid-1", "etl-1-1", grace=1)
+            await launcher.remove(RUN, "uid-1", "etl-1-1")
+            for path in (JOBS.path("default", "etl-1-1"), PODS.path("default", "etl-1-1-x")):
+                assert "deletionTimestamp" not in (await client.get(path))["metadata"]
+
+    asyncio.run(body())
+
+
+def test_a_job_that_took_the_name_since_the_last_watch_is_not_removed(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, launcher):
+            await launcher.start(request())
+            await client.delete(JOBS.path("default", "etl-1-1"))
+            theirs = await client.create(JOBS.path("default"), foreign_job("etl-1-1"), field_manager="test")
+            await launcher.remove(RUN, "uid-1", "etl-1-1")
+            found = await client.get(JOBS.path("default", "etl-1-1"))
+            assert found["metadata"]["uid"] == theirs["metadata"]["uid"]
+
+    asyncio.run(body())
+
+
+def test_pods_that_only_bear_our_labels_are_no_members(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, _):
+            cache = Cache()
+            launcher = KubernetesLauncher(client, cache)
+            await launcher.ensure_workers(workers(1))
+            template = (await client.get(APP_DEPLOYMENTS.path("default", "mail-workers")))["spec"]["template"]
+            for name, metadata in (
+                ("ours", template["metadata"]),
+                ("theirs", {"labels": template["metadata"]["labels"]}),
+            ):
+                pod = {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": name, **metadata},
+                    "spec": template["spec"],
+                }
+                cache.put_pod(await client.create(PODS.path("default"), pod, field_manager="test"))
+            assert [member.name for member in (await launcher.observe_workers(WORKER, "uid-2")).members] == ["ours"]
+
+    asyncio.run(body())
+
+
 def test_a_pod_that_outlives_its_job_is_not_taken_for_that_of_a_namesake(api_server: ApiServer) -> None:
     async def body() -> None:
         async with launching(api_server) as (client, _):
@@ -104,7 +181,12 @@ def test_a_pod_that_outlives_its_job_is_not_taken_for_that_of_a_namesake(api_ser
             pod = {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": "etl-1-1-x", "labels": labels, "ownerReferences": [owner]},
+                "metadata": {
+                    "name": "etl-1-1-x",
+                    "labels": labels,
+                    "annotations": {"kapstan.dev/owner-uid": "uid-of-an-older-run"},
+                    "ownerReferences": [owner],
+                },
                 "spec": {"containers": [{"name": "flow", "image": "etl:1"}]},
             }
             cache.put_pod(await client.create(PODS.path("default"), pod, field_manager="test"))
@@ -132,11 +214,11 @@ def test_stopping_and_removing_what_is_gone_is_no_error(api_server: ApiServer) -
     async def body() -> None:
         async with launching(api_server) as (client, launcher):
             await launcher.start(request())
-            await launcher.stop(RUN, "etl-1-1", grace=1)
+            await launcher.stop(RUN, "uid-1", "etl-1-1", grace=1)
             with pytest.raises(NotFound):
                 await client.get(JOBS.path("default", "etl-1-1"))
-            await launcher.stop(RUN, "etl-1-1", grace=1)
-            await launcher.remove(RUN, "etl-1-1")
+            await launcher.stop(RUN, "uid-1", "etl-1-1", grace=1)
+            await launcher.remove(RUN, "uid-1", "etl-1-1")
 
     asyncio.run(body())
 
@@ -177,7 +259,7 @@ def test_the_deletion_cost_is_answered(api_server: ApiServer) -> None:
             pod = {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": "mail-1", "labels": labels},
+                "metadata": {"name": "mail-1", "labels": labels, "annotations": {"kapstan.dev/owner-uid": "uid-2"}},
                 "spec": {"containers": [{"name": "worker", "image": "mail:1"}]},
             }
             await client.create(PODS.path("default"), pod, field_manager="test")

@@ -58,11 +58,11 @@ def test_a_stopped_attempt_hands_back(on: On) -> None:
         request = place.request("waits")
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.running)
-        await place.launcher.stop(place.run, request.job, grace=30.0)
+        await place.launcher.stop(place.run, request.uid, request.job, grace=30.0)
         ended = await place.until(place.attempt, lambda seen: seen.ended)
         assert ended.stopping
         assert ended.exit_code is not None
-        await place.launcher.stop(place.run, request.job, grace=30.0)
+        await place.launcher.stop(place.run, request.uid, request.job, grace=30.0)
 
     on(body)
 
@@ -72,7 +72,7 @@ def test_an_attempt_that_does_not_end_is_killed(on: On) -> None:
         request = place.request("waits")
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.running)
-        await place.launcher.stop(place.run, request.job, grace=0.0)
+        await place.launcher.stop(place.run, request.uid, request.job, grace=0.0)
         ended = await place.until(place.attempt, lambda seen: seen.ended)
         assert ended.exit_code is not None
 
@@ -81,8 +81,8 @@ def test_an_attempt_that_does_not_end_is_killed(on: On) -> None:
 
 def test_what_is_gone_may_be_stopped_and_removed(on: On) -> None:
     async def body(place: Place) -> None:
-        await place.launcher.stop(place.run, place.job(), grace=1.0)
-        await place.launcher.remove(place.run, place.job())
+        await place.launcher.stop(place.run, place.flow_run.uid, place.job(), grace=1.0)
+        await place.launcher.remove(place.run, place.flow_run.uid, place.job())
 
     on(body)
 
@@ -92,7 +92,7 @@ def test_a_removed_attempt_is_gone(on: On) -> None:
         request = place.request("quick")
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.ended)
-        await place.launcher.remove(place.run, request.job)
+        await place.launcher.remove(place.run, request.uid, request.job)
         await place.until(place.attempt, lambda seen: not seen.exists)
 
     on(body)
@@ -103,7 +103,7 @@ def test_removing_what_runs_ends_it(on: On) -> None:
         request = place.request("waits")
         await place.launcher.start(request)
         await place.until(place.attempt, lambda seen: seen.running)
-        await place.launcher.remove(place.run, request.job)
+        await place.launcher.remove(place.run, request.uid, request.job)
         await place.until(place.attempt, lambda seen: not seen.exists)
 
     on(body)
@@ -119,5 +119,9 @@ def test_an_attempt_belongs_to_one_object_of_that_name(on: On) -> None:
             await place.launcher.start(other)
         jobs = [(1, request.job)]
         assert [seen.exists for seen in await place.launcher.observe_attempts(place.run, "another", jobs)] == [False]
+        await place.launcher.stop(place.run, "another", request.job, grace=0.0)
+        await place.launcher.remove(place.run, "another", request.job)
+        seen = await place.attempt()
+        assert (seen.exists, seen.running, seen.stopping) == (True, True, False)
 
     on(body)

@@ -79,7 +79,7 @@ def test_a_stop_is_carried_through_by_the_next_launcher(on: On) -> None:
             return state_of(pid_of(seen.pod))
 
         await place.until(state, lambda state: state.startswith("T"))
-        await place.launcher.stop(place.run, place.job(), grace=1.0)
+        await place.launcher.stop(place.run, place.flow_run.uid, place.job(), grace=1.0)
         await place.launcher.close()
         await restarted(place)
         ended = await place.until(place.attempt, lambda seen: seen.ended)

@@ -228,7 +228,7 @@ class TestAgain:
         assert queue.record(submission.run_id).state == "completed"
         assert every_page(runs, BackgroundFilter(states=frozenset({"failed", "crashed", "cancelled"}))) == []
 
-    def test_a_parked_lane_is_handed_it_at_once(self, queue: RedisQueue, hire, runs: RedisBackgroundRuns) -> None:
+    def test_an_idle_lane_is_handed_it_at_once(self, queue: RedisQueue, hire, runs: RedisBackgroundRuns) -> None:
         submission = run()
         queue.submit(submission)
         queue.cancel(submission.run_id)

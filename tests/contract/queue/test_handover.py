@@ -1,4 +1,4 @@
-"""Hand-over: a parked lane is given the run by whoever makes it ready; nothing polls, and no wake-up is lost."""
+"""Hand-over: an idle lane is given the run by whoever makes it ready; nothing polls, and no wake-up is lost."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from tests.contract.queue.makers import TASK, done, run
 from tests.servers.redis import RedisServer
 
 from kapstan.queue.redis import RedisQueue
+from kapstan.queue.wire import pack
 
 
-def test_a_submit_hands_the_run_to_a_parked_lane(queue: RedisQueue, hire) -> None:
+def test_a_submit_hands_the_run_to_an_idle_lane(queue: RedisQueue, hire) -> None:
     lane = hire().lane
     assert lane.step([], 1).claims == []
     submission = run()
@@ -23,7 +24,7 @@ def test_a_submit_hands_the_run_to_a_parked_lane(queue: RedisQueue, hire) -> Non
     assert lane.step([done(claim)], 0).lost == []
 
 
-def test_submit_many_hands_to_every_parked_lane(queue: RedisQueue, hire) -> None:
+def test_submit_many_hands_to_every_idle_lane(queue: RedisQueue, hire) -> None:
     worker = hire(lanes=3)
     for lane in worker.lanes:
         lane.step([], 1)
@@ -32,7 +33,7 @@ def test_submit_many_hands_to_every_parked_lane(queue: RedisQueue, hire) -> None
     assert queue.depth([TASK]).ready == 1
 
 
-def test_a_lane_that_still_executes_is_not_parked(queue: RedisQueue, hire) -> None:
+def test_a_lane_that_still_executes_is_not_idle(queue: RedisQueue, hire) -> None:
     queue.submit(run())
     busy, idle = hire(), hire()
     (claim,) = busy.lane.step([], 1).claims
@@ -150,10 +151,10 @@ def test_a_lost_bell_is_cured_by_a_beat(queue: RedisQueue, hire, shared_server: 
     worker.lane.step([], 1)
     submission = run()
     with shared_server.client() as client:  # as if the submit's own hand-over had not happened
-        parked = client.smembers(f"{queue.prefix}idle:{TASK}")
+        idle = client.smembers(f"{queue.prefix}idle:{TASK}")
         client.delete(f"{queue.prefix}idle:{TASK}")
         queue.submit(submission)
-        client.sadd(f"{queue.prefix}idle:{TASK}", *parked)
+        client.sadd(f"{queue.prefix}idle:{TASK}", *idle)
     assert queue.record(submission.run_id).state == "ready"
     worker.session.renew()
     assert [claim.run_id for claim in worker.lane.wait(5.0)] == [submission.run_id]
@@ -220,3 +221,108 @@ def test_an_idle_worker_sends_one_command_a_beat(open_queue, own_server: RedisSe
         thread.join()
         lane.close()
     session.close()
+
+
+class TestARecalledLaneIsFoundAgain:
+    """Others may take away what a lane holds; whether it is idle is for the queue to say."""
+
+    def assert_found(self, queue: RedisQueue, lane) -> None:
+        """A lane that waits is handed what is submitted."""
+        claims: list = []
+        waiting = threading.Thread(target=lambda: claims.extend(lane.wait(20.0)))
+        waiting.start()
+        key = f"{queue.prefix}idle:{TASK}"
+        while waiting.is_alive() and not queue.command(pack("SCARD", key)):
+            continue
+        submission = run()
+        queue.submit(submission)
+        assert queue.record(submission.run_id).state == "running", "a ready run waits while its lane does nothing"
+        waiting.join()
+        assert [claim.run_id for claim in claims] == [submission.run_id]
+
+    def test_by_its_supervisor(self, queue: RedisQueue, hire) -> None:
+        queue.submit_many([run() for _ in range(3)])
+        hung, other = hire(), hire()
+        first, *waiting = hung.lane.step([], 3).claims
+        hung.session.give_back(0, [first.run_id])
+        taken = other.lane.step([], 3).claims
+        assert [claim.run_id for claim in taken] == [claim.run_id for claim in waiting]
+        assert hung.lane.step([done(first)], 1).claims == []
+        self.assert_found(queue, hung.lane)
+
+    def test_by_the_end_of_its_lease(self, queue: RedisQueue, hire) -> None:
+        queue.submit_many([run() for _ in range(3)])
+        paused, other = hire(), hire()
+        assert len(paused.lane.step([], 3).claims) == 3
+        queue.expire_session(paused.session.name)
+        while other.lane.step([], 3).claims:
+            continue
+        assert not paused.session.renew().alive
+        assert paused.lane.give_back([]) == []
+        self.assert_found(queue, paused.lane)
+
+    def test_while_what_was_handed_to_it_is_on_its_way(self, queue: RedisQueue, hire) -> None:
+        lane = hire().lane
+        lane.step([], 1)
+        first = run()
+        queue.submit(first)
+        assert lane.give_back([]) == []  # not read yet
+        assert [claim.run_id for claim in lane.wait(5.0)] == [first.run_id], "claimed anew"
+        assert queue.record(first.run_id).token.epoch == 2
+
+    def test_a_run_that_nobody_knows_of_goes_back_before_a_lane_waits(self, queue: RedisQueue, hire) -> None:
+        queue.submit(run())
+        lane = hire().lane
+        (claim,) = lane.step([], 1).claims
+        # As if the retry of it had not reached the queue: the caller has done with it and waits for the next.
+        (again,) = lane.wait(5.0)
+        assert (again.run_id, again.attempt) == (claim.run_id, 1)
+        assert again.token > claim.token
+
+
+def test_more_runs_than_one_script_hands_over_reach_every_idle_lane(queue: RedisQueue, hire) -> None:
+    worker = hire(lanes=3)
+    cancelled = [run() for _ in range(5300)]
+    queue.submit_many([run(), *cancelled, run()])
+    (first,) = worker.lanes[0].step([], 1).claims
+    for submission in cancelled[1:-1:2] + cancelled[2:-1:2] + [cancelled[0], cancelled[-1]]:
+        queue.cancel(submission.run_id)
+    assert queue.depth([TASK]).ready == 1, "what was cancelled is no backlog"
+    assert len(worker.lanes[1].wait(5.0)) == 1
+    assert worker.lanes[2].wait(0.0) == []
+    assert worker.lanes[0].step([done(first)], 1).claims == []
+    assert queue.command(pack("LLEN", f"{queue.prefix}q:{TASK}")) == 0
+
+
+def test_a_run_behind_cancelled_ones_is_handed_over_at_once(queue: RedisQueue, hire) -> None:
+    """No lane looked at the list since they were cancelled; the idle one is told by the submit."""
+    lane = hire().lane
+    key = f"{queue.prefix}idle:{TASK}"
+    cancelled = [run() for _ in range(5500)]
+    queue.submit_many(cancelled)
+    for submission in [*cancelled[1:-1], cancelled[0], cancelled[-1]]:
+        queue.cancel(submission.run_id)
+    stale = queue.command(pack("LRANGE", f"{queue.prefix}q:{TASK}", 0, -1))
+    assert len(stale) == 5498
+    queue.command(pack("DEL", f"{queue.prefix}q:{TASK}"))
+    assert lane.wait(0.0) == []
+    queue.command(pack("RPUSH", f"{queue.prefix}q:{TASK}", *stale))  # they come after the lane looked
+    assert queue.command(pack("SCARD", key)) == 1
+    submission = run()
+    queue.submit(submission)
+    assert [claim.run_id for claim in lane.wait(5.0)] == [submission.run_id]
+
+
+def test_counts_of_what_is_over_go(queue: RedisQueue, hire) -> None:
+    worker = hire()
+    later, middle, ready = run(delay=3600.0), run(), run()
+    queue.submit_many([later])
+    queue.submit_many([run(), middle, ready])
+    claims = worker.lane.step([], 1).claims
+    queue.submit(run())
+    for submission in (later, ready):
+        queue.cancel(submission.run_id)
+    assert set(queue.command(pack("HGETALL", f"{queue.prefix}n"))) == {f"{kind}:{TASK}".encode() for kind in "rk"}
+    claims += worker.lane.step([], 10).claims
+    worker.lane.step([done(claim) for claim in claims], 0)
+    assert queue.command(pack("HGETALL", f"{queue.prefix}n")) == {}

@@ -176,7 +176,7 @@ class TestGiveBack:
         assert lane.read_step().claims == []
         assert [claim.token.epoch for claim in lane.step([], 2).claims] == [2, 2]
 
-    def test_hands_them_to_a_parked_lane(self, queue: RedisQueue, hire) -> None:
+    def test_hands_them_to_an_idle_lane(self, queue: RedisQueue, hire) -> None:
         queue.submit_many([run(), run()])
         busy, idle = hire(), hire()
         claims = busy.lane.step([], 2).claims

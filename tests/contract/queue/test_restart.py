@@ -83,7 +83,7 @@ def test_a_step_waits_for_the_new_era(open_queue, own_server: RedisServer) -> No
     shop.close()
 
 
-def test_a_parked_lane_comes_back_by_itself(open_queue, own_server: RedisServer) -> None:
+def test_an_idle_lane_comes_back_by_itself(open_queue, own_server: RedisServer) -> None:
     queue = open_queue(own_server)
     shop = worker(queue)
     claims = []

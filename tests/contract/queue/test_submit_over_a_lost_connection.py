@@ -21,8 +21,8 @@ def test_a_bulk_submit_whose_replies_are_lost_is_sent_again_and_submits_each_onc
     shared_server: RedisServer, open_queue: Callable[..., RedisQueue], lost: int
 ) -> None:
     direct = open_queue(shared_server)
-    parked = worker(direct)
-    assert parked.lane.step([], 1).claims == []
+    idle = worker(direct)
+    assert idle.lane.step([], 1).claims == []
     with TcpRelay(shared_server.port) as relay:
         url = f"redis://127.0.0.1:{relay.port}/0"
         queue = open_queue(shared_server, url=url, namespace=direct.settings.namespace)
@@ -38,11 +38,11 @@ def test_a_bulk_submit_whose_replies_are_lost_is_sent_again_and_submits_each_onc
     assert len(again) >= CHUNK, "the fault did not bite: nothing was sent again that had been accepted"
     assert answers[0].duplicate == (lost == 1)
     assert answers == [Submitted(answer.state, duplicate=n in set(again)) for n, answer in enumerate(answers)]
-    assert [answer.state for answer in answers].count("running") <= 1  # the one that the parked lane was handed
-    claims = parked.lane.wait(10.0)
-    while step := parked.lane.step([done(claim) for claim in claims[-CHUNK:]], CHUNK).claims:
+    assert [answer.state for answer in answers].count("running") <= 1  # the one that the idle lane was handed
+    claims = idle.lane.wait(10.0)
+    while step := idle.lane.step([done(claim) for claim in claims[-CHUNK:]], CHUNK).claims:
         claims += step
     assert [claim.run_id for claim in claims] == [submission.run_id for submission in submissions]
     assert {direct.record(submission.run_id).state for submission in submissions} == {"completed"}
     assert direct.depth([TASK]).ready == 0
-    parked.close()
+    idle.close()

@@ -218,6 +218,62 @@ spec: {{deploymentRef: {{name: listed}}, parametersRef: {{key: {referred}}}}}
     assert len(dev.effects()) == 1
 
 
+CHARGED = """
+import os
+from kapstan import flow, task
+
+def note(line):
+    with open(os.environ["QUICKSTART_SINK"], "a") as sink:
+        sink.write(line + "\\n")
+
+@task
+def charge():
+    note("charge")
+
+@task
+def ship():
+    note("ship")
+    if not os.path.exists("van"):
+        raise RuntimeError("no van")
+
+@flow
+def order():
+    charge()
+    ship()
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_failed_run_goes_on_when_asked_and_its_key_stays_one_run(dev: Dev, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "order.py").write_text(CHARGED)
+    deployment = LISTED_YAML.replace("listed.py:listed", "order.py:order").replace("listed", "order")
+    deployment = deployment.replace("  parameters: {customer: ann, items: [of, the, Deployment]}\n", "")
+
+    def run(resume: int) -> str:
+        return f"""---
+apiVersion: kapstan.dev/v1alpha1
+kind: FlowRun
+metadata: {{name: seven}}
+spec: {{deploymentRef: {{name: order}}, idempotencyKey: order-7, resume: {resume}}}
+"""
+
+    dev.run("apply", "-f", "-", input=deployment + run(0))
+    dev.start("--dir", str(code))
+    dev.until(lambda: phase(dev, "seven") == "Failed")
+    assert dev.effects() == ["charge", "ship"]
+    (code / "van").touch()
+    dev.run("apply", "-f", "-", input=run(1))
+    dev.until(lambda: phase(dev, "seven") == "Completed")
+    assert dev.effects() == ["charge", "ship", "ship"], "what had failed was executed again, and nothing else"
+    asyncio.run(LocalCluster.from_settings(settings.current()).delete(Key("FlowRun", "default", "seven")))
+    dev.run("apply", "-f", "-", input=run(0).replace("seven", "again"))
+    dev.until(lambda: phase(dev, "again") == "Completed")
+    assert dev.effects() == ["charge", "ship", "ship"], "made again under its key it is the same run"
+    assert [attempt["number"] for attempt in dev.status("FlowRun", "again")["attempts"]] == [2]
+
+
 def test_a_second_dev_of_a_home_is_refused(dev: Dev) -> None:
     dev.start()
     dev.until(lambda: "Kapstan serves" in dev.log())

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from typing import Any
 
 from kapstan import task
+from kapstan.engine import chain
 
 
 def tell(*words: object) -> None:
@@ -17,6 +22,27 @@ def tell(*words: object) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sink:
         sink.connect(os.environ["SINK"])
         sink.send(" ".join(map(str, words)).encode())
+
+
+def told_of(execution: Any, proceed: Any) -> Any:
+    """A step of a run like those of the product: it tells when it hands on and what came back."""
+    tell("step", execution.run.task_name, os.getpid())
+    state = yield from proceed(execution)
+    tell(f"ended-{state.name}", execution.run.task_name, os.getpid())
+    return state
+
+
+chain.STEPS = (chain.Link(told_of, lambda spec: spec.name.startswith("stepped")), *chain.STEPS)
+
+
+@task
+def stepped(a: int = 1) -> int:
+    return a
+
+
+@task
+async def stepped_async(a: int = 1) -> int:
+    return a
 
 
 @task
@@ -132,3 +158,61 @@ def large_failure(tag: str, times: int) -> None:
 def measure(tag: str, text: str) -> int:
     tell("ran", tag, os.getpid())
     return len(text)
+
+
+def _helper(tag: str, gate: str) -> None:
+    """What a process that a run has started does: it waits, then has its effect."""
+    tell("helps", tag, os.getpid())
+    with open(gate, "rb", buffering=0) as pipe:
+        pipe.read(1)
+    tell("effect", tag, os.getpid())
+
+
+def _start_helper(tag: str, gate: str, how: str) -> None:
+    """``program``, ``session`` (of its own), ``fork`` (no program is executed) or ``daemon`` (forked twice)."""
+    if how in ("fork", "daemon"):
+        pid = os.fork()
+        if pid == 0:
+            if how == "daemon" and (os.setsid() or True) and os.fork():
+                os._exit(0)
+            _helper(tag, gate)
+            os._exit(0)
+        if how == "daemon":
+            os.waitpid(pid, 0)
+        return
+    code = f"from tests.integration.worker.served import _helper; _helper({tag!r}, {gate!r})"
+    subprocess.Popen([sys.executable, "-c", code], start_new_session=how == "session")
+
+
+@task
+def helped(tag: str, gate: str, how: str) -> None:
+    _start_helper(tag, gate, how)
+    hold.fn(tag, gate)
+
+
+@task(timeout_seconds=3)
+def helped_for_three_seconds(tag: str, gate: str, how: str) -> None:
+    _start_helper(tag, gate, how)
+    hold.fn(tag, gate)
+
+
+@task
+def leaves_a_helper(tag: str, gate: str, how: str) -> int:
+    _start_helper(tag, gate, how)
+    return os.getpid()
+
+
+@task
+def terminates_a_fork() -> int:
+    """The exit code of a forked process that was told to end."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(20)
+    return process.exitcode if process.exitcode is not None else -1000
+
+
+@task
+def rings_its_alarm() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    time.sleep(20)

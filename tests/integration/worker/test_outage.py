@@ -70,7 +70,7 @@ def test_an_idle_worker_sends_one_command_per_beat(server: RedisServer, start: S
 
 
 def test_submits_that_race_against_blocking_lose_no_wake_up(start: Start) -> None:
-    """Each submit meets a lane that is just about to park."""
+    """Each submit meets a lane that is just about to be idle."""
     start(limit=2)
     for n in range(1000):
         assert served.add.delay(n, 1).result(timeout=10) == n + 1

@@ -159,7 +159,7 @@ class Protocol(RuleBasedStateMachine):
         assert bool(claims) == bool(ready), "what is ready can be claimed"
         assert len(claims) <= want
         self.take_in(name, lane, claims)
-        if not claims:  # not parked: what the model does not see must not happen behind its back
+        if not claims:  # not idle: what the model does not see must not happen behind its back
             self.queue.command(_del(f"{self.queue.prefix}idle:{TASK}"))
 
     @rule(choice=st.integers(0, 99), state=st.sampled_from(["completed", "failed", "cancelled"]), twice=st.booleans())

@@ -100,11 +100,11 @@ class Infrastructure:
             self.created[request.job] += 1
             self.processes[request.job] = Process(request.run_id, request.attempt, self.fate(request.attempt))
 
-    async def stop(self, run: Key, job: str, *, grace: float) -> None:
+    async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
         if job in self.processes:
             self.processes[job].stopping = True
 
-    async def remove(self, run: Key, job: str) -> None:
+    async def remove(self, run: Key, uid: str, job: str) -> None:
         self.processes.pop(job, None)
 
     async def observe_attempts(self, run: Key, uid: str, jobs: Sequence[tuple[int, str]]) -> list[AttemptObservation]:
@@ -166,8 +166,8 @@ class KillableCluster(LocalCluster):
         write = LocalCluster.set_status
         return await self._writes.perform(lambda: write(self, key, status, uid=uid, resource_version=resource_version))
 
-    async def delete(self, key: Key) -> None:
-        await self._writes.perform(lambda: LocalCluster.delete(self, key))
+    async def delete(self, key: Key, *, uid: str = "") -> None:
+        await self._writes.perform(lambda: LocalCluster.delete(self, key, uid=uid))
 
 
 class KillableLauncher:
@@ -185,8 +185,8 @@ class KillableLauncher:
     async def start(self, request: JobRequest) -> None:
         await self._writes.perform(lambda: self._infrastructure.start(request))
 
-    async def stop(self, run: Key, job: str, *, grace: float) -> None:
-        await self._writes.perform(lambda: self._infrastructure.stop(run, job, grace=grace))
+    async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
+        await self._writes.perform(lambda: self._infrastructure.stop(run, uid, job, grace=grace))
 
 
 @dataclass

@@ -238,7 +238,7 @@ def test_interrupt_ends_the_run_that_is_named_and_no_other() -> None:
     ended = engine.run(given)
     assert isinstance(ended, Outcome)
     assert ended.state == "cancelled"
-    assert engine.executing is None
+    assert not engine.executing
     engine.interrupt(given.run_id)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kapstan.engine import calls
 from kapstan.engine.functions import driven, runs_async, settled
+from kapstan.engine.operations import Call, Limited
 from kapstan.errors import TaskTimeout
 
 
@@ -90,13 +90,13 @@ def test_whether_a_call_gives_something_to_await(fn: Callable[..., Any], expecte
 )
 def test_a_result_becomes_a_value_with_and_without_a_running_loop(fn: Callable[..., Any], expected: Any) -> None:
     assert settled(fn()) == expected
-    assert calls.call(fn, (), {}, None) == calls.call(fn, (), {}, 5.0) == expected
+    assert Call(fn, (), {}).block() == Limited(5.0, Call(fn, (), {})).block() == expected
 
     async def inside() -> Any:
         return settled(fn())
 
     assert asyncio.run(inside()) == expected
-    assert asyncio.run(calls.acall(fn, (), {}, None)) == asyncio.run(calls.acall(fn, (), {}, 5.0)) == expected
+    assert asyncio.run(Call(fn, (), {}).on_loop()) == asyncio.run(Limited(5.0, Call(fn, (), {})).on_loop()) == expected
 
 
 def test_the_body_of_a_generator_is_under_the_time_limit() -> None:
@@ -105,7 +105,7 @@ def test_the_body_of_a_generator_is_under_the_time_limit() -> None:
             yield 1
 
     with pytest.raises(TaskTimeout):
-        calls.call(endless, (), {}, 0.05)
+        Limited(0.05, Call(endless, (), {})).block()
 
 
 def test_an_error_in_a_driven_coroutine_is_the_callers() -> None:

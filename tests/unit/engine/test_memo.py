@@ -1,43 +1,41 @@
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 from kapstan.engine.memo import Memo
+from kapstan.journal import TaskOutcome
 
-RUN, OTHER = "0" * 22, "1" * 22
-
-
-def test_keys_are_the_same_in_the_next_attempt() -> None:
-    first, second = Memo(RUN, {}), Memo(RUN, {})
-    calls = [("", "m:a", {"x": 1}), ("", "m:a", {"x": 2}), ("", "m:b", {"x": 1}), ("k", "m:a", {"x": 1})]
-    keys = [first.key(*call)[0] for call in calls]
-    assert len(set(keys)) == len(calls)
-    assert [second.key(*call)[0] for call in reversed(calls)] == keys[::-1]
+KEY, INNER, TASK = "0" * 22, "1" * 22, "2" * 22
 
 
-def test_equal_calls_are_told_apart_by_their_number() -> None:
-    memo = Memo(RUN, {})
-    keys = [memo.key("", "m:a", {"x": 1})[0] for _ in range(3)]
-    assert len(set(keys)) == 3
-    again = Memo(RUN, {})
-    assert [again.key("", "m:a", {"x": 1})[0] for _ in range(3)] == keys
+def outcome(key: str, state: str = "COMPLETED", position: str = "|0") -> TaskOutcome:
+    return TaskOutcome(key=key, task="m:a", name="a", state=state, position=position)
 
 
-def test_another_run_has_other_keys() -> None:
-    assert Memo(RUN, {}).key("", "m:a", {})[0] != Memo(OTHER, {}).key("", "m:a", {})[0]
-
-
-def test_an_outcome_is_handed_out_once() -> None:
-    key = Memo(RUN, {}).key("", "m:a", {})[0]
-    memo = Memo(RUN, {key: "outcome"})
-    assert memo.take(key) == "outcome"
-    assert memo.take(key) is None
+def test_an_outcome_of_an_earlier_attempt_is_handed_out_once() -> None:
+    memo = Memo({KEY: outcome(KEY)})
+    assert memo.take(KEY, None) == outcome(KEY)
+    assert memo.take(KEY, None) is None
     assert memo.unmatched == 0
 
 
-def test_threads_share_out_the_numbers() -> None:
-    memo = Memo(RUN, {})
-    with ThreadPoolExecutor(8) as threads:
-        keys = list(threads.map(lambda _: memo.key("", "m:a", {"x": 1})[0], range(200)))
-    alone = Memo(RUN, {})
-    assert set(keys) == {alone.key("", "m:a", {"x": 1})[0] for _ in range(200)}
+def test_a_retried_task_finds_what_its_calls_completed_until_it_ends() -> None:
+    memo = Memo({})
+    memo.keep(outcome(INNER), TASK)
+    assert memo.take(INNER, TASK) == memo.take(INNER, TASK) == outcome(INNER)
+    assert memo.take(INNER, None) is None
+    memo.keep(outcome(TASK), None)
+    assert memo.take(INNER, TASK) is None
+
+
+def test_a_retried_task_makes_calls_again_that_failed() -> None:
+    memo = Memo({})
+    memo.keep(outcome(INNER, "FAILED"), TASK)
+    assert memo.take(INNER, TASK) is None
+
+
+def test_the_same_call_with_other_inputs_is_found_by_its_position() -> None:
+    memo = Memo({KEY: outcome(KEY, position="|1")})
+    assert memo.other_inputs("m:a", "|0") is None
+    assert memo.other_inputs("m:b", "|1") is None
+    assert memo.other_inputs("m:a", "|1") == outcome(KEY, position="|1")
+    memo.take(KEY, None)  # the call that it belongs to was made: nothing is missing
+    assert memo.other_inputs("m:a", "|1") is None

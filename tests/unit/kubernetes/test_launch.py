@@ -93,9 +93,17 @@ def on_this_machine(
 def test_kapstan_run_reads_what_both_launchers_made(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"text": text, text: [text, {"deep": text}], "n": 1.0, "none": None}
     entrypoint = "".join(text.split()).replace(":", "")[-500:] + ".py:main"
-    request = job_request(flow={"entrypoint": entrypoint}, parameters=parameters, parameters_ref=text)
+    request = job_request(flow={"entrypoint": entrypoint}, parameters=parameters, parameters_ref=text, again=True)
     wanted = FlowRunLaunch(
-        entrypoint, RUN_ID, 2, "team", ids.run_name(RUN_ID), "etl", parameters=parameters, parameters_ref=text
+        entrypoint,
+        RUN_ID,
+        2,
+        "team",
+        ids.run_name(RUN_ID),
+        "etl",
+        parameters=parameters,
+        parameters_ref=text,
+        again=True,
     )
     container = render.job(request)["spec"]["template"]["spec"]["containers"][0]
     assert read_run(*in_a_pod(container)) == wanted
@@ -105,6 +113,7 @@ def test_kapstan_run_reads_what_both_launchers_made(text: str, tmp_path: Path, m
 def test_a_run_without_stored_parameters_reads_none() -> None:
     container = render.job(job_request())["spec"]["template"]["spec"]["containers"][0]
     assert read_run(*in_a_pod(container)).parameters_ref == ""
+    assert not read_run(*in_a_pod(container)).again
 
 
 @pytest.mark.parametrize("text", AWKWARD)

@@ -66,6 +66,7 @@ def test_a_run_cannot_choose_whose_rights_it_runs_with() -> None:
         "scheduledTime",
         "cancel",
         "suspend",
+        "resume",
     }
 
 

@@ -97,7 +97,7 @@ def test_returned_futures_decide_together() -> None:
     def together(good: bool) -> list[Any]:
         return [add.submit(1), add.submit(2) if good else fail.submit("bad")]
 
-    assert together(True) == [2, 3]
+    assert [state.result() for state in together(True)] == [2, 3]
     state = together(False, return_state=True)
     assert (state.name, state.message) == ("Failed", "1/2 states are not Completed: Failed")
     with pytest.raises(ValueError, match="bad"):

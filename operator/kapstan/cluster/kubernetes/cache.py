@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from kapstan.resources.labels import FLOW_RUN_LABEL, TASK_WORKER_LABEL
+from kapstan.resources.labels import FLOW_RUN_LABEL, OWNER_UID, TASK_WORKER_LABEL
 
 Json = dict[str, Any]
 Name = tuple[str, str]
@@ -161,6 +161,11 @@ def name_of(manifest: Json) -> Name:
 def is_owned(manifest: Json, uid: str) -> bool:
     """Whether the object with this uid is among the owners."""
     return any(owner.get("uid") == uid for owner in items(manifest["metadata"], "ownerReferences"))
+
+
+def is_for(pod: Json, uid: str) -> bool:
+    """Whether the pod was rendered for the FlowRun or TaskWorker with this uid."""
+    return within(pod, "metadata", "annotations").get(OWNER_UID) == uid
 
 
 def _uid(manifest: Json) -> str:

@@ -90,8 +90,8 @@ class KubernetesCluster:
         body = {"spec": {"replicas": replicas}}
         await self.client.patch(_path(key, "scale"), body, field_manager=self._manager)
 
-    async def delete(self, key: Key) -> None:
-        await self.client.delete(_path(key))
+    async def delete(self, key: Key, *, uid: str = "") -> None:
+        await self.client.delete(_path(key), uid=uid)
 
     async def emit(
         self, key: Key, *, uid: str, severity: Literal["Normal", "Warning"], reason: str, message: str

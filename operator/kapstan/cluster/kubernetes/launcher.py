@@ -7,15 +7,18 @@ start what, and when, is decided there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
 from kapstan.cluster.kubernetes import observe, render
-from kapstan.cluster.kubernetes.cache import Cache, is_owned, within
+from kapstan.cluster.kubernetes.cache import Cache, is_for, is_owned, within
 from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
 from kapstan.cluster.kubernetes.cluster import FIELD_MANAGER
 from kapstan.errors import ForeignObject, NotFound, ResourceConflict
 from kapstan.ports import AttemptObservation, JobRequest, Key, Manifest, WorkerObservation, WorkersRequest
+
+log = logging.getLogger("kapstan.operator")
 
 SHORTEST_GRACE = 1.0
 """Without any, the API server forgets a pod at once, whether its process has ended or not."""
@@ -55,16 +58,26 @@ class KubernetesLauncher:
                 ) from None
         self._cache.jobs.put(made)
 
-    async def stop(self, run: Key, job: str, *, grace: float) -> None:
+    async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
         """Delete the pod with ``grace``, then the Job: what is seen of the pod while it goes tells how it ended."""
+        found = self._cache.jobs.get(run.namespace, job) or self._cache.jobs.gone.get((run.namespace, job))
+        ours = found["metadata"]["uid"] if found is not None and is_owned(found, uid) else None
         for pod in list(self._cache.attempt_pods.of(run.namespace, job)):
             metadata = pod["metadata"]
-            path = PODS.path(run.namespace, metadata["name"])
-            await self._delete(path, grace=max(grace, SHORTEST_GRACE), uid=metadata["uid"])
-        await self._delete(JOBS.path(run.namespace, job))
+            if is_for(pod, uid) or (ours is not None and is_owned(pod, ours)):
+                path = PODS.path(run.namespace, metadata["name"])
+                await self._delete(path, grace=max(grace, SHORTEST_GRACE), uid=metadata["uid"])
+        await self.remove(run, uid, job)
 
-    async def remove(self, run: Key, job: str) -> None:
-        await self._delete(JOBS.path(run.namespace, job))
+    async def remove(self, run: Key, uid: str, job: str) -> None:
+        path = JOBS.path(run.namespace, job)
+        found = self._cache.jobs.get(run.namespace, job) or await self._get(path)
+        if found is None:
+            return
+        if not is_owned(found, uid):
+            log.warning("Job %s/%s is not of FlowRun %s (uid %s): it is left alone", run.namespace, job, run.name, uid)
+            return
+        await self._delete(path, uid=found["metadata"]["uid"])
 
     async def observe_attempts(self, run: Key, uid: str, jobs: Sequence[tuple[int, str]]) -> list[AttemptObservation]:
         return [self._observe(run.namespace, uid, number, name) for number, name in jobs]
@@ -74,18 +87,22 @@ class KubernetesLauncher:
         last = job or self._cache.jobs.gone.get((namespace, name))
         if last is not None and not is_owned(last, uid):  # that of a namesake, and so are its pods
             return observe.attempt(number, name, None, None, gone=True)
-        pod, gone = self._pod_of(namespace, name, last)
+        pod, gone = self._pod_of(namespace, uid, name, last)
         refusal = self._cache.refusals.get((namespace, name), "")
         return observe.attempt(number, name, job, pod, gone=gone, refusal=refusal)
 
-    def _pod_of(self, namespace: str, name: str, job: Manifest | None) -> tuple[Manifest | None, bool]:
+    def _pod_of(self, namespace: str, owner: str, name: str, job: Manifest | None) -> tuple[Manifest | None, bool]:
         """The pod of a Job (None: one that was never seen), or the last that was seen of it; whether it is gone."""
         uid = within(job, "metadata").get("uid")
+
+        def ours(pod: Manifest) -> bool:
+            return is_owned(pod, uid) if uid is not None else is_for(pod, owner)
+
         for pod in self._cache.attempt_pods.of(namespace, name):
-            if uid is None or is_owned(pod, uid):
+            if ours(pod):
                 return pod, False
         for pod in self._cache.attempt_pods.gone_of(namespace, name):
-            if uid is None or is_owned(pod, uid):
+            if ours(pod):
                 return pod, True
         return None, False
 
@@ -111,6 +128,8 @@ class KubernetesLauncher:
             )
         if present is not None and _is_as_wanted(present, wanted):
             return
+        if present is not None:  # so that an apply changes this one, and no namesake that took its place
+            wanted["metadata"]["uid"] = present["metadata"]["uid"]
         self._cache.app_deployments.put(await self._client.apply(path, wanted, field_manager=self._manager))
 
     async def remove_workers(self, worker: Key) -> None:
@@ -131,7 +150,11 @@ class KubernetesLauncher:
             deployment = None
         return WorkerObservation(
             wanted=int(within(deployment, "spec").get("replicas") or 0),
-            members=tuple(map(observe.member, self._cache.worker_pods.of(worker.namespace, worker.name))),
+            members=tuple(
+                observe.member(pod)
+                for pod in self._cache.worker_pods.of(worker.namespace, worker.name)
+                if is_for(pod, uid)
+            ),
             selector=render.worker_selector(worker.name),
             template_hash=within(deployment, "metadata", "annotations").get(render.TEMPLATE_HASH, ""),
             problem=observe.replica_failure(deployment),

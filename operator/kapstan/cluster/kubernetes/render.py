@@ -23,6 +23,7 @@ from kapstan.resources.labels import (
     FLOW_RUN_LABEL,
     MANAGED,
     MANAGED_LABEL,
+    OWNER_UID,
     TASK_WORKER_LABEL,
     WORK_POOL_LABEL,
 )
@@ -72,6 +73,7 @@ def job(request: JobRequest) -> Manifest:
         deployment=deployment.metadata.name,
         parameters=request.parameters,
         parameters_ref=request.parameters_ref or "",
+        again=request.again,
     )
     container = _container(FLOW_CONTAINER, flow.image, launch)
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
@@ -79,7 +81,7 @@ def job(request: JobRequest) -> Manifest:
         spec["serviceAccountName"] = pool.spec.service_account_name
     if pool.spec.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in pool.spec.image_pull_secrets]
-    template = _pod_template(labels, spec, pool.spec.pod_template, restart="Never")
+    template = _pod_template(labels, request.uid, spec, pool.spec.pod_template, restart="Never")
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -120,7 +122,7 @@ def app_deployment(request: WorkersRequest) -> Manifest:
     container["readinessProbe"] = {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2}
     container["env"].append({"name": SESSION, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     spec: Manifest = {"terminationGracePeriodSeconds": drain + DRAIN_MARGIN_SECONDS, "containers": [container]}
-    template = _pod_template(labels, spec, worker.spec.pod_template, restart="Always")
+    template = _pod_template(labels, worker.metadata.uid or "", spec, worker.spec.pod_template, restart="Always")
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -175,7 +177,7 @@ def _container(name: str, image: str, launch: FlowRunLaunch | WorkerLaunch) -> M
     }
 
 
-def _pod_template(labels: Manifest, spec: Manifest, override: Manifest, *, restart: str) -> Manifest:
+def _pod_template(labels: Manifest, owner: str, spec: Manifest, override: Manifest, *, restart: str) -> Manifest:
     """The template with ``override`` laid over it and, over that, what no template may change."""
     (container,) = spec["containers"]
     container |= {
@@ -183,7 +185,7 @@ def _pod_template(labels: Manifest, spec: Manifest, override: Manifest, *, resta
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": HOME}],  # noqa: S108
     }
     base: Manifest = {
-        "metadata": {"labels": labels},
+        "metadata": {"labels": labels, "annotations": {OWNER_UID: owner}},
         "spec": spec
         | {
             "securityContext": _POD_SECURITY,
@@ -196,6 +198,7 @@ def _pod_template(labels: Manifest, spec: Manifest, override: Manifest, *, resta
         if part in pod:
             pod[part] = [_secured(item) for item in pod[part]]
     template["metadata"]["labels"] |= labels
+    template["metadata"]["annotations"] |= {OWNER_UID: owner}
     pod |= {"restartPolicy": restart, "enableServiceLinks": False, "automountServiceAccountToken": False}
     return template
 

@@ -65,8 +65,8 @@ class LocalCluster:
     async def set_scale(self, key: Key, replicas: int) -> None:
         await asyncio.to_thread(self._objects.set_scale, key, replicas)
 
-    async def delete(self, key: Key) -> None:
-        await asyncio.to_thread(self._objects.delete, key)
+    async def delete(self, key: Key, *, uid: str = "") -> None:
+        await asyncio.to_thread(self._objects.delete, key, uid)
 
     # ------------------------------------------------------------------ events
 

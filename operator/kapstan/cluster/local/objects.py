@@ -125,10 +125,13 @@ class Objects:
                 raise InvalidResource([("kind", f"a {key.kind} has no replicas")], kind=key.kind, name=key.name)
             return self._replace(key, old, {**old, "spec": {**old["spec"], "replicas": replicas}})
 
-    def delete(self, key: Key) -> None:
-        """Delete the object and everything that it owns."""
+    def delete(self, key: Key, uid: str = "") -> None:
+        """Delete the object (with ``uid`` only the one that has it) and everything that it owns."""
         with self._changing():
-            uid = str(self._existing(key)["metadata"]["uid"])
+            found = str(self._existing(key)["metadata"]["uid"])
+            if uid not in ("", found):
+                raise ResourceConflict(f"{key} is another object by now")
+            uid = found
             self._path(key).unlink()
             self._version()
             self._delete_owned(uid)

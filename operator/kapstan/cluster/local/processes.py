@@ -129,16 +129,19 @@ class ProcessLauncher:
             deployment=deployment.metadata.name,
             parameters=request.parameters,
             parameters_ref=request.parameters_ref or "",
+            again=request.again,
         )
         await self._execute(process, {"uid": request.uid, "number": request.attempt}, launch, cwd)
         self._bells.hang(process, request.run)
 
-    async def stop(self, run: Key, job: str, *, grace: float) -> None:
-        self._stop(self._attempt(run, job), run, grace)
-
-    async def remove(self, run: Key, job: str) -> None:
+    async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
         process = self._attempt(run, job)
-        if process.request is None:
+        if (process.request or {}).get("uid") == uid:
+            self._stop(process, run, grace)
+
+    async def remove(self, run: Key, uid: str, job: str) -> None:
+        process = self._attempt(run, job)
+        if (process.request or {}).get("uid") != uid:
             return
         if process.ended or (process.pid is None and not process.alive):
             process.forget()

@@ -3,7 +3,8 @@
 -- KEYS: prefix
 -- ARGV: run_id ttl
 -- Reply: format, the state before ('' if there is no such run)
--- A cancelled run stays in its ready list until a claim comes by and skips it.
+-- A cancelled run stays in its ready list, counted as stale, until a claim comes by and drops it; the first and the last
+-- of the list leave it at once.
 -- include: record
 -- include: route
 -- include: index
@@ -18,7 +19,17 @@ if state == 'q' or state == 'd' then
     call('ZREM', P .. 'd', rid)
     count('d:', route_of(record), -1)
   end
-  finish(rid, record, 'k', token_of(record), '', ARGV[2])
+  local route = finish(rid, record, 'k', token_of(record), '', ARGV[2])
+  if state == 'q' then
+    local list = P .. 'q:' .. route
+    if call('LINDEX', list, 0) == rid then
+      call('LPOP', list)
+    elseif call('LINDEX', list, -1) == rid then
+      call('RPOP', list)
+    else
+      count('k:', route, 1)
+    end
+  end
 elseif state == 'r' then
   call('SETRANGE', P .. 't:' .. rid, 0, sub(flagged(record, CANCEL), 1, 31))
   for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do

@@ -3,16 +3,19 @@
 -- KEYS: prefix
 -- ARGV: routes...
 -- Reply: format, ready, delayed, running, seconds since the oldest ready run became ready (-1: none)
--- Cancelled runs that no claim has skipped yet count as ready.
 local ready, delayed, running, oldest = 0, 0, 0, -1
 for _, route in ipairs(ARGV) do
   local waiting = call('LLEN', P .. 'q:' .. route)
-  local counts = call('HMGET', P .. 'n', 'd:' .. route, 'r:' .. route)
-  ready = ready + waiting
+  local counts = call('HMGET', P .. 'n', 'd:' .. route, 'r:' .. route, 'k:' .. route)
+  ready = ready + math.max(0, waiting - (counts[3] or 0)) -- entries of cancelled runs may still stand in the list
   delayed = delayed + (counts[1] or 0)
   running = running + (counts[2] or 0)
-  local head = waiting > 0 and call('LINDEX', P .. 'q:' .. route, 0)
-  local record = head and call('GET', P .. 't:' .. head)
-  if record then oldest = math.max(oldest, (tonumber(since, 16) - tonumber(sub(record, 17, 26), 16)) / 1000) end
+  for _, rid in ipairs(waiting > 0 and call('LRANGE', P .. 'q:' .. route, 0, counts[3] and 99 or 0) or {}) do
+    local record = call('GETRANGE', P .. 't:' .. rid, 0, 25)
+    if sub(record, 2, 2) == 'q' then
+      oldest = math.max(oldest, 0, (tonumber(since, 16) - tonumber(sub(record, 17, 26), 16)) / 1000)
+      break
+    end
+  end
 end
 return {'1', ready, delayed, running, oldest}

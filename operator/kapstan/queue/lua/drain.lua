@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- drain: sessions claim no more and their lanes are unparked; their supervisors are told.
+-- drain: sessions claim no more and their lanes are idle no more; their supervisors are told.
 -- KEYS: prefix
 -- ARGV: name exact
 --   exact: as in expire

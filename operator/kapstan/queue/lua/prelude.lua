@@ -8,7 +8,7 @@
 --   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
 --   it never did) and the session that held it stand behind the route.
 -- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
--- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' parked lane,
+-- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
 -- and for every claim rid -> token .. lane.
 local P = KEYS[1]
 local call, sub, find, format = redis.call, string.sub, string.find, string.format
@@ -84,8 +84,8 @@ local function tally(kind, route, by)
 end
 
 -- section: settle
--- How many runs of a route run or are delayed (hash n), and how many began or ended (see tally): collected here, written
--- once by settle().
+-- How many runs of a route run ('r:') or are delayed ('d:') and how many entries of its list are stale ('k:'), in hash n,
+-- and how many began or ended (see tally): collected here, written once by settle(). A field that came to 0 goes.
 local moved, passed = {}, {}
 local function count(kind, route, by)
   local field = kind .. route
@@ -115,7 +115,7 @@ end
 
 local function settle()
   for field, by in pairs(moved) do
-    if by ~= 0 then call('HINCRBY', P .. 'n', field, by) end
+    if by ~= 0 and call('HINCRBY', P .. 'n', field, by) == 0 then call('HDEL', P .. 'n', field) end
   end
   for kind, routes in pairs(passed) do
     for route, by in pairs(routes) do
@@ -150,35 +150,50 @@ local function finish(rid, record, state, token, envelope, ttl, session)
 end
 
 -- section: claim
--- Take up to `want` ready runs off a route's list as {rid, record} pairs; whatever was cancelled meanwhile is skipped.
--- A run that must be alone (another class than pure, or suspected of a crash) comes alone; true: that is so, or it is
--- next, and nothing else may be claimed now.
+-- Take up to `want` ready runs off a route's list as {rid, record} pairs. Entries that are stale (cancelled meanwhile, or
+-- standing there twice) are dropped, at most 5,000 a call. A run that must be alone (another class than pure, or suspected
+-- of a crash) comes alone. Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if
+-- the list was not looked through.
 local function take(route, want, empty)
-  local list, taken, bound, seen = P .. 'q:' .. route, {}, 0, {}
-  while #taken < want and bound < 100 do
-    bound = bound + 1
-    local rids = call('LPOP', list, #taken == 0 and 1 or want - #taken)
-    if not rids then return taken, false end
+  local list, taken, seen, stale, size = P .. 'q:' .. route, {}, {}, 0, 1
+  local function put_back(rids, from)
+    if from <= #rids then
+      local back = {}
+      for i = #rids, from, -1 do back[#back + 1] = rids[i] end
+      call('LPUSH', list, unpack(back))
+    end
+    if stale > 0 then count('k:', route, -stale) end
+  end
+  while #taken < want and stale < 5000 do
+    local rids = call('LPOP', list, size)
+    if not rids then
+      if stale > 0 then call('HDEL', P .. 'n', 'k:' .. route) end -- an empty list has none
+      return taken, false
+    end
     local keys = {}
     for i, rid in ipairs(rids) do keys[i] = P .. 't:' .. rid end
-    local records = call('MGET', unpack(keys))
-    for i, rid in ipairs(rids) do
-      local record = records[i]
+    for i, record in ipairs(call('MGET', unpack(keys))) do
+      local rid = rids[i]
       if record and state_of(record) == 'q' and not seen[rid] then
         seen[rid] = true -- it stands twice where it was cancelled and a person had it run once more
-        if sub(record, 32, 32) ~= 'p' or has(record, ALONE) then
-          if empty and #taken == 0 then
-            taken[1] = {rid, record}
-            i = i + 1
-          end
-          for j = #rids, i, -1 do call('LPUSH', list, rids[j]) end
-          return taken, true
+        local alone = sub(record, 32, 32) ~= 'p' or has(record, ALONE)
+        if #taken == want or alone and not (empty and #taken == 0) then
+          put_back(rids, i)
+          return taken, alone
         end
         taken[#taken + 1] = {rid, record}
+        if alone then
+          put_back(rids, i + 1)
+          return taken, true
+        end
+      else
+        stale = stale + 1
       end
     end
+    size = stale > 0 and 500 or want - #taken
   end
-  return taken, false
+  put_back({}, 1)
+  return taken, false, #taken == 0
 end
 
 -- Give the runs in `taken` to a lane: mints their tokens. Appends rid, token, record to `claims`.
@@ -201,30 +216,32 @@ local function hold(session, lane, route, taken, claims)
 end
 
 -- section: offer
--- The next parked lane of a live session that serves `route`: session, lane. Stale entries are dropped on the way.
+-- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way.
 local function idle_lane(route)
-  for _ = 1, 1000 do
+  for _ = 1, 10000 do
     local member = call('SPOP', P .. 'idle:' .. route)
     if not member then return nil end
     local session, lane = string.match(member, '^(.*)|(%d+)$')
     local marks = call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
-    local lease = call('ZSCORE', P .. 's', session)
-    if marks[1] and not marks[2] and marks[3] and lease and tonumber(lease) > now() then return session, lane end
+    if marks[1] and not marks[2] and marks[3] then return session, lane end
   end
   return nil
 end
 
--- Hand the ready runs of a route to parked lanes, each with its claim in the message. A lane that does not listen
--- (0 receivers) is unparked, and its run stays first in the list with the epoch that was spent.
+-- Hand the ready runs of a route to idle lanes, each with its claim in the message. A lane that does not listen (0
+-- receivers) is idle no more, and its run stays first in the list with the epoch that was spent. What one call cannot
+-- hand over, the lanes fetch: all are asked to step again.
 local function offer(route)
   local list = P .. 'q:' .. route
-  for _ = 1, 100 do
+  for _ = 1, 1000 do
     if call('EXISTS', P .. 'idle:' .. route) == 0 or call('LLEN', list) == 0 or not era() then return end
     local session, lane = idle_lane(route)
     if not session then return end
-    local taken, claims = take(route, 1, true), {}
+    local taken, _, more = take(route, 1, true)
+    local claims = {}
     if #taken == 0 then
       call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
+      if more then break end
       return
     end
     call('HDEL', P .. 'w:' .. session, '#' .. lane)
@@ -237,6 +254,7 @@ local function offer(route)
       pass('r', route, -1)
     end
   end
+  call('PUBLISH', P .. 'b', 'more')
 end
 
 local function offer_all(routes)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- renew: prolong a session's lease (or open it), end up to 3 sessions whose lease has passed, promote due runs, and
--- offer what is ready to parked lanes, so that a lost message costs no more than a beat.
+-- offer what is ready to idle lanes, so that a lost message costs no more than a beat.
 -- KEYS: prefix
 -- ARGV: session lease_ms info opening ttl routes...
 --   info: JSON, longer than 64 bytes, with routes and lanes; opening: 1 at the session's first call

@@ -1,12 +1,14 @@
 #!lua flags=allow-oom
--- step: finish N runs and claim up to M in one round trip; a lane that asked for work and got none is parked.
+-- step: finish N runs and claim up to M in one round trip; a lane that asked for work, got none and holds nothing is idle:
+-- whatever becomes ready for it is handed to it.
 -- KEYS: prefix
--- ARGV: session lane want park ttl routes rest...
---   want: how many to claim, at most 256; park: 1 if the lane will wait when there is nothing
+-- ARGV: session lane want ttl routes rest...
+--   want: how many to claim, at most 256
 --   ttl: seconds for which ended records stay; routes: how many routes follow
 --   rest: the routes in the order in which they are to be asked, each with how many of its runs fill a claim alone; then
 --     rid, token, state, envelope of each outcome
--- Reply: format, OK | PARKED | DRAIN | DEAD | ERA, lost rids, claims (rid, token, record as it was before the claim)
+-- Reply: format, OK | IDLE | HOLDS (nothing to claim, and the lane is not idle: it holds runs) | MORE (ask again: not
+--   every entry could be looked at) | DRAIN | DEAD | ERA, lost rids, claims (rid, token, record as it was before)
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
 -- include: now
@@ -16,8 +18,8 @@
 -- include: index
 -- include: settle
 -- include: finish
-local session, lane, want, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[5]
-local first = 7 + 2 * ARGV[6]
+local session, lane, want, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local first = 6 + 2 * ARGV[5]
 if not era() then return {'1', 'ERA', {}, {}} end
 local w = P .. 'w:' .. session
 local fields, keys = {'@', '!', '#' .. lane}, {}
@@ -53,21 +55,30 @@ elseif want > 0 then
   -- include: offer
   -- include: promote
   promote()
-  local left, alone = 1, false -- of the claim
-  for i = 7, first - 1, 2 do
+  local left, alone, more = 1, false, false -- left: of the claim
+  for i = 6, first - 1, 2 do
     local most = tonumber(ARGV[i + 1])
     local room = math.min(want - #claims / 3, math.floor(left * most + 1e-6))
     if room > 0 and not alone then
-      local taken
-      taken, alone = take(ARGV[i], room, #claims == 0)
+      local taken, unread
+      taken, alone, unread = take(ARGV[i], room, #claims == 0)
+      more = more or unread
       hold(session, lane, ARGV[i], taken, claims)
       left = left - #taken / most
     end
   end
-  if #claims == 0 and ARGV[4] == '1' then
-    status = 'PARKED'
-    call('HSET', w, '#' .. lane, '1')
-    for i = 7, first - 1, 2 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
+  if #claims == 0 then
+    status = more and 'MORE' or 'IDLE'
+    for _, value in ipairs(more and {} or call('HVALS', w)) do
+      if sub(value, 15) == lane then
+        status = 'HOLDS'
+        break
+      end
+    end
+    if status == 'IDLE' then
+      call('HSET', w, '#' .. lane, '1')
+      for i = 6, first - 1, 2 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
+    end
   end
 end
 settle()

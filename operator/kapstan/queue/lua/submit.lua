@@ -1,5 +1,5 @@
 #!lua
--- submit: accept one run and hand it to a parked lane if there is one.
+-- submit: accept one run and hand it to an idle lane if there is one.
 -- KEYS: prefix
 -- ARGV: run_id delay_ms tail
 --   tail: the record from its 27th character on (crashes ... envelope)
@@ -26,8 +26,8 @@ if delay then
   settle()
   return {'1', 'OK', 'd'}
 end
--- A lane parks only when its lists are empty: where runs wait already, nobody is parked.
-if call('RPUSH', P .. 'q:' .. route, rid) == 1 and call('EXISTS', P .. 'idle:' .. route) == 1 then
+call('RPUSH', P .. 'q:' .. route, rid)
+if call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: now
   -- include: record
   -- include: era

@@ -58,11 +58,12 @@ class DeleteRun:
     """Delete a finished FlowRun beyond the history limits, with what its attempts left."""
 
     run: Key
+    uid: str
     attempts: tuple[tuple[int, str], ...] = ()
 
     async def perform(self, acting: Acting) -> None:
         for _, job in self.attempts:
-            await acting.world.launcher("").remove(self.run, job)
-        with contextlib.suppress(NotFound):
-            await acting.world.cluster.delete(self.run)
+            await acting.world.launcher("").remove(self.run, self.uid, job)
+        with contextlib.suppress(NotFound, ResourceConflict):  # gone, and another run may have its name
+            await acting.world.cluster.delete(self.run, uid=self.uid)
         acting.world.memory(History).drop(self.run)

@@ -200,7 +200,7 @@ class _Step:
         limits = self.observed.deployment.spec.history_limits
         ended = self.observed.ended
         for runs, limit in ((ended.made_good, limits.successful), (ended.made_bad, limits.failed)):
-            self.actions.extend(DeleteRun(run.key, run.attempts) for run in runs[: max(0, len(runs) - limit)])
+            self.actions.extend(DeleteRun(run.key, run.uid, run.attempts) for run in runs[: max(0, len(runs) - limit)])
         # What was asked for is not history: it stays until its time is over, or a person takes it away.
         ttl = timedelta(seconds=self.observed.deployment.spec.ttl_seconds_after_finished)
         for run in ended.asked_for:
@@ -208,7 +208,7 @@ class _Step:
             if over > self.now:
                 self.wake.append(over)
                 return
-            self.actions.append(DeleteRun(run.key, run.attempts))
+            self.actions.append(DeleteRun(run.key, run.uid, run.attempts))
 
     def _status(self, schedules: list[ScheduleStatus]) -> DeploymentStatus:
         deployment = self.observed.deployment

@@ -19,7 +19,6 @@ from kapstan.reconcile.plan import Acting, Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Right, Wake
 from kapstan.reconcile.world import World
 from kapstan.resources.labels import FLOW_RUN_LABEL
-from kapstan.states import TERMINAL_PHASES
 
 SPREAD = 0.5
 """Seconds that a Deployment waits after a change of one of its runs: many that change together are one look."""
@@ -27,15 +26,16 @@ SPREAD = 0.5
 
 @dataclass(slots=True)
 class Remains:
-    """Jobs of runs that were deleted, until they are removed."""
+    """Runs that were deleted, until their Jobs are removed."""
 
-    jobs: dict[Key, list[str]] = field(default_factory=dict[Key, list[str]])
+    runs: dict[Key, RunBrief] = field(default_factory=dict[Key, RunBrief])
 
 
 class FlowRunReconciler(Reconciler):
     kind = "FlowRun"
-    # Finished runs stay out of the watch, so that a restart costs nothing for them; one that ends leaves as deleted.
-    left_out = {"status.phase": sorted(TERMINAL_PHASES)}  # noqa: RUF012
+    # What cannot go on stays out of the watch, so that a restart costs nothing for it; one that ends leaves as deleted.
+    # Of one that failed or crashed it must be heard that a person has it go on.
+    left_out = {"status.phase": ("Cancelled", "Completed")}  # noqa: RUF012
     children = frozenset({"Job", "Pod"})
     child_label = FLOW_RUN_LABEL
     rights = (
@@ -50,7 +50,7 @@ class FlowRunReconciler(Reconciler):
         return pool is None or not served_elsewhere(world, pool)
 
     async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
-        world.memory(Remains).jobs.pop(key, None)  # made again under the same name
+        world.memory(Remains).runs.pop(key, None)  # made again under the same name
         brief = RunBrief.of(manifest)
         if brief.ended:
             world.memory(History).put(brief)
@@ -70,7 +70,7 @@ class FlowRunReconciler(Reconciler):
         brief = RunBrief.of(manifest)
         known = RunBrief.of(before) if before is not None else None
         if after is None:
-            world.memory(Remains).jobs[key] = [job for _, job in brief.attempts]
+            world.memory(Remains).runs[key] = brief
         elif brief.in_flight or brief.ended:
             # Recorded: from here on the status holds the place.
             world.memory(Places).leave(key)
@@ -80,6 +80,9 @@ class FlowRunReconciler(Reconciler):
             world.memory(History).drop(key)
         if known is None or after is None or (known.phase, known.cancelled) != (brief.phase, brief.cancelled):
             yield Wake(brief.parent, SPREAD)
+        if after is None or brief.ended:
+            # Another object may ask for the same run.
+            yield from (Wake(other) for other in world.cache.runs_of(brief.run_id) if other != key)
         held = known is not None and known.in_flight
         if held != (after is not None and brief.in_flight):
             # A place was taken or given back. Who asks for one wakes the pool himself.
@@ -103,7 +106,9 @@ class FlowRunReconciler(Reconciler):
         """Nobody waits for it, and nothing of it may run on."""
         await LeaveLine(key).perform(acting)
         acting.world.memory(History).drop(key)
-        jobs = acting.world.memory(Remains).jobs.pop(key, [])
+        brief = acting.world.memory(Remains).runs.pop(key, None)
+        if brief is None:
+            return
         for launcher in acting.world.launchers.values():
-            for job in jobs:
-                await launcher.remove(key, job)
+            for _, job in brief.attempts:
+                await launcher.remove(key, brief.uid, job)

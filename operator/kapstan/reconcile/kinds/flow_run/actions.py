@@ -57,11 +57,12 @@ class StopAttempt:
 
     pool_type: str
     run: Key
+    uid: str
     job: str
     grace: float
 
     async def perform(self, acting: Acting) -> None:
-        await acting.world.launcher(self.pool_type).stop(self.run, self.job, grace=self.grace)
+        await acting.world.launcher(self.pool_type).stop(self.run, self.uid, self.job, grace=self.grace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,11 @@ class RemoveAttempt:
 
     pool_type: str
     run: Key
+    uid: str
     job: str
 
     async def perform(self, acting: Acting) -> None:
-        await acting.world.launcher(self.pool_type).remove(self.run, self.job)
+        await acting.world.launcher(self.pool_type).remove(self.run, self.uid, self.job)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,30 @@ from kapstan.states import TERMINAL_PHASES, AttemptOutcome
 
 def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
     """The next step of a run."""
-    if observed.run.status.phase in TERMINAL_PHASES:
-        return ended.reconcile(observed, now)
+    run = observed.run
     step = Step(observed, now)
+    if run.status.phase in ("Failed", "Crashed") and run.spec.resume > run.status.resumed and not run.spec.cancel:
+        return resumed(step)
+    if run.status.phase in TERMINAL_PHASES:
+        return ended.reconcile(observed, now)
     if step.last is not None and step.last.finished_at is None:
         return with_open_attempt(step)
     return without_attempt(step)
+
+
+def resumed(step: Step) -> RunPlan:
+    """A person asked to go on: the budget is new, and the next attempt executes again what failed."""
+    last = step.last
+    step.status = step.status.model_copy(
+        update={
+            "resumed": step.observed.run.spec.resume,
+            "resumed_after": last.number if last is not None else 0,
+            "infrastructure_losses": 0,
+            "diagnosis": None,
+        }
+    )
+    step.degraded(None)
+    return without_attempt(step, events=(step.event("Normal", "Resumed", "a person asked to go on with the run"),))
 
 
 def launch_refused(observed: RunObserved, message: str, now: datetime) -> RunPlan:

@@ -35,9 +35,12 @@ def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
         removal = ended_at + (min(keep, LINGER) if seen.lingers else keep)
         if now < removal:
             return RunPlan(tuple(actions), removal)
-        gone = [RemoveAttempt(pool_type, key_of(run), seen.job) for seen in observed.attempts if seen.exists]
+        uid = run.metadata.uid or ""
+        gone = [RemoveAttempt(pool_type, key_of(run), uid, seen.job) for seen in observed.attempts if seen.exists]
         return RunPlan((*actions, *gone))
     if now < ended_at + LINGER:
         return RunPlan(requeue_at=ended_at + LINGER)
-    stop = () if seen.stopping else (StopAttempt(pool_type, key_of(run), last.job, grace_of(observed.pool)),)
-    return RunPlan(stop, now + RESYNC)
+    if seen.stopping:
+        return RunPlan(requeue_at=now + RESYNC)
+    stop = StopAttempt(pool_type, key_of(run), run.metadata.uid or "", last.job, grace_of(observed.pool))
+    return RunPlan((stop,), now + RESYNC)

@@ -53,5 +53,6 @@ def request_of(observed: RunObserved, attempt: Attempt) -> JobRequest:
         deployment=deployment.to_dict(),
         pool=pool.to_dict(),
         parameters={**deployment.spec.parameters, **(run.spec.parameters or {})},
+        again=attempt.number > run.status.resumed_after and run.status.resumed > 0,
         parameters_ref=run.spec.parameters_ref.key if run.spec.parameters_ref else None,
     )

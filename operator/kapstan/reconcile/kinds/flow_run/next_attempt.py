@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis
 from kapstan.reconcile.kinds.flow_run.actions import StartAttempt
-from kapstan.reconcile.kinds.flow_run.attempts import STOPPED_FOR, Judgement, Verdict, closed, next_start
+from kapstan.reconcile.kinds.flow_run.attempts import RESYNC, STOPPED_FOR, Judgement, Verdict, closed, next_start
 from kapstan.reconcile.kinds.flow_run.launching import BLOCKERS, missing, request_of
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.kinds.flow_run.step import Step
@@ -16,7 +16,7 @@ from kapstan.reconcile.naming import job_name
 from kapstan.reconcile.plan import Action, EmitEvent
 from kapstan.reconcile.status import key_of
 from kapstan.resources.flowrun import Attempt, Diagnosis
-from kapstan.states import PHASES
+from kapstan.states import PHASES, TERMINAL_PHASES
 
 ASKED = timedelta(milliseconds=250)
 """How long a run waits for a place before its status says so."""
@@ -64,7 +64,8 @@ def _after_loss(step: Step, seen: AttemptObservation) -> RunPlan:
 def _after_outgrown(step: Step, found: Diagnosis, retries_left: int) -> RunPlan:
     """The flow used more memory than it may: its own doing, so that its own retries are spent."""
     step.status = step.status.model_copy(update={"diagnosis": found})
-    spent = sum(attempt.reason == "OOMKilled" for attempt in step.status.attempts)
+    since = step.status.resumed_after
+    spent = sum(attempt.reason == "OOMKilled" for attempt in step.status.attempts if attempt.number > since)
     if spent > retries_left:
         return step.end("Crashed", found)
     note = f"{found.message}; {found.category}, retry {spent} of {retries_left} that the flow has left"
@@ -78,7 +79,8 @@ def _after_outgrown(step: Step, found: Diagnosis, retries_left: int) -> RunPlan:
 def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
     spec, last = step.observed.run.spec, step.last
     if spec.cancel:
-        return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=True)
+        # Of several objects that ask for one run only the one that has it may end it.
+        return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=step.observed.twin is None)
     if last is not None and last.outcome == "Suspended" and not spec.suspend and not _told(step, last):
         return step.store_away() if step.observed.record.unreachable else RunPlan(needs_journal=True)
     until = _suspended_until(step)
@@ -92,6 +94,9 @@ def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
         reason = "Backoff" if last is not None else "Scheduled"
         step.tell("Scheduled", f"starts at {after.isoformat(timespec='seconds')}", reason=reason)
         return step.plan(step.write(), events, requeue_at=after)
+    other = _with_other_objects(step, events)
+    if other is not None:
+        return other
     held = blocked(step, events)
     if held is not None:
         return held
@@ -102,6 +107,40 @@ def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
     if not step.observed.record.journal:
         return RunPlan(needs_journal=True)
     return _begin(step, events)
+
+
+def _with_other_objects(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan | None:
+    """One idempotency key is one run: what to do where another object has it, or had it and it is over."""
+    observed = step.observed
+    if observed.run.spec.idempotency_key is None or step.status.attempts:
+        return None
+    if observed.twin is not None:
+        message = f"FlowRun {observed.twin.name!r} has the same idempotencyKey and executes the run"
+        step.tell("Scheduled", message, progressing=False, reason="SameRun")
+        return step.plan(step.write(), events, requeue_at=step.now + RESYNC)
+    if observed.record.unreachable:
+        return step.store_away()
+    if not observed.record.journal:
+        # Before a place is asked for: a run that is over needs none. Once it was read, a place is waited for.
+        return RunPlan(needs_journal=True) if observed.place == "none" else None
+    over = _ended_by_another(step)
+    if over is None and observed.record.declared is not None:
+        phase, message = observed.record.declared
+        category = "Cancelled" if phase == "Cancelled" else "Killed"
+        return step.end(phase, diagnosis.diagnosis(category, message), declare=False)
+    return over
+
+
+def _ended_by_another(step: Step) -> RunPlan | None:
+    """The end that the record tells of an attempt which this object does not know; None: there is none."""
+    latest = max(step.observed.record.attempts, key=lambda attempt: attempt.number, default=None)
+    if latest is None or latest.end is None or latest.number <= (step.last.number if step.last else 0):
+        return None
+    if not latest.end.outcome.ends_run:
+        return None
+    other = Attempt(number=latest.number, job=job_name(step.observed.run.metadata.name, latest.number))
+    step.append(other)
+    return after_attempt(step, other, step.seen(other), Judgement(Verdict.ENDED, latest.end.outcome, latest.end))
 
 
 def _told(step: Step, attempt: Attempt) -> bool:
@@ -145,7 +184,7 @@ def _wait_for_place(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan:
     if step.observed.place == "none":
         # Mostly the pool answers at once: the status is written only where it does not, or where an attempt ended.
         write: tuple[Action, ...] = ()
-        if step.status.attempts != run.status.attempts:
+        if step.status.attempts != run.status.attempts or run.status.phase in TERMINAL_PHASES:
             step.tell("Scheduled", "the next attempt is about to start", reason="Launching")
             write = step.write()
         return step.plan((*write, ask), events, requeue_at=step.now + ASKED)
@@ -158,14 +197,10 @@ def _begin(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan:
     begun = step.observed.record.attempts
     latest = max(begun, key=lambda attempt: attempt.number, default=None)
     last = step.last
-    if latest is not None and latest.end is not None and latest.number > (last.number if last else 0):
-        # Somebody else executed this run (`kapstan flow-run resume`): what it says of itself counts.
-        other = Attempt(number=latest.number, job=job_name(step.observed.run.metadata.name, latest.number))
-        if latest.end.outcome in ("Completed", "Failed", "Cancelled"):
-            step.append(other)
-            return after_attempt(
-                step, other, step.seen(other), Judgement(Verdict.ENDED, latest.end.outcome, latest.end)
-            )
+    # Somebody else may have executed this run (`kapstan flow-run resume`): what it says of itself counts.
+    over = _ended_by_another(step)
+    if over is not None:
+        return over
     number = max(last.number if last else 0, latest.number if latest else 0) + 1
     attempt = Attempt(number=number, job=job_name(step.observed.run.metadata.name, number))
     step.append(attempt)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kapstan.errors import BackendError
 from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, Key, Manifest
@@ -33,20 +35,46 @@ async def observe(world: World, manifest: Manifest, *, journal: bool) -> RunObse
         place=world.memory(Places).place(key),
         attempts=tuple(attempts),
         record=await _record(world, run, journal=journal),
+        twin=_twin(world, key) if run.spec.idempotency_key is not None else None,
     )
+
+
+def _twin(world: World, key: Key) -> Key | None:
+    """Of several objects that ask for one run, the one that has it: what is in flight, else the oldest."""
+    brief = world.cache.brief(key)
+    asking = [world.cache.brief(other) for other in world.cache.runs_of(brief.run_id)] if brief is not None else []
+    first = min(
+        (run for run in asking if run is not None),
+        key=lambda run: (not run.in_flight, run.created, run.key.name),
+        default=None,
+    )
+    return None if first is None or first.key == key else first.key
 
 
 async def _record(world: World, run: FlowRun, *, journal: bool) -> Record:
     attempts = run.status.attempts
     if not journal and (not attempts or run.status.phase in TERMINAL_PHASES):
         return Record()
-    read = _journal if journal else _index
-    return await world.call(read, world, run.metadata.namespace, run_id_of_run(run))
+    run_id = run_id_of_run(run)
+    if journal and run.spec.idempotency_key is not None and not attempts:
+        return await world.call(_of_another_object, world, run.metadata.namespace, run_id)
+    return await world.call(_journal if journal else _index, world, run.metadata.namespace, run_id)
 
 
 def _journal(world: World, namespace: str, run_id: RunId) -> Record:
     try:
         return Record(tuple(world.records(namespace).attempts(run_id)), journal=True)
+    except BackendError as error:
+        return Record(unreachable=str(error))
+
+
+def _of_another_object(world: World, namespace: str, run_id: RunId) -> Record:
+    """Of a run that another object may have asked for before: also how it was ended where no attempt could say so."""
+    record = _journal(world, namespace, run_id)
+    if record.unreachable:
+        return record
+    try:
+        return replace(record, declared=world.records(namespace).declared(run_id))
     except BackendError as error:
         return Record(unreachable=str(error))
 

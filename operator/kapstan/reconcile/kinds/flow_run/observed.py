@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from kapstan.ids import RunId
-from kapstan.ports import AttemptObservation, AttemptRecord
-from kapstan.reconcile.naming import run_id_of
+from kapstan.ports import AttemptObservation, AttemptRecord, Key
+from kapstan.reconcile.naming import run_id_of, run_id_of_key
 from kapstan.resources import Deployment, FlowRun, WorkPool
 
 
@@ -23,6 +23,8 @@ class Record:
     attempts: tuple[AttemptRecord, ...] = ()
     journal: bool = False
     unreachable: str = ""
+    declared: tuple[Literal["Crashed", "Cancelled"], str] | None = None
+    """How the control plane ended the run for another object that asks for it, and why."""
 
     def of(self, number: int) -> AttemptRecord | None:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
@@ -30,6 +32,8 @@ class Record:
 
 def run_id_of_run(run: FlowRun) -> RunId:
     """The id of the run that this object asks for."""
+    if run.spec.idempotency_key is not None:
+        return run_id_of_key(run.metadata.namespace, run.spec.deployment_ref.name, run.spec.idempotency_key)
     created = run.metadata.creation_timestamp or datetime.fromtimestamp(0, UTC)
     return run_id_of(run.metadata.uid or "", created)
 
@@ -47,6 +51,8 @@ class RunObserved:
     """Whether the pool has given this run a place for its next attempt."""
     attempts: tuple[AttemptObservation, ...] = ()
     record: Record = Record()
+    twin: Key | None = None
+    """Another FlowRun with the same idempotency key, which has the run."""
 
     @property
     def run_id(self) -> RunId:

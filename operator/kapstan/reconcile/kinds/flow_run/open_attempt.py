@@ -54,7 +54,8 @@ def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPl
     if why in STOPPED_FOR:
         step.replace_last(step.status.attempts[-1].model_copy(update={"reason": why}))
     if why and not seen.stopping:
-        actions.append(StopAttempt(step.pool_type, key_of(run), attempt.job, grace_of(step.observed.pool)))
+        uid, grace = run.metadata.uid or "", grace_of(step.observed.pool)
+        actions.append(StopAttempt(step.pool_type, key_of(run), uid, attempt.job, grace))
     phase: Phase = "Cancelling" if run.spec.cancel else "Running" if seen.running else "Pending"
     stuck = None if seen.running else diagnosis.of_start(seen)
     step.status = step.status.model_copy(update={"diagnosis": stuck})

@@ -61,8 +61,8 @@ class Step:
 
     # ------------------------------------------------------------------ ends
 
-    def end(self, phase: Phase, found: Diagnosis | None, *, declare: bool = False) -> RunPlan:
-        """The run is over; ``declare``: its record does not know yet."""
+    def end(self, phase: Phase, found: Diagnosis | None, *, declare: bool | None = None) -> RunPlan:
+        """The run is over; ``declare``: its record does not know yet, as that of a crashed one never does."""
         last = self.last
         if last is not None and last.finished_at is None:
             self.replace_last(last.model_copy(update={"finished_at": self.now, "reason": found and found.category}))
@@ -72,7 +72,7 @@ class Step:
         self.degraded(phase if bad else None, message if bad else "")
         self.tell(phase, message, progressing=False, reason=phase)
         actions: list[Action] = [*self.write(), self.event("Warning" if bad else "Normal", phase, message)]
-        if phase in ("Crashed", "Cancelled") and (declare or phase == "Crashed"):
+        if phase in ("Crashed", "Cancelled") and (phase == "Crashed" if declare is None else declare):
             told: Literal["Crashed", "Cancelled"] = "Crashed" if phase == "Crashed" else "Cancelled"
             # Before the status: a terminal run may leave the watch and is not looked at again.
             actions.insert(0, DeclareEnd(self.observed.run.metadata.namespace, self.observed.run_id, told, message))

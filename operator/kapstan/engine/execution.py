@@ -1,0 +1,68 @@
+"""What the steps of a task run see: one record of the run, and the ledger that keeps its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kapstan.context import TaskRun
+from kapstan.engine.branch import Branch
+from kapstan.engine.operations import Operation, Steps
+from kapstan.ids import RunId
+from kapstan.logging import tell_end
+from kapstan.specs import TaskSpec
+from kapstan.states import State
+
+
+class Ledger:
+    """Where the outcome of a task run is looked up and kept: a flow's journal, the queue, or, as here, nowhere.
+
+    Attributes:
+        retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
+    """
+
+    retries_in_place = True
+
+    def known(self, _: TaskExecution, /) -> Operation | State | None:
+        """The outcome that an earlier attempt left, or what fetches it; None if the run must be executed."""
+        return None
+
+    def keep(self, execution: TaskExecution, state: State, /) -> Operation | None:
+        """What makes ``state`` durable; None if nothing is to be done."""
+        tell_end(execution.run, state)
+
+    def again_later(self, execution: TaskExecution, delay: float, /) -> State:
+        """The run is to be executed again in ``delay`` seconds, by somebody else; its state until then."""
+        raise NotImplementedError
+
+    def branch(self, _: TaskExecution, /) -> Branch | None:
+        """The branch that the task's body will be; None: it belongs to the one that makes the call."""
+        return None
+
+
+@dataclass(slots=True)  # not frozen: that would triple the cost of making one, on the way of every task call
+class TaskExecution:
+    """One run of a task while it walks the chain.
+
+    Attributes:
+        args, kwargs: as they were given; after ``inputs`` without futures and states.
+        wait_for: further runs that must have completed before it may begin.
+        run: what its own code sees of it.
+        position: see ``branch.Place``; "" outside of a flow.
+        inside: the task run that makes the call, None for a flow.
+    """
+
+    spec: TaskSpec
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    wait_for: tuple[Any, ...]
+    run: TaskRun
+    ledger: Ledger
+    position: str = ""
+    inside: RunId | None = None
+
+
+Next = Callable[[TaskExecution], Steps[State]]
+Step = Callable[[TaskExecution, Next], Steps[State]]
+"""``step(execution, proceed)``: what it asks for, and the state of the run. ``proceed`` is the rest of the chain."""

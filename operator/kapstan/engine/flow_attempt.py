@@ -1,0 +1,274 @@
+"""What one attempt of a flow run reads and records. Driven by ``flow_engine``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+from kapstan.engine import definition, ended, returns, values
+from kapstan.engine.definition import Definition
+from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.run_index import RunIndex
+from kapstan.engine.steps.call import ends_the_caller
+from kapstan.errors import BackendError, CancelRun, Fenced, JournalLost, ParameterError, Parked, SerializationError
+from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, read_journal
+from kapstan.logging import set_up
+from kapstan.runs.records import result_ref
+from kapstan.states import AttemptOutcome, Paused, State, StateType
+
+logger = logging.getLogger("kapstan.engine")
+
+_ENDS = {StateType.COMPLETED: AttemptOutcome.COMPLETED, StateType.CANCELLED: AttemptOutcome.CANCELLED}
+_EARLY: dict[type[BaseException], tuple[AttemptOutcome, str, str]] = {
+    CancelRun: (AttemptOutcome.CANCELLED, "CANCELLED", "Cancelled"),
+    Parked: (AttemptOutcome.SUSPENDED, "PAUSED", "Parked"),
+}
+"""Ends of an attempt that was broken off, other than HandedBack: in the journal, type and name of the state."""
+
+
+class FlowAttempt:
+    """What one attempt of a flow run reads and records: its opening, its retries, its end. Blocking."""
+
+    def __init__(self, flow: FlowRun) -> None:
+        self._flow = flow
+        self._backend = flow.backend
+        self._index = RunIndex(flow.backend)
+        self._retries = 0
+        self._started = time.time()
+
+    # ------------------------------------------------------------------ begin
+
+    def open(self, attempt: int | None, again: bool) -> State | TaskOutcome | None:
+        """Take the run over. What a run that has ended already ended with, which needs no attempt; else None.
+
+        Raises:
+            Fenced: this attempt or a later one has begun.
+            JournalLost: the journal cannot be opened.
+        """
+        set_up()
+        flow = self._flow
+        known = self._known()
+        if known is not None:
+            return known
+        if flow.parent is not None:
+            flow.parent.logger.info("Created subflow run for flow '%s'", flow.spec.name)
+        else:
+            if attempt in (None, 1):
+                logger.info("Created flow run '%s' for flow '%s'", flow.name, flow.spec.name)
+            if attempt is None:
+                self._define()
+        try:
+            self._take_over(attempt, again)
+        except BackendError as error:
+            raise JournalLost(f"the journal of flow run {flow.run_id} cannot be opened: {error}") from error
+        self._save("RUNNING", "Running")
+        return None
+
+    def _known(self) -> State | TaskOutcome | None:
+        """How a run that this program called before has ended: a subflow, or a flow of a background run."""
+        flow = self._flow
+        if flow.parent is not None:
+            outcome = flow.parent.memo.take(flow.run_id, flow.inside)
+            if outcome is not None and outcome.value is not None:
+                return outcome
+        if not flow.may_have_begun:
+            return None
+        known = ended.state_of(self._backend, flow.run_id, only=AttemptOutcome.COMPLETED)
+        if known is not None and not (known.has_data or known.loader):
+            return None  # its result was not stored: its own journal replays what it can
+        if known is not None and flow.parent is not None:
+            self._tell_parent(flow.parent, known)
+        return known
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the function, of the types that its annotations name.
+
+        Raises:
+            ParameterTypeError, ParameterError: they are not and cannot be made so.
+        """
+        flow = self._flow
+        bound = flow.spec.arranged(flow.parameters)
+        if flow.spec.coerce is not None:
+            bound.arguments.update(flow.spec.coerce(bound.arguments))
+        bound.apply_defaults()
+        flow.parameters = dict(bound.arguments)
+        return bound.args, bound.kwargs
+
+    def _take_over(self, attempt: int | None, again: bool) -> None:
+        flow = self._flow
+        if attempt is None:
+            attempt = 1
+            if flow.may_have_begun:
+                before = read_journal(self._backend.store, self._backend.codec, flow.run_id).last
+                attempt = 1 if before is None else before.number + 1
+        journal = Journal(self._backend.store, self._backend.codec, flow.run_id)
+        history = journal.open(attempt, host=os.uname().nodename, now=self._started, retries=flow.spec.retries)
+        flow.attempt = attempt
+        flow.run_count = history.run_count
+        self._retries = history.retries
+        outcomes = history.outcomes
+        called_again = flow.parent is not None and flow.may_have_begun
+        if history.end is not None and (again or (called_again and history.end.end is not AttemptOutcome.HANDED_BACK)):
+            journal.append(Retry(0, time.time(), "started again", by_hand=True))
+            outcomes = {memo: outcome for memo, outcome in outcomes.items() if outcome.state == StateType.COMPLETED}
+            self._retries = 0  # renewed with those of the run that calls it, or by the person who asked
+            flow.run_count += 1
+        flow.opened(journal, outcomes)
+        if outcomes or attempt > 1:
+            flow.logger.info("Attempt %d: %d finished task runs are not run again", attempt, len(outcomes))
+
+    def _define(self) -> None:
+        flow = self._flow
+        entry = flow.spec.entrypoint
+        definition.write(
+            self._backend,
+            flow.run_id,
+            Definition(flow.spec.name, flow.name, entry, definition.here(), flow.parameters),
+        )
+
+    # ------------------------------------------------------------------ retries
+
+    def retry_delay(self, state: State) -> float | None:
+        """Seconds until the function runs again, None if it does not."""
+        flow = self._flow
+        flow.check_stopped()
+        if state.is_completed() or state.is_cancelled() or self._retries >= flow.spec.retries:
+            return None
+        if isinstance(state.data, ParameterError):
+            return None
+        delay = float(flow.spec.delay_before(self._retries + 1))
+        flow.logger.warning("%s", state.message, exc_info=_raised(state))
+        flow.logger.info("Retrying in %s seconds...", delay)
+        return delay
+
+    def retry(self, state: State) -> None:
+        """Note the retry in the journal; outcomes that failed are forgotten."""
+        flow = self._flow
+        self._retries += 1
+        self._written(lambda: flow.journal.append(Retry(self._retries, time.time(), state.message)))
+        history = self._written(lambda: read_journal(self._backend.store, self._backend.codec, flow.run_id))
+        flow.run_count += 1
+        flow.opened(flow.journal, history.outcomes)
+
+    # ------------------------------------------------------------------ end
+
+    def end(self, state: State) -> State:
+        """Record the final state; only then is it shown."""
+        flow = self._flow
+        flow.check_stopped()
+        flow.ending = True
+        end = _ENDS.get(state.type, AttemptOutcome.FAILED)
+        now = time.time()
+        record = AttemptEnd(flow.attempt, end, now, state.message, self._sealed(state))
+        self._written(lambda: flow.journal.append(record))
+        self._written(flow.journal.close)
+        ref = result_ref(self._backend.codec, flow.run_id, record) if end is AttemptOutcome.COMPLETED else None
+        self._save(state.type.value, state.name, outcome=end, at=now, message=state.message, result_ref=ref, last=True)
+        if flow.parent is not None:
+            self._tell_parent(flow.parent, state)
+        if state.is_completed():
+            flow.logger.info("Finished in state %s", state)
+        else:
+            flow.logger.error("Finished in state %s", state, exc_info=_raised(state))
+        return state
+
+    def break_off(self, error: BaseException) -> State | None:
+        """Record that this attempt ends early, unless another one has the run by now; the state of a run that was
+        parked.
+
+        Raises:
+            Fenced, JournalLost: instead of ``error``, where that is the real reason.
+        """
+        flow = self._flow
+        reason = flow.stopped or error
+        if isinstance(reason, (Fenced, JournalLost)):
+            if reason is not error:
+                raise reason from error
+            return None
+        if flow.ending:
+            return None
+        if not ends_the_caller(reason):  # the code's own doing, such as sys.exit()
+            self.end(returns.failed(reason, "Flow run encountered an exception"))
+            return None
+        flow.ending = True
+        end, kind, name = _EARLY.get(type(reason), (AttemptOutcome.HANDED_BACK, "SCHEDULED", "AwaitingRetry"))
+        message = f"{type(reason).__name__}: {reason}" if str(reason) else type(reason).__name__
+        if isinstance(reason, Parked):
+            message = str(reason)
+        now = time.time()
+        self._written(lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))
+        self._save(kind, name, outcome=end, at=now, message=message, last=True)
+        if isinstance(reason, Parked):
+            flow.logger.error("Parked: %s. Look at it, then: kapstan flow-run resume %s", reason, flow.run_id)
+            return Paused(name="Parked", message=message)
+        if isinstance(error, KeyboardInterrupt) and flow.parent is None:
+            flow.logger.warning("Stopped. Go on with: kapstan flow-run resume %s", flow.run_id)
+        return None
+
+    def _tell_parent(self, parent: FlowRun, state: State) -> None:
+        """Put the outcome in the journal of the run that called this one."""
+        flow = self._flow
+        write = parent.write(flow.spec, flow.run_id, flow.name, state, inside=flow.inside)
+        if write is not None:
+            write.block()
+
+    def _sealed(self, state: State) -> bytes | None:
+        flow = self._flow
+        if not state.is_completed():
+            error = state.result(raise_on_failure=False) if state.is_final() else RuntimeError(state.message)
+            return self._written(lambda: values.seal_failure(self._backend, error, flow.run_id))
+        if not state.has_data or flow.spec.persist_result is False:
+            return None
+        try:
+            what = f"the result of flow {flow.spec.name}"
+            return self._written(lambda: values.seal_value(self._backend, state.data, "result", flow.run_id, what=what))
+        except SerializationError as error:
+            flow.logger.warning("%s; the run is Completed without a stored result", error)
+            return None
+
+    def _written(self, write: Any) -> Any:
+        try:
+            return write()
+        except BackendError as error:
+            raise self._flow.stop(JournalLost(str(error))) from error
+        except Fenced as error:
+            self._flow.stop(error)
+            raise
+
+    def _save(
+        self,
+        state: str,
+        state_name: str,
+        *,
+        outcome: AttemptOutcome | None = None,
+        at: float | None = None,
+        message: str = "",
+        result_ref: str | None = None,
+        last: bool = False,
+    ) -> None:
+        flow = self._flow
+        summary: dict[str, Any] = {
+            "name": flow.name,
+            "flow": flow.spec.name,
+            "entrypoint": flow.spec.entrypoint,
+            "state": state,
+            "state_name": state_name,
+            "message": message[:1000],
+            "attempt": flow.attempt,
+            "run_count": flow.run_count,
+            "started": self._started,
+            "ended": at,
+            "outcome": outcome,
+            "result_ref": result_ref,
+            "deployment": flow.deployment,
+            "parent": None if flow.parent is None else flow.parent.run_id,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+        }
+        self._index.save(flow.run_id, summary, last=last)
+
+
+def _raised(state: State) -> BaseException | None:
+    return state.data if isinstance(state.data, BaseException) and state.data.__traceback__ is not None else None

@@ -1,0 +1,214 @@
+"""What the steps of a run ask for, and the two drivers that do it: blocking, or on an event loop.
+
+The steps of a task or a flow are generators: they decide, and yield an ``Operation`` for whatever takes time. So each
+step is written once. ``drive`` does the operations on this thread, ``adrive`` on the event loop, which it never blocks;
+``threads.Submitted`` is a third driver, which holds a thread only while code of the user runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kapstan import backend as backends
+from kapstan.engine import limits
+from kapstan.engine.branch import Branch, number_tasks
+from kapstan.engine.functions import asettled, settled
+from kapstan.engine.pending import Resolvable, when_done
+from kapstan.engine.waiting import without_place
+
+T = TypeVar("T")
+
+
+class Operation:
+    """Something that takes time: done blocking by ``block``, on an event loop by ``on_loop``; both give its answer."""
+
+    __slots__ = ()
+
+    def block(self) -> Any:
+        raise NotImplementedError
+
+    async def on_loop(self) -> Any:
+        raise NotImplementedError
+
+
+Steps = Generator[Operation, Any, T]
+"""What is asked for, one after the other, and the result."""
+
+
+def drive(steps: Steps[T]) -> T:
+    """Do what ``steps`` ask for, on this thread; their result."""
+    try:
+        operation = next(steps)
+        while True:
+            try:
+                answer = operation.block()
+            except BaseException as error:  # noqa: BLE001  (the steps decide)
+                operation = steps.throw(error)
+            else:
+                operation = steps.send(answer)
+    except StopIteration as end:
+        return end.value
+
+
+async def adrive(steps: Steps[T]) -> T:
+    """As ``drive``, on the event loop of the caller."""
+    try:
+        operation = next(steps)
+        while True:
+            try:
+                answer = await operation.on_loop()
+            except BaseException as error:  # noqa: BLE001
+                operation = steps.throw(error)
+            else:
+                operation = steps.send(answer)
+    except StopIteration as end:
+        return end.value
+
+
+class Call(Operation):
+    """Code of the user: a plain function, or a coroutine function.
+
+    Args:
+        branch: the branch that this code is; it begins on the thread that makes the call.
+    """
+
+    __slots__ = ("args", "branch", "fn", "kwargs")
+
+    def __init__(
+        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], branch: Branch | None = None
+    ) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.branch = branch
+
+    def block(self) -> Any:
+        if self.branch is not None:
+            self.branch.thread = threading.get_ident()
+        if not limits.watched_here():
+            return limits.within(None, self._result)
+        return self._result()
+
+    async def on_loop(self) -> Any:
+        import asyncio
+
+        if self.branch is not None:
+            self.branch.thread = threading.get_ident()
+            number_tasks(asyncio.get_running_loop())
+        return await asettled(self.fn(*self.args, **self.kwargs))
+
+    def _result(self) -> Any:
+        return settled(self.fn(*self.args, **self.kwargs))
+
+
+class Walk(Operation):
+    """Further steps as one operation, whose answer is their result."""
+
+    __slots__ = ("steps",)
+
+    def __init__(self, steps: Steps[Any]) -> None:
+        self.steps = steps
+
+    def block(self) -> Any:
+        return drive(self.steps)
+
+    async def on_loop(self) -> Any:
+        return await adrive(self.steps)
+
+
+class Limited(Operation):
+    """``operation``, ended when ``seconds`` are over. Raises as ``limits.within``."""
+
+    __slots__ = ("operation", "seconds")
+
+    def __init__(self, seconds: float, operation: Operation) -> None:
+        self.seconds = seconds
+        self.operation = operation
+
+    def block(self) -> Any:
+        return limits.within(self.seconds, self.operation.block)
+
+    async def on_loop(self) -> Any:
+        return await limits.awithin(self.seconds, self.operation.on_loop)
+
+
+class Sleep(Operation):
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def block(self) -> None:
+        with without_place():
+            limits.sleep(self.seconds)
+
+    async def on_loop(self) -> None:
+        import asyncio
+
+        await asyncio.sleep(self.seconds)
+
+
+class Wait(Operation):
+    """Until all of ``waited_for`` have ended."""
+
+    __slots__ = ("waited_for",)
+
+    def __init__(self, waited_for: Sequence[Resolvable]) -> None:
+        self.waited_for = waited_for
+
+    def block(self) -> None:
+        for item in self.waited_for:
+            item.final_state()
+
+    async def on_loop(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        when_done(self.waited_for, lambda: _tell(loop, ended.set))
+        await ended.wait()
+
+
+class Do(Operation):
+    """A call of queue or store, which blocks for a short time."""
+
+    __slots__ = ("args", "function")
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.function = function
+        self.args = args
+
+    def block(self) -> Any:
+        return self.function(*self.args)
+
+    async def on_loop(self) -> Any:
+        return await backends.current().call(self.function, *self.args)
+
+
+class Write(Operation):
+    """Something to be stored: ``now`` returns when it is durable, ``later`` at once and calls back when it is."""
+
+    __slots__ = ("later", "now")
+
+    def __init__(self, now: Callable[[], object], later: Callable[[Callable[[], object]], object]) -> None:
+        self.now = now
+        self.later = later
+
+    def block(self) -> None:
+        self.now()
+
+    async def on_loop(self) -> None:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        stored = asyncio.Event()
+        self.later(lambda: _tell(loop, stored.set))
+        await stored.wait()
+
+
+def _tell(loop: Any, callback: Callable[[], object]) -> None:
+    """Call back on ``loop``; one that is closed waits for nothing."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback)

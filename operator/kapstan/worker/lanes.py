@@ -1,0 +1,224 @@
+"""The executor children of one worker, by lane: forked, heard, ended, buried, replaced, and their deaths told.
+
+Used by the supervisor only. A death is told to the queue with the run that the child was executing, which is charged
+with a crash; a new child takes the lane once that is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from kapstan.backend import Backend
+from kapstan.engine import values
+from kapstan.errors import ConfigurationError
+from kapstan.ids import RunId, Token
+from kapstan.ports import Session
+from kapstan.states import ExitCode
+from kapstan.worker import child as child_module
+from kapstan.worker import children
+from kapstan.worker.board import Board, Order
+from kapstan.worker.children import Child
+from kapstan.worker.descendants import Adopted, adopt
+from kapstan.worker.executor import TROUBLE
+
+logger = logging.getLogger("kapstan.worker")
+
+_START_TIMEOUT = 300.0
+_FIRST_DELAY, _LONGEST_DELAY, _YOUNG = 0.5, 30.0, 5.0  # seconds; see _delay_after
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a worker process serves.
+
+    Attributes:
+        load: brings the tasks by identity; called in each child, never here.
+        lanes: children, that is, runs at a time.
+        drain_seconds: how long runs may go on after the first SIGTERM.
+        on_ready: called once with the identities that are served, when the session stands.
+    """
+
+    load: child_module.Load
+    worker: str
+    session: str
+    lanes: int
+    queue: str
+    drain_seconds: float
+    on_ready: Callable[[Sequence[str]], None]
+
+
+class Lanes:
+    """The children of one supervisor. Made before the first fork.
+
+    Attributes:
+        order: what the children are told to do.
+    """
+
+    def __init__(self, service: Service, backend: Backend) -> None:
+        self._service = service
+        self._backend = backend
+        self._max_crashes = backend.settings.max_crashes
+        self.board = Board(service.lanes)
+        self.order = Order.SERVE
+        self._children: dict[int, Child] = {}
+        self._untold: list[tuple[int, RunId | None]] = []  # deaths that the queue has not heard of
+        self._fork_at: dict[int, float] = {}
+        self._fork_delay = 0.0
+        self._adopted = Adopted()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._children.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._children)
+
+    @property
+    def due(self) -> list[float]:
+        """Monotonic times at which a lane gets a new child, or a child is killed."""
+        return [*self._fork_at.values(), *(child.kill_at for child in self if child.kill_at is not None)]
+
+    def held(self) -> dict[RunId, Token]:
+        """Every claim that the board knows."""
+        return {run_id: token for child in self for run_id, token in child.slot.held()}
+
+    # ------------------------------------------------------------------ begin and end
+
+    def begin(self, bell: int, stopped: Callable[[], bool]) -> tuple[str, ...] | None:
+        """Fork the first children and hear what they serve; None: ``stopped`` before they had said. ``bell`` is rung
+        when it is time to ask.
+
+        Raises:
+            ConfigurationError: the tasks could not be loaded, with the reason.
+        """
+        adopt()
+        for lane in range(self._service.lanes):
+            self._fork(lane)
+        first = list(self)
+        while any(child.silent for child in first):
+            children.wait_for_report(first, bell, _START_TIMEOUT)
+            if stopped():
+                return None
+        for child in first:
+            if child.tasks is None:
+                raise ConfigurationError(f"the tasks cannot be served: {child.problem}")
+        return first[0].tasks
+
+    def go(self) -> None:
+        """The session stands: those that have reported may claim."""
+        for child in self:
+            if child.silent:
+                child.hear()
+            if child.tasks is not None:
+                child.go()
+
+    def kill_all(self) -> None:
+        """End every child and what it has started."""
+        for child in self:
+            child.kill()
+            os.waitpid(child.pid, 0)
+            child.channel.close()
+            self._adopted.end(self._pids(), child.mark)
+        self._children.clear()
+        adopt(begin=False)
+
+    def give_order(self, order: Order) -> None:
+        self.order = order
+        if order != Order.SERVE:
+            self._fork_at.clear()
+        for child in self:
+            child.slot.order = order
+            child.slot.recalled = True
+        self.look()
+
+    def look(self) -> None:
+        """Make every child look at the board."""
+        for child in self:
+            child.look()
+
+    def _fork(self, lane: int) -> None:
+        service = self._service
+        main = partial(
+            child_module.main, load=service.load, session=service.session, queue=service.queue, board=self.board
+        )
+        self._children[lane] = children.fork(lane, self.board.slots[lane], main, list(self))
+        self.board.slots[lane].order = self.order
+
+    def _pids(self) -> list[int]:
+        return [child.pid for child in self]
+
+    # ------------------------------------------------------------------ deaths
+
+    def bury(self) -> None:
+        """Note the children that have died, and which run each was executing; end what they have left behind."""
+        self._adopted.look(self._pids())
+        for child, code in children.bury(list(self)):
+            del self._children[child.lane]
+            if code != ExitCode.DONE:
+                self._adopted.end(self._pids(), child.mark)
+            self._note(child, code)
+
+    def _note(self, child: Child, code: int) -> None:
+        executing = child.slot.executing()
+        if self.order == Order.SERVE or executing is not None or code != ExitCode.DONE:
+            blamed = None if child.pardoned or executing is None else executing.run_id
+            self._untold.append((child.lane, blamed))
+        if executing is not None:
+            logger.error("Executor %d died (%s) in run %s", child.lane, _cause(code), executing.run_id)
+        if self.order != Order.SERVE:
+            return
+        replaced = code == children.REPLACE
+        delay = self._delay_after(child, charged=executing is not None or replaced)
+        self._fork_at[child.lane] = time.monotonic() + delay
+        if child.tasks is None:
+            logger.error("Executor %d could not start: %s", child.lane, child.problem or _cause(code))
+
+    def _delay_after(self, child: Child, *, charged: bool) -> float:
+        """Seconds until the dead child's lane gets a new one: none, unless it died young and of no run."""
+        if charged or time.monotonic() - child.born > _YOUNG:
+            self._fork_delay = 0.0
+        else:
+            self._fork_delay = min(max(_FIRST_DELAY, 2 * self._fork_delay), _LONGEST_DELAY)
+        return self._fork_delay
+
+    def tell_deaths(self, session: Session) -> None:
+        """Tell the queue of deaths, in order; what it could not hear is told again at the next pass."""
+        while self._untold:
+            lane, executing = self._untold[0]
+            try:
+                self._lane_died(session, lane, executing)
+            except TROUBLE as error:
+                logger.warning("The queue is away and does not know of a crash yet: %s", error)
+                return
+            del self._untold[0]
+
+    def _lane_died(self, session: Session, lane: int, executing: RunId | None) -> None:
+        envelope = b""
+        if executing is not None:
+            limit = self._max_crashes
+            reason = f"its process died {limit} times while executing it; it is quarantined"
+            envelope = values.seal_reason(self._backend, reason, executing)
+        if session.lane_died(lane, executing, envelope):
+            logger.error("Run %s is quarantined: it ended its process %d times", executing, self._max_crashes)
+
+    def refork(self) -> None:
+        """Let those go that have reported, and fork the children whose time has come."""
+        for child in self:
+            if child.silent:
+                child.hear()
+                if child.tasks is not None:
+                    child.go()
+        now = time.monotonic()
+        untold = {lane for lane, _ in self._untold}
+        for lane in [lane for lane, at in self._fork_at.items() if at <= now and lane not in untold]:
+            del self._fork_at[lane]
+            self._fork(lane)
+
+
+def _cause(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
