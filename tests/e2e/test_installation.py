@@ -113,19 +113,19 @@ def _quota(there: Installed, resource: str, hard: int) -> None:
 
 
 def test_what_no_pod_may_be_is_told(installed: Installed) -> None:
-    """Pod Security refuses the pods of a Job, the API server a Job that is none; both say why."""
+    """A template that opens its pod is refused by Kapstan, one that is no pod by the API server; both say why."""
     rooted = {"spec": {"hostNetwork": True}}
     installed.apply("WorkPool", "host", {"podTemplate": rooted})
     code = {"entrypoint": "shop.py:sum_of_squares", "image": installed.image}
     installed.apply("Deployment", "host", {"flow": code, "workPoolRef": {"name": "host"}})
     installed.run("host-1", "host", parameters={"count": 1})
     run = installed.wait("flowruns", "host-1", ".status.diagnosis.category", "ConfigError")
-    assert "violates PodSecurity" in run["status"]["diagnosis"]["message"]
+    assert "spec.podTemplate.spec.hostNetwork" in run["status"]["diagnosis"]["message"]
     spec = {"image": installed.image, "tasks": ["shop.py"], "replicas": 1}
     installed.apply("TaskWorker", "host", spec | {"podTemplate": rooted})
     degraded = '.status.conditions[?(@.type=="Degraded")].reason'
-    worker = installed.wait("taskworkers", "host", degraded, "MembersNotReady")
-    assert "violates PodSecurity" in json.dumps(worker["status"]["conditions"])
+    worker = installed.wait("taskworkers", "host", degraded, "Refused")
+    assert "spec.podTemplate.spec.hostNetwork" in json.dumps(worker["status"]["conditions"])
     installed.apply("TaskWorker", "host", spec | {"podTemplate": {"spec": {"terminationGracePeriodSeconds": "soon"}}})
     worker = installed.wait("taskworkers", "host", degraded, "Refused")
     assert "terminationGracePeriodSeconds" in json.dumps(worker["status"]["conditions"])

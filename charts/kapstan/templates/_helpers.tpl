@@ -15,8 +15,14 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{- /* Its own namespace holds every signing key and the operator's credentials, which a pod there could mount. */ -}}
 {{- define "kapstan.namespaces" -}}
-{{ .Values.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- $own := ternary list (list .Release.Namespace) .Values.clusterWide -}}
+{{- $served := .Values.namespaces | default $own | uniq -}}
+{{- if and (has .Release.Namespace $served) (or .Values.clusterWide (gt (len $served) 1)) -}}
+{{- fail (printf "namespaces: %s is the release's own namespace and holds the signing keys of the others: take it out, or install the release elsewhere" .Release.Namespace) -}}
+{{- end -}}
+{{ $served | toJson }}
 {{- end }}
 
 {{- define "kapstan.podSecurity" -}}

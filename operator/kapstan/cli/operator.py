@@ -27,6 +27,13 @@ def command() -> None:
 @click.option("--renew-seconds", type=float, default=10.0, show_default=True, help="After so long we give up leading.")
 @click.option("--retry-seconds", type=float, default=2.0, show_default=True, help="How often the Lease is renewed.")
 @click.option("--health-port", type=int, default=8080, show_default=True, help="Port of /healthz and /readyz.")
+@click.option(
+    "--pod-security",
+    type=click.Choice(["restricted", "privileged"]),
+    default="restricted",
+    show_default=True,
+    help="What a pod template may ask for at most. privileged: whatever the namespace's own Pod Security allows.",
+)
 def start(
     *,
     namespaces: str | None,
@@ -37,6 +44,7 @@ def start(
     renew_seconds: float,
     retry_seconds: float,
     health_port: int,
+    pod_security: str,
 ) -> None:
     """Run the operator until SIGTERM."""
     from kapstan import settings
@@ -58,6 +66,7 @@ def start(
         renew_seconds=renew_seconds,
         retry_seconds=retry_seconds,
         health_port=health_port,
+        restricted=pod_security == "restricted",
     )
     current = settings.current()
     log.set_up(current)

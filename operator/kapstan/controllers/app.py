@@ -55,6 +55,8 @@ class Options:
     renew_seconds: float = 10.0
     retry_seconds: float = 2.0
     health_port: int = 8080
+    restricted: bool = True
+    """Whether pods are held to Pod Security `restricted`, whatever their templates say."""
 
 
 class Operator:
@@ -65,7 +67,7 @@ class Operator:
         self._client = client
         self._watches = watches
         cache = Cache()
-        launcher = KubernetesLauncher(client, cache)
+        launcher = KubernetesLauncher(client, cache, restricted=options.restricted)
         self._namespaces = Namespaces(settings, options.signing_keys, self._record_changed)
         self._loop = Loop(
             KubernetesCluster(client),

@@ -182,10 +182,18 @@ class Model(BaseModel, frozen=True):
         return schema
 
 
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+SUBDOMAIN = f"^{_SUBDOMAIN}$"
+"""What the name of an object may be: labels with dots between them."""
+LABEL = f"^{_LABEL}$"
+"""Lower case letters, digits and dashes: what fits into a name and a label."""
+
+
 class Reference(Model, frozen=True):
     """Another resource in the same namespace."""
 
-    name: str = Field(max_length=253, description="Name of the resource, in the same namespace.")
+    name: str = Field(max_length=253, pattern=SUBDOMAIN, description="Name of the resource, in the same namespace.")
 
 
 class OwnerReference(Model, frozen=True):
@@ -281,12 +289,6 @@ class Column:
 
 
 AGE = Column("Age", ".metadata.creationTimestamp", "Time since the creation.", "date")
-
-
-_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
-LABEL = f"^{_LABEL}$"
-"""Lower case letters, digits and dashes: what fits into a name and a label."""
 
 
 def name_rules(limit: int) -> tuple[Rule, ...]:

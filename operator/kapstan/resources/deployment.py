@@ -27,7 +27,7 @@ from kapstan.resources.base import (
 )
 from kapstan.resources.flowrun import Phase
 
-ENTRYPOINT = r"^[^\s:]+:[A-Za-z_][A-Za-z0-9_.]*$"
+ENTRYPOINT = r"^[^\x00-\x20\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*$"
 NEXT_RUNS = 3
 WEEK = 7 * 24 * 3600
 
@@ -37,7 +37,7 @@ MissedRunsPolicy = Literal["Skip", "RunLatest", "RunAll"]
 ENTRYPOINT_RULE = Rule(
     "entrypoint",
     "entrypoint %s names no function: write package.module:function or file.py:function",
-    lambda new, _: re.search(ENTRYPOINT, new.entrypoint) is not None,
+    lambda new, _: re.fullmatch(ENTRYPOINT, new.entrypoint) is not None,
     f"self.entrypoint.matches(r'{ENTRYPOINT}')",
     arguments=("entrypoint",),
 )

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from kapstan.resources.base import (
     AGE,
+    SUBDOMAIN,
     Column,
     Model,
     Parameters,
@@ -79,11 +80,22 @@ class DeploymentReference(Reference, frozen=True):
         ),
     )
 
+    name: str = Field(
+        max_length=253,
+        pattern=f"{SUBDOMAIN}|^$",  # an empty one is answered by the rule
+        description="Name of the resource, in the same namespace.",
+    )
+
 
 class ParametersReference(Model, frozen=True):
     """Parameters too large to stand in the object."""
 
-    key: str = Field(min_length=1, max_length=1024, description="What `kapstan flow-run store-parameters` printed.")
+    key: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[!-~]+$",
+        description="What `kapstan flow-run store-parameters` printed.",
+    )
 
 
 class FlowRunSpec(Model, frozen=True):

@@ -25,7 +25,7 @@ from kapstan.resources.base import (
     name_rules,
 )
 
-SERVED = r"^[^\s:]+(:[A-Za-z_][A-Za-z0-9_.]*)?$"
+SERVED = r"^[^\x00-\x20\x7f:]+(:[A-Za-z_][A-Za-z0-9_.]*)?$"
 TaskEntry = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -67,7 +67,7 @@ class TaskWorkerSpec(Model, frozen=True):
         Rule(
             "tasks",
             "tasks has an entry that names no code: write package.module or file.py, and :task for one task of it",
-            lambda new, _: all(re.search(SERVED, task) for task in new.tasks),
+            lambda new, _: all(re.fullmatch(SERVED, task) for task in new.tasks),
             f"self.tasks.all(task, task.matches(r'{SERVED}'))",
         ),
     )

@@ -13,6 +13,7 @@ from pydantic import Field
 from kapstan.resources.base import (
     AGE,
     NAME_LIMIT,
+    SUBDOMAIN,
     Column,
     JsonObject,
     Model,
@@ -84,7 +85,11 @@ class WorkPoolSpec(Model, frozen=True):
         description="PodTemplateSpec, merged strategically over an attempt's pod; the container is called flow.",
     )
     service_account_name: str | None = Field(
-        default=None, min_length=1, max_length=253, description="ServiceAccount of the pods; its token is not mounted."
+        default=None,
+        min_length=1,
+        max_length=253,
+        pattern=SUBDOMAIN,
+        description="ServiceAccount of the pods; its token is not mounted.",
     )
     image_pull_secrets: list[Reference] = Field(
         default_factory=list[Reference],

@@ -42,6 +42,8 @@ def read(backend: Backend, key: str) -> dict[str, Any]:
         StoreUnavailable: the store is away.
     """
     place = f"the parameters at {key!r} of namespace {backend.codec.namespace!r}"
+    if not key.startswith("parameters/"):  # a value of another run is none of this one's parameters
+        raise ParameterError(f"{key!r} is no key of parameters; {_FIX}")
     try:
         stored = backend.store.get(key)
     except ValueError as error:

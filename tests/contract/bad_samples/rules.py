@@ -63,6 +63,23 @@ OURS = (
         "entrypoint shop.flows names no function: write package.module:function or file.py:function",
         ours=True,
     ),
+    *(
+        refused(
+            f"{field}-with-{what}",
+            kind,
+            (f"spec.{path}", value if field == "entrypoint" else [value]),
+            f"spec.{path}",
+            f"entrypoint {value} names no function: write package.module:function or file.py:function"
+            if field == "entrypoint"
+            else "tasks has an entry that names no code: write package.module or file.py, and :task for one task of it",
+            ours=True,
+        )
+        for kind, field, path in (("Deployment", "entrypoint", "flow.entrypoint"), ("TaskWorker", "tasks", "tasks"))
+        for what, value in (
+            ("escape", "shop\x1b.flows:nightly"),
+            ("expansion", "shop.flows:$(HOME)"),
+        )
+    ),
     refused("two-of-one", "Deployment", ("spec.schedules.0.interval", 60), "spec.schedules[0].cron", ONE_OF, ours=True),
     refused(
         "none-of-one", "Deployment", ("spec.schedules.0.cron", ABSENT), "spec.schedules[0].cron", ONE_OF, ours=True

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.contract.bad_samples.row import ABSENT, refused
+
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 SCHEMA = (
     refused("no-spec", "FlowRun", ("spec", ABSENT), "spec", "Required value"),
@@ -104,6 +108,34 @@ SCHEMA = (
         ("spec.schedules.0.name", "Every night"),
         "spec.schedules[0].name",
         "Invalid value: \"Every night\": spec.schedules[0].name in body should match '^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'",
+    ),
+    *(
+        refused(
+            f"{field}-{what}",
+            kind,
+            (f"spec.{field}", value),
+            f"spec.{field}",
+            f"Invalid value: {json.dumps(value)}: spec.{field} in body should match '{pattern}'",
+        )
+        for kind, field, pattern in (
+            ("FlowRun", "deploymentRef.name", f"{SUBDOMAIN}|^$"),
+            ("Deployment", "workPoolRef.name", SUBDOMAIN),
+            ("WorkPool", "serviceAccountName", SUBDOMAIN),
+        )
+        for what, value in (
+            ("path", "../../team-b/deployments/foo"),
+            ("dots", ".."),
+            ("newline", "sample\n"),
+            ("expansion", "$(KAPSTAN_SIGNING_KEY)"),
+            ("capital", "Sample"),
+        )
+    ),
+    refused(
+        "secret-with-a-path",
+        "WorkPool",
+        ("spec.imagePullSecrets", [{"name": "a/b"}]),
+        "spec.imagePullSecrets[0].name",
+        f"Invalid value: \"a/b\": spec.imagePullSecrets[0].name in body should match '{SUBDOMAIN}'",
     ),
     refused(
         "capital-name",

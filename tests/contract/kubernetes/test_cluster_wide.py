@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from tests.cluster.errors import CommandFailed
 from tests.contract.apiserver import ApiServer
 from tests.contract.kubernetes.operators import (
     Health,
@@ -14,6 +15,7 @@ from tests.contract.kubernetes.operators import (
     Manifest,
     Team,
     make_namespace,
+    rendered,
     signing_key,
     until,
 )
@@ -80,8 +82,7 @@ def test_a_namespace_of_no_list_is_served(install: Install, make_team: MakeTeam)
     """It brings its key along, and the Secret that its pods read."""
     unlisted = make_team("unlisted")
     unlisted.run("early")
-    keys = (signing_key("wide-home"), signing_key("unlisted"))
-    installation = install("wide-home", "clusterWide=true", "namespaces={wide-home}", *keys)
+    installation = install("wide-home", "clusterWide=true", signing_key("unlisted"))
     operator = installation.start("a").leads()
     unlisted.started("early")
     unlisted.run("late")
@@ -95,6 +96,12 @@ def test_a_namespace_of_no_list_is_served(install: Install, make_team: MakeTeam)
     assert "with clusterWide, its key to `signing.keys`" in degraded["message"]
     assert newest.jobs("r1") == []
     assert operator.ask("/readyz") == Health(200, [], leading=True)
+
+
+@pytest.mark.parametrize("values", [("namespaces={home,team}",), ("namespaces={home}", "clusterWide=true")])
+def test_the_namespace_with_all_keys_is_not_served_beside_others(values: tuple[str, ...]) -> None:
+    with pytest.raises(CommandFailed, match="home is the release's own namespace and holds the signing keys"):
+        rendered("home", "devServices.enabled=true", signing_key("home"), signing_key("team"), *values)
 
 
 def degradation(team: Team, run: str) -> Manifest:

@@ -109,10 +109,18 @@ def test_what_was_not_stored_as_parameters_of_this_namespace_is_refused(
     assert len(runs.effects) == 1
 
 
-def test_a_key_that_no_store_takes_is_refused_as_such(runs: Runs) -> None:
-    code, end, message = run(runs, "../other/parameters/x")
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("parameters/../../other/x", "is no key of the store"),
+        ("../other/parameters/x", "is no key of parameters"),
+        ("results/of/another/run", "is no key of parameters"),
+    ],
+)
+def test_a_key_that_is_none_of_parameters_is_refused_as_such(runs: Runs, key: str, words: str) -> None:
+    code, end, message = run(runs, key)
     assert (code, end) == (1, "Failed")
-    assert "'../other/parameters/x' is no key of the store" in message
+    assert f"{key!r} {words}" in message
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,15 @@ def test_what_is_missing_is_told_with_field_value_and_fix(fields: dict[str, Any]
     assert kinds(reconcile(run_observed(again, **fields))) == []
 
 
+def test_parameters_beyond_the_limit_keep_a_run_from_being_launched() -> None:
+    """The API server cannot measure them: 1.4 MB were taken."""
+    run = flow_run(parameters={"text": "x" * 2048})
+    plan = reconcile(run_observed(run, place="granted", record=journal()))
+    assert actions(plan, StartAttempt) == []
+    assert condition(status(plan), "Degraded") == ("True", "InvalidSpec")
+    assert "spec.parameters: parameters take more than 2048 bytes" in status(plan)["message"]
+
+
 def test_what_is_found_in_the_end_is_launched() -> None:
     blocked = status(reconcile(run_observed(flow_run(), deployment=None)))
     plan = reconcile(run_observed(flow_run(blocked), place="granted", record=journal()))

@@ -16,6 +16,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
+from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio import config
@@ -62,10 +63,22 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """The URL path of the collection, of one object, or of its subresource."""
+        """The URL path of the collection, of one object, or of its subresource.
+
+        Raises:
+            InvalidResource: a name that would lead elsewhere.
+        """
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        parts = [root, *(("namespaces", namespace) if namespace else ()), self.plural, name, subresource]
+        within = ("namespaces", _segment(namespace)) if namespace else ()
+        parts = [root, *within, self.plural, _segment(name), subresource]
         return "/".join(part for part in parts if part)
+
+
+def _segment(name: str) -> str:
+    """``name`` as one segment of a path, whoever wrote it: a reference may hold anything."""
+    if name in (".", ".."):
+        raise InvalidResource([("metadata.name", f"{name!r} is no name of an object")], kind="resource", name=name)
+    return quote(name, safe="")
 
 
 JOBS = Resource("batch", "v1", "jobs", "Job")

@@ -25,9 +25,16 @@ SHORTEST_GRACE = 1.0
 
 
 class KubernetesLauncher:
-    """Starts, stops and observes through ``client`` and ``cache``; whoever made those keeps and closes them."""
+    """Starts, stops and observes through ``client`` and ``cache``; whoever made those keeps and closes them.
 
-    def __init__(self, client: Client, cache: Cache, *, field_manager: str = FIELD_MANAGER) -> None:
+    Args:
+        restricted: refuse pod templates that ask for more than Pod Security `restricted` allows.
+    """
+
+    def __init__(
+        self, client: Client, cache: Cache, *, field_manager: str = FIELD_MANAGER, restricted: bool = True
+    ) -> None:
+        self._restricted = restricted
         self._client = client
         self._cache = cache
         self._manager = field_manager
@@ -48,7 +55,8 @@ class KubernetesLauncher:
         """
         namespace = request.run.namespace
         try:
-            made = await self._client.create(JOBS.path(namespace), render.job(request), field_manager=self._manager)
+            job = render.job(request, restricted=self._restricted)
+            made = await self._client.create(JOBS.path(namespace), job, field_manager=self._manager)
         except ResourceConflict:
             made = await self._client.get(JOBS.path(namespace, request.job))
             if not is_owned(made, request.uid):
@@ -116,7 +124,7 @@ class KubernetesLauncher:
             ForeignObject: a Deployment of apps/v1 of that name belongs to somebody else.
             ClusterRefused: no rights, or an admission rule.
         """
-        wanted = render.app_deployment(request)
+        wanted = render.app_deployment(request, restricted=self._restricted)
         namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
         uid = request.worker["metadata"]["uid"]
         path = APP_DEPLOYMENTS.path(namespace, name)

@@ -1,8 +1,8 @@
 """Pure manifests of what executes: a flow run's attempt as a Job, a TaskWorker as a Deployment of apps/v1.
 
 `launcher` sends what is made here. The same request gives the same manifest; nothing is looked up. Every pod fits
-Pod Security `restricted`, has no token of the API server and none of its service variables, whatever a pod template
-says; the rest of a pod is the template's to change.
+Pod Security `restricted` (`pod_security`), has no token of the API server and none of its service variables, whatever a
+pod template says; the rest of a pod is the template's to change.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 from typing import Any, cast
 
+from kapstan.cluster.kubernetes import pod_security
 from kapstan.cluster.kubernetes.merge import merged
 from kapstan.errors import InvalidResource
 from kapstan.ports import JobRequest, Manifest, WorkersRequest
@@ -47,11 +48,15 @@ _CONTAINER_SECURITY: Manifest = {
 _POD_SECURITY: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def job(request: JobRequest) -> Manifest:
+def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
     """The Job of one attempt.
 
+    Args:
+        restricted: hold the pod to Pod Security `restricted`, whatever the pool's template says.
+
     Raises:
-        InvalidResource: the Deployment names no image, which a pool of type kubernetes needs.
+        InvalidResource: the Deployment names no image, which a pool of type kubernetes needs; or the pool's template
+            asks for more than it may.
     """
     deployment, pool = Deployment.from_dict(request.deployment), WorkPool.from_dict(request.pool)
     flow = deployment.spec.flow
@@ -82,6 +87,8 @@ def job(request: JobRequest) -> Manifest:
     if pool.spec.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": secret.name} for secret in pool.spec.image_pull_secrets]
     template = _pod_template(labels, request.uid, spec, pool.spec.pod_template, restart="Never")
+    if restricted:
+        _hold_to_the_floor(template, "WorkPool", pool.metadata.name)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -102,11 +109,14 @@ def job(request: JobRequest) -> Manifest:
     }
 
 
-def app_deployment(request: WorkersRequest) -> Manifest:
+def app_deployment(request: WorkersRequest, *, restricted: bool = True) -> Manifest:
     """The Deployment of apps/v1 that keeps a TaskWorker's pods.
 
+    Args:
+        restricted: hold the pods to Pod Security `restricted`, whatever the template says.
+
     Raises:
-        InvalidResource: the TaskWorker names no image.
+        InvalidResource: the TaskWorker names no image, or its template asks for more than it may.
     """
     worker = TaskWorker.from_dict(request.worker)
     name, namespace = worker.metadata.name, worker.metadata.namespace
@@ -123,6 +133,8 @@ def app_deployment(request: WorkersRequest) -> Manifest:
     container["env"].append({"name": SESSION, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     spec: Manifest = {"terminationGracePeriodSeconds": drain + DRAIN_MARGIN_SECONDS, "containers": [container]}
     template = _pod_template(labels, worker.metadata.uid or "", spec, worker.spec.pod_template, restart="Always")
+    if restricted:
+        _hold_to_the_floor(template, "TaskWorker", name)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -201,6 +213,14 @@ def _pod_template(labels: Manifest, owner: str, spec: Manifest, override: Manife
     template["metadata"]["annotations"] |= {OWNER_UID: owner}
     pod |= {"restartPolicy": restart, "enableServiceLinks": False, "automountServiceAccountToken": False}
     return template
+
+
+def _hold_to_the_floor(template: Manifest, kind: str, name: str) -> None:
+    problems = pod_security.violations(template["spec"])
+    if problems:
+        raise InvalidResource(
+            [(f"spec.podTemplate.spec.{path}", text) for path, text in problems], kind=kind, name=name
+        )
 
 
 def _secured(container: Manifest) -> Manifest:

@@ -9,9 +9,10 @@ from kapstan.ports import JobRequest
 from kapstan.reconcile.kinds.flow_run.observed import RunObserved
 from kapstan.reconcile.kinds.work_pool.belonging import needs_worker
 from kapstan.reconcile.status import key_of
+from kapstan.resources import violations
 from kapstan.resources.flowrun import Attempt
 
-BLOCKERS = frozenset({"DeploymentNotFound", "WorkPoolNotFound", "NeedsProcessWorker", "NoImage"})
+BLOCKERS = frozenset({"DeploymentNotFound", "WorkPoolNotFound", "NeedsProcessWorker", "NoImage", "InvalidSpec"})
 """Reasons that `missing` gives."""
 
 
@@ -19,6 +20,9 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
     """(reason, message) of what keeps this run from being launched, None if nothing does."""
     run, deployment, pool = observed.run, observed.deployment, observed.pool
     namespace = run.metadata.namespace
+    broken = next(violations(run, beyond_cel=True), None)
+    if broken is not None:
+        return "InvalidSpec", f"{broken[0]}: {broken[1]}"
     if deployment is None:
         return "DeploymentNotFound", (
             f"spec.deploymentRef.name: no Deployment of kapstan.dev named {run.spec.deployment_ref.name!r} in "
