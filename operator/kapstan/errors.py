@@ -12,6 +12,7 @@ KapstanError
 ├── Unreadable                  a stored value that can never be read here; waiting does not help
 ├── BackendError                a service that Kapstan needs
 │   ├── QueueUnavailable
+│   │   └── QueueFull           Redis has no memory for new runs
 │   ├── StoreUnavailable
 │   ├── StoreUnsafe             conditional writes that do not hold
 │   ├── StoreRefused            the store answers, and the answer is no
@@ -29,6 +30,7 @@ KapstanError
 │   ├── PausedRun
 │   ├── UnfinishedRun
 │   ├── MissingResult (also Unreadable)
+│   ├── UnknownRun              the queue never knew it, lost it, or its record has expired
 │   └── TaskTimeout (also TimeoutError)
 ├── ParameterError              arguments that do not fit the signature
 │   ├── ParameterTypeError
@@ -104,7 +106,16 @@ class BackendError(KapstanError):
 
 
 class QueueUnavailable(BackendError):
-    """Redis does not answer."""
+    """Redis does not answer, or takes no writes.
+
+    ``accepted`` holds the ids of the runs of a bulk submit that were accepted all the same; they will run.
+    """
+
+    accepted: tuple[str, ...] = ()
+
+
+class QueueFull(QueueUnavailable):
+    """Redis has no memory left for new runs; what is queued goes on. Submit again when workers have caught up."""
 
 
 class StoreUnavailable(BackendError):
@@ -181,6 +192,11 @@ class UnfinishedRun(RunFailed):
 
 class MissingResult(RunFailed, Unreadable):
     """The run finished, but its result is not stored."""
+
+
+class UnknownRun(RunFailed):
+    """The queue does not know the run: it was never accepted, was lost with the queue's last writes, or its record has
+    expired."""
 
 
 class TaskTimeout(RunFailed, TimeoutError):

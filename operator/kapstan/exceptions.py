@@ -18,6 +18,7 @@ from kapstan.errors import (
     ParameterError,
     ParameterTypeError,
     PausedRun,
+    QueueFull,
     QueueUnavailable,
     RunFailed,
     SerializationError,
@@ -26,6 +27,7 @@ from kapstan.errors import (
     StoreUnsafe,
     TaskTimeout,
     UnfinishedRun,
+    UnknownRun,
     ValueTooLarge,
 )
 
@@ -47,6 +49,7 @@ __all__ = [
     "ParameterError",
     "ParameterTypeError",
     "PausedRun",
+    "QueueFull",
     "QueueUnavailable",
     "RunFailed",
     "SerializationError",
@@ -55,5 +58,6 @@ __all__ = [
     "StoreUnsafe",
     "TaskTimeout",
     "UnfinishedRun",
+    "UnknownRun",
     "ValueTooLarge",
 ]

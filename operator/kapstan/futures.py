@@ -18,6 +18,7 @@ from kapstan import ids, states
 from kapstan.engine import values
 from kapstan.engine.pending import Pending, Resolvable
 from kapstan.engine.waiting import without_place
+from kapstan.errors import UnknownRun
 from kapstan.ids import RunId
 from kapstan.ports import RunRecord
 from kapstan.states import State
@@ -45,7 +46,8 @@ class Future(Resolvable, Generic[R]):
 
     @property
     def state(self) -> State:
-        """Where the run stands now; ``Pending`` for a background run that the queue does not know (any more)."""
+        """Where the run stands now; ``Pending`` for a background run that the queue does not know (any more): whoever
+        waits for it is told so."""
         if self._pending is not None:
             return self._pending.state.of_run(self._run_id)
         return _state_of(backends.current().queue.record(self._run_id)).of_run(self._run_id)
@@ -63,10 +65,11 @@ class Future(Resolvable, Generic[R]):
 
         Raises:
             TimeoutError: it has not ended within ``timeout`` seconds.
+            UnknownRun: the queue does not know the run: never accepted, lost, or expired.
             Exception: the run's own exception (returned instead with ``raise_on_failure=False``).
         """
         self.wait(timeout)
-        state = self.state
+        state = self._ended_state()
         if not state.is_final() and not self._not_ready(state):
             raise TimeoutError(f"run {self.task_run_id} has not ended within {timeout} seconds; it is {state.name}")
         return cast("R", state.result(raise_on_failure=raise_on_failure))
@@ -127,13 +130,23 @@ class Future(Resolvable, Generic[R]):
 
     def final_state(self) -> State:
         self.wait()
-        return self.state
+        return self._ended_state()
 
     def on_done(self, callback: Callable[[], object]) -> None:
         if self._pending is not None:
             self._pending.on_done(callback)
         else:
             _watcher.add(self._run_id, callback)
+
+    def _ended_state(self) -> State:
+        """``state`` for whoever has waited: a run that the queue does not know does not come any more."""
+        if self._pending is not None:
+            return self.state
+        record = backends.current().queue.record(self._run_id)
+        if record is not None:
+            return _state_of(record).of_run(self._run_id)
+        error = UnknownRun(f"run {self.task_run_id}: {UnknownRun.__doc__}")
+        return states.Crashed(name="Unknown", message=str(error), data=error).of_run(self._run_id)
 
     def _not_ready(self, state: State) -> bool:
         return self._pending is not None and self._pending.done and not state.is_final()
@@ -241,7 +254,7 @@ def _left(deadline: float | None) -> float | None:
 
 def _state_of(record: RunRecord | None) -> State:
     if record is None:
-        return states.Pending(message="the queue does not know this run: not submitted yet, or its record has expired")
+        return states.Pending(message="the queue does not know this run: not submitted yet, lost, or expired")
     if record.state == "ready":
         return states.Scheduled()
     if record.state == "delayed":

@@ -54,10 +54,21 @@ class RedisServer:
         ]
         # By default a write is kept back for up to 2 s while the disk is busy with another; SIGKILL loses it then.
         options = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--logfile", "redis.log"]
-        self._process = subprocess.Popen([*command, *options, *self._options])
+        # It ignores SIGXFSZ as this process does: a limit on the size of its files is then an error, as a full disk is.
+        self._process = subprocess.Popen([*command, *options, *self._options], restore_signals=False)
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
         with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
             client.ping()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files."""
+        return self._folder
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port)

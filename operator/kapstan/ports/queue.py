@@ -96,6 +96,7 @@ class Queue(Protocol):
 
         Raises:
             IdempotencyConflict: the id exists with another fingerprint.
+            QueueFull: Redis has no memory for it; nothing was accepted.
         """
         ...
 
@@ -109,7 +110,8 @@ class Queue(Protocol):
     def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]: ...
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
-        """Block until at least one of ``run_ids`` is terminal; those that are. Empty on timeout. Works for runs that
+        """Block until at least one of ``run_ids`` is terminal or unknown to the queue (never accepted, expired, lost
+        with the last writes of a server that was restarted); those that are. Empty on timeout. Works for runs that
         another process submitted. One connection serves all waiting threads of the process."""
         ...
 

@@ -1,29 +1,41 @@
 """How a client process learns of the ends of runs: one connection and one inbox for all waiting threads.
 
 The thread that waits reads the socket itself; when several wait, one of them reads for all. Every run that somebody
-waits for is watched by a script on that connection, whose answer brings the ends that came before; after a reconnect
-all that are open are watched again. Called by ``RedisQueue.wait`` and ``record``.
+waits for is watched by a script on that connection, whose answer brings the ends that came before and the runs that
+the queue does not know; after a reconnect all that are open are watched again, so that a run which a restart of Redis
+lost is told of, too. When nobody has waited for a while the connection is ended: what Redis would send to it piles up
+in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import hiredis
 
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.queue import scripts
+from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import check_format
-from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack, refusal
+from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack, refusal
 
 _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
 _WATCH_TTL = 7 * 24 * 3600
 _RID = 22
+_LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
+
+
+class _End(NamedTuple):
+    """What is known of a run that is over."""
+
+    record: bytes | None
+    """None: the queue does not know the run; empty: too large to ride along."""
+    known_at: float
 
 
 class Inbox:
@@ -37,19 +49,32 @@ class Inbox:
         self._dialer = dialer
         self._prefix = prefix
         self._client = client
-        self._watched: dict[RunId, bytes | None] = {}  # None: open; b"": ended, too large to ride along
+        self._keep = dialer.settings.result_ttl_seconds  # as long as the queue keeps a record: its id may come again
+        self._watched: dict[RunId, _End | None] = {}  # None: open
         self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
         self._changed = threading.Condition()
         self._reading = False
+        self._used = False
+        self._lingering = False
+        self._closed = threading.Event()
         self._wire: Wire | None = None
         self._wake = Wake()
 
     def seen(self, run_id: RunId) -> bytes | None:
-        """The record of an ended run, if a message brought it."""
-        return self._watched.get(run_id) or None
+        """The record of an ended run, if a message brought it and it cannot have expired since."""
+        end = self._watched.get(run_id)
+        return None if end is None or self._over(end) else end.record or None
+
+    def submitted(self, run_ids: Iterable[RunId]) -> None:
+        """These runs begin anew: what is remembered of earlier ones with their ids is over."""
+        for run_id in run_ids:
+            if self._watched.get(run_id) is not None:
+                with self._changed:
+                    self._watched[run_id] = None
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
-        """Those of ``run_ids`` that have ended, as soon as there is one; empty after ``timeout`` seconds.
+        """Those of ``run_ids`` that have ended or that the queue does not know, as soon as there is one; empty after
+        ``timeout`` seconds.
 
         Raises:
             QueueUnavailable: no connection within the retry budget.
@@ -71,27 +96,32 @@ class Inbox:
                         self._read_for_all(left)
             finally:
                 del self._waits[this_wait]
+                self._used = True
 
     # ------------------------------------------------------------------ with the lock held
 
+    def _over(self, end: _End) -> bool:
+        return end.record is None or time.monotonic() - end.known_at >= self._keep
+
     def _watch(self, run_ids: Sequence[RunId]) -> None:
-        fresh = [run_id for run_id in run_ids if run_id not in self._watched]
+        watched = self._watched
+        fresh = [run_id for run_id in run_ids if run_id not in watched or ((e := watched[run_id]) and self._over(e))]
         for run_id in fresh:
-            self._watched[run_id] = None
-        if len(self._watched) > 2 * _REMEMBERED:
+            watched[run_id] = None
+        if len(watched) > 2 * _REMEMBERED:
             waited = set[RunId]().union(*self._waits.values())
-            old = [run_id for run_id in self._watched if run_id not in waited]
+            old = [run_id for run_id in watched if run_id not in waited]
             for run_id in old[:-_REMEMBERED]:
-                del self._watched[run_id]
+                del watched[run_id]
         if self._wire is not None and fresh:
             try:
-                self._wire.send(self._packed(fresh))
+                self._wire.send(b"".join(self._packed(fresh)))
             except ConnectionLost:
                 self._wake.ring()  # the reader finds out and begins anew
 
-    def _packed(self, run_ids: Sequence[RunId]) -> bytes:
+    def _packed(self, run_ids: Sequence[RunId]) -> list[bytes]:
         chunks = [run_ids[at : at + _PER_CALL] for at in range(0, len(run_ids), _PER_CALL)]
-        return b"".join([scripts.watch.pack(self._prefix, self._client, _WATCH_TTL, *chunk) for chunk in chunks])
+        return [scripts.watch.pack(self._prefix, self._client, _WATCH_TTL, *chunk) for chunk in chunks]
 
     def _read_for_all(self, timeout: float | None) -> None:
         self._reading = True
@@ -111,46 +141,70 @@ class Inbox:
             self._changed.notify_all()
 
     def _take(self, item: Any) -> None:
-        watched = self._watched
+        watched, now = self._watched, time.monotonic()
         if type(item) is hiredis.ReplyError:
             raise refusal(str(item))
         if type(item) is hiredis.PushNotification:
             if item[0] == b"message":
                 for run_id, record in _ends(cast("list[bytes]", item)[2]):
                     if run_id in watched:
-                        watched[run_id] = record
+                        watched[run_id] = _End(record, now)
             return
         check_format(item)
         flat = item[1]
         for at in range(0, len(flat), 2):
             if (run_id := flat[at].decode()) in watched:
-                watched[run_id] = flat[at + 1]
+                watched[run_id] = _End(flat[at + 1] or None, now)
 
     # ------------------------------------------------------------------ without the lock, by the one that reads
 
     def _read(self, timeout: float | None) -> Any:
-        if self._wire is None:
-            patience = self._dialer.settings.redis_retry_seconds
-            brief = timeout is not None and timeout < patience
-            try:
-                self._dialer.patiently(self._connect, timeout if brief else patience)
-            except QueueUnavailable:
-                if brief:
-                    return None
+        """The next item; None if there is none in time, or after a new connection, which may have brought ends."""
+        if self._wire is not None:
+            return self._wire.receive(timeout, self._wake)
+        patience = self._dialer.settings.redis_retry_seconds
+        brief = timeout is not None and timeout < patience
+        try:
+            self._dialer.patiently(self._connect, timeout if brief else patience)
+        except QueueUnavailable:
+            if not brief:
                 raise
-        assert self._wire is not None
-        return self._wire.receive(timeout, self._wake)
+        return None
 
     def _connect(self) -> None:
+        """Subscribe first, then ask for what ended before: nothing falls in between. A server that takes no writes
+        refuses the watch, which counts as no connection."""
         wire = self._dialer.dial()
         try:
-            wire.send(pack("SUBSCRIBE", f"{self._prefix}c:{self._client.decode()}"))
             with self._changed:
-                wire.send(self._packed([run_id for run_id, record in self._watched.items() if record is None]))
+                open_runs = [run_id for run_id, end in self._watched.items() if end is None]
+            calls = self._packed(open_runs)
+            wire.send(pack("SUBSCRIBE", f"{self._prefix}c:{self._client.decode()}") + b"".join(calls))
+            answers = [wire.read() for _ in calls]
+            with self._changed:
+                for item in (*answers, *wire.pushes):
+                    self._take(item)
+                wire.pushes.clear()
+                known = set(open_runs)
+                late = [run_id for run_id, end in self._watched.items() if end is None and run_id not in known]
+                wire.send(b"".join(self._packed(late)))
                 self._wire = wire
+                if not self._lingering:
+                    self._lingering = True
+                    threading.Thread(target=self._linger, name="kapstan-inbox", daemon=True).start()
         except BaseException:
             wire.close()
             raise
+
+    def _linger(self) -> None:
+        """End the connection when nobody has waited for a while. A thread of its own, while there is one."""
+        while not self._closed.wait(_LINGER):
+            with self._changed:
+                if not self._waits and not self._used:
+                    self._disconnect()
+                    self._lingering = False
+                    return
+                self._used = False
 
     def abandon(self) -> None:
         """In a forked child: this inbox is the parent's."""
@@ -162,6 +216,7 @@ class Inbox:
             self._wire = None
 
     def close(self) -> None:
+        self._closed.set()
         self._disconnect()
         self._wake.close()
 

@@ -21,8 +21,9 @@ from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome, Stepped, Want
 from kapstan.queue import scripts
+from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import LETTERS, Route, check_format, claim_of
-from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack
+from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
 _ERA_PATIENCE = 5.0  # seconds after which a lane asks again whether the era was raised

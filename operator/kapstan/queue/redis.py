@@ -16,17 +16,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
+from kapstan.errors import ConfigurationError, QueueFull, QueueUnavailable
 from kapstan.ids import RunId, new_nonce
 from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.background_runs import RedisBackgroundRuns
+from kapstan.queue.bulk import BulkSubmit, conflict, milliseconds
+from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
 from kapstan.queue.lane import RedisLane
 from kapstan.queue.record import check_format, record_of, route_of, state_of, tail_of
 from kapstan.queue.session import RedisSession
-from kapstan.queue.wire import ConnectionLost, Dialer, Wire, check_server, pack
+from kapstan.queue.wire import ConnectionLost, Wire, pack
 from kapstan.settings import Settings
 
 T = TypeVar("T")
@@ -69,50 +71,22 @@ class RedisQueue:
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
-        delay = _milliseconds(submission.delay)
+        delay = milliseconds(submission.delay)
         _, answer, letter = self.call(
             scripts.submit.pack(self.prefix, submission.run_id, delay, tail_of(submission, self._client))
         )
         if answer == b"CONFLICT":
-            raise _conflict([submission.run_id])
+            raise conflict([submission.run_id])
+        if answer == b"OK":
+            self._inbox.submitted((submission.run_id,))
         return Submitted(state_of(letter[0]), answer == b"DUP")
 
     def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
-        run_ids: list[RunId] = []
-        answers = b"".join([reply[1] for reply in self._call_many(self._chunks(iter(submissions), run_ids))])
-        conflicts = [run_id for run_id, mark in zip(run_ids, answers[1::2], strict=True) if mark == ord("!")]
-        if conflicts:
-            raise _conflict(conflicts)
-        new, repeat = ord("0"), ord("1")
-        known = {
-            (letter, mark): Submitted(state_of(letter), mark == repeat)
-            for letter, mark in set(zip(answers[::2], answers[1::2], strict=True))
-            if mark in (new, repeat)
-        }
-        return [known[pair] for pair in zip(answers[::2], answers[1::2], strict=True)]
-
-    def _chunks(self, submissions: Iterator[Submission], run_ids: list[RunId]) -> Iterator[bytes]:
-        """The calls of ``submit_many``, each of one route and delay; notes in ``run_ids`` which runs they submit."""
-        place: tuple[str, str, float] | None = None
-        items: dict[RunId, bytes] = {}
-
-        def packed() -> bytes:
-            assert place is not None
-            task, queue, delay = place
-            flat = [part for item in items.items() for part in item]
-            return scripts.submit_many.pack(self.prefix, _milliseconds(delay), route_of(task, queue), *flat)
-
-        for submission in submissions:
-            run_id = submission.run_id
-            where = (submission.task, submission.queue, submission.delay)
-            if items and (where != place or len(items) == _BULK or run_id in items):
-                yield packed()
-                items.clear()
-            place = where
-            run_ids.append(run_id)
-            items[run_id] = tail_of(submission, self._client)
-        if items:
-            yield packed()
+        bulk = BulkSubmit(self._dialer, self._wire, self.prefix, self._client)
+        try:
+            return bulk.run(submissions)
+        finally:
+            self._inbox.submitted(bulk.run_ids)
 
     # ------------------------------------------------------------------ reading
 
@@ -255,34 +229,41 @@ class RedisQueue:
         with self._wire() as wire:
             return wire.call(packed)
 
-    def _call_many(self, calls: Iterator[bytes]) -> list[Any]:
-        """The replies to script calls, two of which are in flight while the next is drawn.
+    def _call_many(self, calls: Iterator[tuple[bytes, int]], replies: list[bytes]) -> None:
+        """Add to ``replies`` what script calls answer, two of which are in flight while the next is drawn.
 
-        Those that a lost connection left without an answer are sent again.
+        Those that a lost connection left without an answer are sent again. A full Redis ends it, after the answers of
+        those in flight; ``??`` stands for each run of a call that it refused.
         """
-        replies: list[Any] = []
-        unanswered: deque[bytes] = deque()
+        unanswered: deque[tuple[bytes, int]] = deque()
+        full: list[QueueFull] = []
 
         def attempt() -> None:
             with self._wire() as wire:
-                for packed in unanswered:
+                for packed, _ in unanswered:
                     wire.send(packed)
-                for packed in calls:
-                    unanswered.append(packed)
-                    wire.send(packed)
+                while not full and (call := next(calls, None)) is not None:
+                    unanswered.append(call)
+                    wire.send(call[0])
                     if len(unanswered) > _IN_FLIGHT:
                         take(wire)
                 while unanswered:
                     take(wire)
 
         def take(wire: Wire) -> None:
-            reply = wire.read()
-            check_format(reply)
-            replies.append(reply)
+            try:
+                reply = wire.read()
+                check_format(reply)
+                answer = reply[1]
+            except QueueFull as error:
+                full.append(error)
+                answer = b"??" * unanswered[0][1]
+            replies.append(answer)
             unanswered.popleft()
 
         self._dialer.patiently(attempt, self.settings.redis_retry_seconds)
-        return replies
+        if full:
+            raise full[0]
 
     @contextmanager
     def _wire(self) -> Generator[Wire]:
@@ -314,16 +295,6 @@ def _begin_all_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_all_anew)
-
-
-def _milliseconds(delay: float) -> int:
-    if not 0 <= delay < 10 * 366 * 86400:
-        raise ConfigurationError(f"delay={delay!r}: give 0 seconds to ten years")
-    return round(delay * 1000)
-
-
-def _conflict(run_ids: list[RunId]) -> IdempotencyConflict:
-    return IdempotencyConflict(f"run {', '.join(run_ids[:5])} exists with another task or other arguments")
 
 
 def _host() -> str:

@@ -165,6 +165,8 @@ def _start(folder: Path, address: Path, alive: int, fsync: bool) -> None:
     command = [str(path)]
     for name, value in options.items():
         command += [f"--{name}", value]
+    # A subscriber that does not read is cut off early (it asks for what it missed): its backlog counts as memory here.
+    command += ["--client-output-buffer-limit", "pubsub", "16mb", "4mb", "20"]
     done = subprocess.run(
         command, pass_fds=(alive,), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=folder
     )

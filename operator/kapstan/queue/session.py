@@ -16,7 +16,8 @@ from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import EraRegister, Renewed
 from kapstan.queue import scripts
-from kapstan.queue.wire import ConnectionLost, Dialer, Wake, Wire, pack
+from kapstan.queue.dialer import Dialer
+from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 Call = Callable[[bytes], Any]
 

@@ -214,7 +214,7 @@ def test_an_outage_longer_than_the_budget_is_an_error(open_queue, own_server: Re
 def test_a_server_that_is_silent_is_given_up_in_time(
     open_queue, own_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_PATIENCE", 1)
+    monkeypatch.setattr(wire, "PATIENCE", 1)
     line = open_queue(own_server).dial()
     assert line.call(pack("PING")) == b"PONG"
     own_server.pause()

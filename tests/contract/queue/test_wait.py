@@ -6,11 +6,13 @@ import subprocess
 import sys
 import threading
 
-from tests.contract.queue.makers import done, run
+import pytest
+from tests.contract.queue.makers import TASK, done, run
 from tests.servers.redis import RedisServer
 
 from kapstan.ids import new_id
 from kapstan.queue.redis import RedisQueue
+from kapstan.queue.wire import pack
 
 
 def test_an_end_that_came_before_is_seen(queue: RedisQueue, hire) -> None:
@@ -126,3 +128,105 @@ def test_another_process_waits_by_id(queue: RedisQueue, hire, shared_server: Red
         lane.step([done(lane.step([], 1).claims[0], b"from afar")], 0)
         assert process.stdout.readline() == "from afar\n"
     assert process.returncode == 0
+
+
+class TestUnknownRuns:
+    """Whoever waits for a run that the queue does not have is told so."""
+
+    def test_one_that_was_never_accepted(self, queue: RedisQueue, hire) -> None:
+        unknown, known = new_id(), run()
+        queue.submit(known)
+        assert queue.wait([known.run_id, unknown], 10.0) == {unknown}
+        assert queue.record(unknown) is None
+
+    def test_one_whose_record_has_expired(self, queue: RedisQueue, hire) -> None:
+        submission = run()
+        queue.submit(submission)
+        lane = hire().lane
+        lane.step([done(lane.step([], 1).claims[0])], 0)
+        queue.command(pack("PEXPIRE", f"{queue.prefix}t:{submission.run_id}", 0))
+        assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+        assert queue.record(submission.run_id) is None
+
+    def test_one_that_a_restart_lost_while_it_was_waited_for(
+        self, open_queue, own_server: RedisServer, tmp_path
+    ) -> None:
+        queue = open_queue(own_server)
+        kept, lost = run(), run()
+        queue.submit(kept)
+        own_server.save_copy(tmp_path / "copy")
+        queue.submit(lost)
+        told: list[set[str]] = []
+        waiting = threading.Thread(target=lambda: told.append(queue.wait([kept.run_id, lost.run_id], 60.0)))
+        waiting.start()
+        with own_server.client() as client:
+            while not client.pubsub_channels(f"{queue.prefix}c:*"):
+                continue
+        own_server.kill()
+        own_server.put_back(tmp_path / "copy")
+        own_server.start()
+        waiting.join()
+        assert told == [{lost.run_id}]
+        assert queue.record(kept.run_id) is not None
+
+    def test_one_that_is_submitted_later_can_be_waited_for(self, queue: RedisQueue, hire) -> None:
+        submission = run()
+        assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+        queue.submit(submission)
+        assert queue.wait([submission.run_id], 0.1) == set()
+        lane = hire().lane
+        lane.step([done(lane.step([], 1).claims[0])], 0)
+        assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_id_that_is_used_again_after_its_record_expired_is_a_new_run(queue: RedisQueue, hire, many: bool) -> None:
+    submission = run()
+    lane = hire().lane
+    for result in (b"first", b"second"):
+        if many:
+            queue.submit_many([submission])
+        else:
+            queue.submit(submission)
+        assert queue.wait([submission.run_id], 0.1) == set(), "an end of the run before"
+        assert queue.record(submission.run_id).state in ("ready", "running")
+        (claim,) = lane.step([], 1).claims
+        lane.step([done(claim, result)], 0)
+        assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+        assert queue.record(submission.run_id).envelope == result
+        queue.command(pack("DEL", f"{queue.prefix}t:{submission.run_id}"))
+
+
+def test_an_end_that_was_heard_of_is_forgotten_with_the_record(open_queue, shared_server: RedisServer) -> None:
+    queue = open_queue(shared_server, result_ttl_seconds=1)
+    session = queue.open_session("shop", [TASK], 1)
+    lane = queue.open_lane(session.name, 0, [TASK])
+    submission = run()
+    queue.submit(submission)
+    (claim,) = lane.step([], 1).claims
+    assert queue.wait([submission.run_id], 0.1) == set()
+    lane.step([done(claim)], 0)
+    assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+    while queue.command(pack("EXISTS", f"{queue.prefix}t:{submission.run_id}")):
+        continue
+    end = threading.Event()
+    end.wait(0.2)  # this process heard of the end a moment after the server's clock started to count
+    assert queue.record(submission.run_id) is None
+    lane.close()
+    session.close()
+
+
+def test_who_stopped_waiting_holds_no_memory_of_the_server(queue: RedisQueue, hire, shared_server) -> None:
+    submissions = [run() for _ in range(30_000)]
+    queue.submit_many(submissions)
+    lane = hire().lane
+    outcomes = [done(claim, b"x" * 1000) for claim in lane.step([], 1).claims]
+    assert queue.wait([submissions[-1].run_id], 0.1) == set()
+    with shared_server.client() as client:
+        while client.pubsub_numsub(queue.channel)[0][1]:
+            continue  # this process' subscription ends by itself
+        while claims := lane.step(outcomes, 250).claims:
+            outcomes = [done(claim, b"x" * 1000) for claim in claims]
+        held = max(int(each["omem"]) for each in client.client_list(_type="pubsub"))
+    assert held < 1_000_000
+    assert queue.wait([submissions[0].run_id], 10.0) == {submissions[0].run_id}

@@ -13,7 +13,7 @@ import pytest
 from tests.servers.redis import RedisServer
 
 from kapstan import Future, as_completed, backend, flow, ids, task, wait
-from kapstan.errors import IdempotencyConflict, ParameterError, SerializationError, UnfinishedRun
+from kapstan.errors import IdempotencyConflict, ParameterError, SerializationError, UnfinishedRun, UnknownRun
 
 APP = Path(__file__).with_name("background_app.py")
 ROOT = Path(__file__).parents[3]
@@ -132,3 +132,25 @@ def test_delay_in_a_flow_is_a_duplicate_when_the_flow_runs_again(redis: RedisSer
     assert submitted[0] == submitted[1]
     assert len(set(submitted[0])) == 3
     assert len(backend.current().queue.runs()) == 3
+
+
+def test_who_waits_for_a_run_that_the_queue_does_not_know_is_told(redis: RedisServer, tmp_path: Path) -> None:
+    """Never accepted, or lost with the last writes of a Redis that was restarted."""
+    never = Future(str(ids.to_uuid(ids.new_id())))
+    with pytest.raises(UnknownRun, match=r"run .*: The queue does not know the run"):
+        never.result(timeout=30)
+    assert never.state.is_pending()
+    redis.save_copy(tmp_path / "copy")
+    lost = idle.delay()
+    told: list[Exception] = []
+    waiting = threading.Thread(target=lambda: told.append(lost.result(raise_on_failure=False)))
+    waiting.start()
+    with redis.client() as client:
+        while not client.pubsub_channels("*:c:*"):
+            continue
+    redis.kill()
+    redis.put_back(tmp_path / "copy")
+    redis.start()
+    waiting.join(60)
+    assert [type(error) for error in told] == [UnknownRun]
+    assert list(as_completed([lost, never], timeout=30))

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- watch: which of these runs have ended; this client will be told when the others do.
+-- watch: which of these runs have ended, or are not known (any more); this client will be told when the others end.
 -- KEYS: prefix
 -- ARGV: client ttl run_ids...
--- Reply: format, rid and record of each that has ended
+-- Reply: format, rid and record of each that has ended; an empty record: the queue does not know the run
 -- A run's submitter is told anyway; any other client is written down with the run.
 -- include: record
 local answer, keys = {}, {}
@@ -10,10 +10,10 @@ for i = 3, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
 local records = call('MGET', unpack(keys))
 for i, record in ipairs(records) do
   local rid = ARGV[i + 2]
-  if record and TERMINAL[state_of(record)] then
+  if not record or TERMINAL[state_of(record)] then
     answer[#answer + 1] = rid
-    answer[#answer + 1] = record
-  elseif record and sub(record, 33, 40) ~= ARGV[1] then
+    answer[#answer + 1] = record or ''
+  elseif sub(record, 33, 40) ~= ARGV[1] then
     call('SADD', P .. 'v:' .. rid, ARGV[1])
     call('EXPIRE', P .. 'v:' .. rid, ARGV[2])
     if not has(record, WATCHED) then

@@ -1,0 +1,129 @@
+"""Bulk submits: many runs in calls of 250, two of which are in flight while the next is built.
+
+Called by ``RedisQueue.submit_many``, with a connection of its own for the time of the call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+
+from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueFull, QueueUnavailable
+from kapstan.ids import RunId
+from kapstan.ports import Submission, Submitted
+from kapstan.queue import scripts
+from kapstan.queue.dialer import Dialer
+from kapstan.queue.record import check_format, route_of, state_of, tail_of
+from kapstan.queue.wire import Wire
+
+_BULK = 250  # runs per call of submit_many
+_IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
+_NEW, _REPEAT, _CONFLICT = ord("0"), ord("1"), ord("!")
+
+
+class BulkSubmit:
+    """One call of ``submit_many``.
+
+    Args:
+        borrow: gives a connection that no other thread uses meanwhile.
+        client: the 8 characters of the submitting process.
+
+    Attributes:
+        run_ids: the runs that were drawn so far.
+    """
+
+    def __init__(
+        self, dialer: Dialer, borrow: Callable[[], AbstractContextManager[Wire]], prefix: str, client: bytes
+    ) -> None:
+        self._dialer = dialer
+        self._borrow = borrow
+        self._prefix = prefix
+        self._client = client
+        self._unanswered: deque[tuple[bytes, int]] = deque()  # calls, each with its number of runs
+        self._answers: list[bytes] = []
+        self._full: QueueFull | None = None
+        self.run_ids: list[RunId] = []
+
+    def run(self, submissions: Iterable[Submission]) -> list[Submitted]:
+        """See ``ports.Queue.submit_many``. Calls that a lost connection left without an answer are sent again."""
+        calls = self._calls(iter(submissions))
+        try:
+            self._dialer.patiently(lambda: self._attempt(calls), self._dialer.settings.redis_retry_seconds)
+            if self._full is not None:
+                raise self._full
+        except QueueUnavailable as error:
+            raise self._with_accepted(error) from None
+        answers = b"".join(self._answers)
+        pairs = list(zip(answers[::2], answers[1::2], strict=True))
+        conflicts = [run_id for run_id, (_, mark) in zip(self.run_ids, pairs, strict=True) if mark == _CONFLICT]
+        if conflicts:
+            raise conflict(conflicts)
+        known = {pair: Submitted(state_of(pair[0]), pair[1] == _REPEAT) for pair in set(pairs)}
+        return [known[pair] for pair in pairs]
+
+    def _with_accepted(self, error: QueueUnavailable) -> QueueUnavailable:
+        marks = b"".join(self._answers)[1::2]
+        accepted = tuple(run_id for run_id, mark in zip(self.run_ids, marks, strict=False) if mark == _NEW)
+        if not accepted:
+            return error
+        partial = type(error)(f"{error}; {len(accepted)} runs of this call were accepted before, and will run")
+        partial.accepted = accepted
+        return partial
+
+    def _attempt(self, calls: Iterator[tuple[bytes, int]]) -> None:
+        with self._borrow() as wire:
+            for packed, _ in self._unanswered:
+                wire.send(packed)
+            while self._full is None and (call := next(calls, None)) is not None:
+                self._unanswered.append(call)
+                wire.send(call[0])
+                if len(self._unanswered) > _IN_FLIGHT:
+                    self._take(wire)
+            while self._unanswered:
+                self._take(wire)
+
+    def _take(self, wire: Wire) -> None:
+        """Read one answer. A full Redis ends the call after the answers of what is in flight."""
+        try:
+            reply = wire.read()
+            check_format(reply)
+            answer = reply[1]
+        except QueueFull as error:
+            self._full = self._full or error
+            answer = b"??" * self._unanswered[0][1]
+        self._answers.append(answer)
+        self._unanswered.popleft()
+
+    def _calls(self, submissions: Iterator[Submission]) -> Iterator[tuple[bytes, int]]:
+        """Calls of one route and delay each, with their number of runs."""
+        place: tuple[str, str, float] | None = None
+        items: dict[RunId, bytes] = {}
+
+        def packed() -> tuple[bytes, int]:
+            assert place is not None
+            task, queue, delay = place
+            flat = [part for item in items.items() for part in item]
+            return scripts.submit_many.pack(self._prefix, milliseconds(delay), route_of(task, queue), *flat), len(items)
+
+        for submission in submissions:
+            run_id = submission.run_id
+            where = (submission.task, submission.queue, submission.delay)
+            if items and (where != place or len(items) == _BULK or run_id in items):
+                yield packed()
+                items.clear()
+            place = where
+            self.run_ids.append(run_id)
+            items[run_id] = tail_of(submission, self._client)
+        if items:
+            yield packed()
+
+
+def milliseconds(delay: float) -> int:
+    if not 0 <= delay < 10 * 366 * 86400:
+        raise ConfigurationError(f"delay={delay!r}: give 0 seconds to ten years")
+    return round(delay * 1000)
+
+
+def conflict(run_ids: list[RunId]) -> IdempotencyConflict:
+    return IdempotencyConflict(f"run {', '.join(run_ids[:5])} exists with another task or other arguments")
