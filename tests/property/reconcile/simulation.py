@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from kapstan.cluster.local.cluster import LocalCluster
+from kapstan.errors import ForeignObject, KapstanError
 from kapstan.ids import RunId
 from kapstan.ports import (
     AttemptEnd,
@@ -29,7 +31,8 @@ from kapstan.ports import (
 from kapstan.reconcile.loop import Loop
 from kapstan.resources import API_VERSION
 
-Fate = Literal["Completed", "Failed", "HandedBack", "Lost"]
+Fate = Literal["Completed", "Failed", "HandedBack", "Lost", "Stuck"]
+"""``Stuck``: its node is lost; it was told to go and is never seen to end."""
 NAMESPACE = "default"
 DEPLOYMENT = Key("Deployment", NAMESPACE, "nightly")
 POOL = Key("WorkPool", NAMESPACE, "pool")
@@ -48,6 +51,13 @@ class Process:
     """0: created, 1: begun, 2: ended."""
     stopping: bool = False
     ended_at: float = 0.0
+    stop_by: float | None = None
+    removed: bool = False
+    """What infrastructure held of it was deleted; what it recorded stays."""
+
+    @property
+    def lives(self) -> bool:
+        return self.stage == 1 and self.stop_by is None
 
 
 @dataclass
@@ -62,7 +72,12 @@ class Writes:
         mine, self.done = self.done, self.done + 1
         if mine == self.kill_at and not self.after:
             raise Killed
-        answer = await write()
+        try:
+            answer = await write()
+        except KapstanError:
+            if mine == self.kill_at:
+                raise Killed from None
+            raise
         if mine == self.kill_at:
             raise Killed
         return answer
@@ -77,8 +92,11 @@ class Infrastructure:
         self._fates = fates
         self._clock = clock
         self.processes: dict[str, Process] = {}
+        self.recorded: list[Process] = []
+        self.foreign: frozenset[str] = frozenset()
+        """Names of Jobs that are somebody else's."""
         self.created: Counter[str] = Counter()
-        self.declared: dict[RunId, str] = {}
+        self.declared_ends: dict[RunId, str] = {}
         self.together = 0
         """Most attempts of one run that were begun and not ended at one time."""
 
@@ -87,36 +105,50 @@ class Infrastructure:
 
     def progress(self, job: str) -> None:
         process = self.processes.get(job)
-        if process is not None and process.stage < 2:
-            process.stage += 1
-            process.ended_at = self._clock()
-            living = Counter(other.run_id for other in self.processes.values() if other.stage == 1)
+        if process is not None and process.stage < 2 and process.stop_by is None:
+            if process.stage == 1 and process.fate == "Stuck":
+                process.stopping, process.stop_by = True, self._clock()
+            else:
+                process.stage += 1
+                process.ended_at = self._clock()
+            living = Counter(other.run_id for other in self.processes.values() if other.lives)
             self.together = max(self.together, *living.values(), 0)
 
     # -- ports.Launcher
 
     async def start(self, request: JobRequest) -> None:
-        if request.job not in self.processes:
+        if request.job in self.foreign:
+            raise ForeignObject(f"Job {request.job} is somebody else's")
+        there = self.processes.get(request.job)
+        if there is None or there.removed:
             self.created[request.job] += 1
-            self.processes[request.job] = Process(request.run_id, request.attempt, self.fate(request.attempt))
+            made = Process(request.run_id, request.attempt, self.fate(request.attempt))
+            self.processes[request.job] = made
+            self.recorded.append(made)
 
     async def stop(self, run: Key, uid: str, job: str, *, grace: float) -> None:
         if job in self.processes:
             self.processes[job].stopping = True
 
     async def remove(self, run: Key, uid: str, job: str) -> None:
-        self.processes.pop(job, None)
+        if job in self.processes:
+            self.processes[job].removed = True
 
     async def observe_attempts(self, run: Key, uid: str, jobs: Sequence[tuple[int, str]]) -> list[AttemptObservation]:
         return [self._observe(number, job) for number, job in jobs]
 
     def _observe(self, number: int, job: str) -> AttemptObservation:
         process = self.processes.get(job)
-        if process is None:
+        if process is None or process.removed:
             return AttemptObservation(number, job, exists=False, ended=True)
-        ended = process.stage == 2
         return AttemptObservation(
-            number, job, exists=True, running=process.stage == 1, ended=ended, stopping=process.stopping
+            number,
+            job,
+            exists=True,
+            running=process.stage == 1,
+            ended=process.stage == 2,
+            stopping=process.stopping,
+            stop_by=None if process.stop_by is None else datetime.fromtimestamp(process.stop_by, UTC).isoformat(),
         )
 
     async def ensure_workers(self, request: WorkersRequest) -> None: ...
@@ -133,19 +165,23 @@ class Infrastructure:
     # -- ports.RunRecords
 
     def attempts(self, run_id: RunId) -> list[AttemptRecord]:
-        begun = [process for process in self.processes.values() if process.run_id == run_id and process.stage > 0]
+        begun = [process for process in self.recorded if process.run_id == run_id and process.stage > 0]
         return [self._record(process) for process in sorted(begun, key=lambda process: process.number)]
 
     def ended(self, run_id: RunId) -> AttemptRecord | None:
         return next((told for told in reversed(self.attempts(run_id)) if told.end is not None), None)
 
+    def declared(self, run_id: RunId) -> Any:
+        state = self.declared_ends.get(run_id)
+        return None if state is None else (state, "declared")
+
     def declare(self, run_id: RunId, state: str, message: str) -> None:
-        self.declared[run_id] = state
+        self.declared_ends[run_id] = state
 
     @staticmethod
     def _record(process: Process) -> AttemptRecord:
         end = None
-        if process.stage == 2 and process.fate != "Lost":
+        if process.stage == 2 and process.fate not in ("Lost", "Stuck"):
             end = AttemptEnd(process.fate, process.ended_at)
         return AttemptRecord(process.number, 0.0, end)
 
@@ -262,12 +298,20 @@ class Simulation:
                     self.loop.changed(manifest)
                     self.loop.enqueue(Key(kind, NAMESPACE, manifest["metadata"]["name"]))
             await self.settle(until=70)
-            before = [(job, process.stage) for job, process in self.infrastructure.processes.items()]
+            before = self._stages()
             for job in list(self.infrastructure.processes):
                 self.infrastructure.progress(job)
-            if before == [(job, process.stage) for job, process in self.infrastructure.processes.items()]:
+            if before == self._stages():
                 return
         raise AssertionError("it does not come to rest")
+
+    def _stages(self) -> list[tuple[str, int, float | None]]:
+        return [(job, process.stage, process.stop_by) for job, process in self.infrastructure.processes.items()]
+
+    async def ask(self, name: str, **spec: Any) -> None:
+        """Make a run, or change what is asked of it, as a person or GitOps does."""
+        wanted = {"deploymentRef": {"name": "nightly"}, **spec}
+        self.loop.changed(await self.cluster.apply(_manifest("FlowRun", name, wanted)))
 
     async def outcome(self, name: str) -> tuple[Any, ...]:
         """What a run came to: phase, attempts and how they ended, losses."""
