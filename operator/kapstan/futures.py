@@ -6,6 +6,7 @@ background runs goes through ``Queue.wait``: one connection serves every waiting
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -81,10 +82,8 @@ class Future(Resolvable, Generic[R]):
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         self.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
-        try:
+        with without_place(), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), timeout)
-        except TimeoutError:
-            return
 
     async def result_async(
         self,
@@ -127,6 +126,10 @@ class Future(Resolvable, Generic[R]):
     @property
     def memo_reference(self) -> str:
         return self._run_id
+
+    @property
+    def done(self) -> bool:
+        return self._pending.done if self._pending is not None else self.state.is_final()
 
     def final_state(self) -> State:
         self.wait()

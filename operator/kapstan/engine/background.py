@@ -20,7 +20,7 @@ from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.loops import loops
-from kapstan.engine.operations import drive
+from kapstan.engine.operations import Steps, Wait, drive
 from kapstan.errors import (
     BackendError,
     CancelRun,
@@ -37,15 +37,19 @@ from kapstan.specs import TaskSpec
 from kapstan.states import State
 
 logger = logging.getLogger("kapstan.task_runs")
+_FIRST_LOOK, _LONGEST_LOOK = 0.05, 5.0
+"""Seconds for which a run goes back that waits for another run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """The run failed and its policy grants a retry: free the claim and start it again after ``delay`` seconds."""
+    """The run failed and its policy grants a retry, or it waits for another run and was not executed (not ``counted``):
+    free the claim and start it again after ``delay`` seconds."""
 
     run_id: RunId
     token: Token
     delay: float
+    counted: bool = True
 
 
 class BackgroundEngine:
@@ -54,13 +58,18 @@ class BackgroundEngine:
     Args:
         specs: what may run, by identity. Nothing else is ever executed, whatever a claim names.
         backend: codec and store; the queue is not touched.
+        of_run: what a single run executes, where that is not what its task is called by.
     """
 
-    def __init__(self, specs: Mapping[str, TaskSpec], backend: Backend) -> None:
+    def __init__(
+        self, specs: Mapping[str, TaskSpec], backend: Backend, of_run: Mapping[RunId, TaskSpec] | None = None
+    ) -> None:
         self._specs = specs
+        self._of_run: Mapping[RunId, TaskSpec] = {} if of_run is None else of_run
         self._backend = backend
         self._codec = backend.codec
         self.inline_bytes = backend.settings.inline_bytes
+        self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
         if self._log_prints or any(spec.log_prints for spec in specs.values()):
@@ -92,7 +101,7 @@ class BackgroundEngine:
             BackendError: the arguments are in the store, and it is away: the run was not executed.
             HandBack, KeyboardInterrupt, SystemExit: the process was told to end: give the run back.
         """
-        spec = self._specs.get(claim.task)
+        spec = self._of_run.get(claim.run_id) or self._specs.get(claim.task)
         if spec is None:
             served = ", ".join(sorted(self._specs)) or "none"
             return self._refuse(
@@ -120,12 +129,26 @@ class BackgroundEngine:
             log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
         )
         claimed = _Claimed(self, claim)
+        steps = walk(TaskExecution(spec, args, kwargs, (), run, claimed))
         try:
-            drive(walk(TaskExecution(spec, args, kwargs, (), run, claimed)))
+            later = self._until_ready(claim, steps)
+            if later is not None:
+                return later
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")
         assert claimed.ended is not None, "the chain of a run ends with its outcome"
         return claimed.ended
+
+    def _until_ready(self, claim: Claim, steps: Steps[State]) -> RetryLater | None:
+        """Drive ``steps`` to their end; not if they wait for runs that have not ended, for which no lane is held."""
+        first = next(steps)
+        if type(first) is Wait and not all(item.done for item in first.waited_for):
+            steps.close()
+            tries = self._waiting[claim.run_id] = self._waiting.pop(claim.run_id, 0) + 1
+            return RetryLater(claim.run_id, claim.token, min(_FIRST_LOOK * 2 ** (tries - 1), _LONGEST_LOOK), False)
+        self._waiting.pop(claim.run_id, None)
+        drive(steps, first)
+        return None
 
     def time_limit(self, task: str) -> float | None:
         """Seconds that a run of ``task`` may take."""

@@ -148,6 +148,26 @@ def within(seconds: float | None, body: Callable[[], T]) -> T:
     return result
 
 
+def interruptible(body: Callable[[], T], begun: Callable[[Limit], object]) -> T:
+    """``body()`` on a thread that is not the main one; ``interrupt`` ends it from another.
+
+    Args:
+        begun: is given what ``interrupt`` takes.
+    """
+    limit = Limit(None, _current.get(), threading.get_ident())
+    mark = _current.set(limit)
+    try:
+        begun(limit)
+        return _with_bell(limit, body)
+    finally:
+        _current.reset(mark)
+
+
+def interrupt(limit: Limit, error: type[BaseException]) -> None:
+    """Raise ``error`` in the code under ``limit`` at its next line of Python; nothing if it has left."""
+    _bells.interrupt(limit, error)
+
+
 async def awithin(seconds: float | None, body: Callable[[], Awaitable[T]]) -> T:
     """As ``within``, for a coroutine: it is cancelled, again and again if it goes on."""
     import asyncio
@@ -249,11 +269,18 @@ class _Bells:
     def add(self, limit: Limit) -> None:
         with self._changed:
             self._watched.add(limit)
+            if limit.next_at() == float("inf"):
+                return
             heapq.heappush(self._due, (limit.next_at(), next(self._numbers), limit))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kapstan-limits", daemon=True)
                 self._thread.start()
             self._changed.notify()
+
+    def interrupt(self, limit: Limit, error: type[BaseException]) -> None:
+        with self._changed:
+            if limit in self._watched:
+                _set_async(limit.thread, error)
 
     def drop(self, limit: Limit) -> None:
         """Tell its thread no more, not even of what it was told and has not seen."""
@@ -282,8 +309,6 @@ def _set_async(thread: int, error: type[BaseException] | None) -> None:
 
 
 def _with_bell(limit: Limit, body: Callable[[], T]) -> T:
-    if limit.next_at() == float("inf"):
-        return body()
     try:
         _bells.add(limit)
         return body()
@@ -291,7 +316,7 @@ def _with_bell(limit: Limit, body: Callable[[], T]) -> T:
         while not limit.over:
             try:
                 _bells.drop(limit)
-            except TimeUp:  # set before, and seen only here
+            except (TimeUp, CancelRun, HandBack):  # set before, and seen only here
                 continue
 
 

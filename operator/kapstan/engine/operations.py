@@ -37,10 +37,14 @@ Steps = Generator[Operation, Any, T]
 """What is asked for, one after the other, and the result."""
 
 
-def drive(steps: Steps[T]) -> T:
-    """Do what ``steps`` ask for, on this thread; their result."""
+def drive(steps: Steps[T], first: Operation | None = None) -> T:
+    """Do what ``steps`` ask for, on this thread; their result.
+
+    Args:
+        first: what they have asked for already.
+    """
     try:
-        operation = next(steps)
+        operation = next(steps) if first is None else first
         while True:
             try:
                 answer = operation.block()

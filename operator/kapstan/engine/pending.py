@@ -27,6 +27,11 @@ class Resolvable:
         """What it counts as in memo keys: the run that it stands for."""
         raise AttributeError("memo_reference")
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        raise AttributeError("done")
+
     def final_state(self) -> State:
         """Wait for the run and give its final state."""
         raise AttributeError("final_state")

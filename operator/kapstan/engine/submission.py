@@ -6,7 +6,7 @@ second run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kapstan import backend as backends
@@ -31,8 +31,12 @@ def submit(
     delay: float = 0.0,
     idempotency_key: str | None = None,
     queue: str = "default",
+    named: Callable[[RunId], object] = lambda _: None,
 ) -> RunId:
     """Submit one run; its id.
+
+    Args:
+        named: is told the id before the queue is.
 
     Raises:
         ConfigurationError: the task is a lambda or a local function without a name, which no worker finds.
@@ -50,7 +54,9 @@ def submit(
     else:
         body = _serialised(backend.codec, spec, args, kwargs, flow)
         run_id, content = _run_id(spec, args, kwargs)
-    backend.queue.submit(_submission(backend, backend.codec, spec, run_id, body, content, queue, delay))
+    submission = _submission(backend, backend.codec, spec, run_id, body, content, queue, delay)
+    named(run_id)
+    backend.queue.submit(submission)
     return run_id
 
 

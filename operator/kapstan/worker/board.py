@@ -36,7 +36,8 @@ _COUNT_AT = _PROGRESS.size
 _ORDER_AT = _COUNT_AT + _COUNT.size
 _RECALLED_AT = _ORDER_AT + 1
 _CANCEL_AT = _RECALLED_AT + 1
-_RUNS_AT = _CANCEL_AT + ID_LENGTH
+_WAITS_AT = _CANCEL_AT + ID_LENGTH
+_RUNS_AT = _WAITS_AT + 1
 _TOKENS_AT = _RUNS_AT + _CAPACITY * ID_LENGTH
 _SLOT = -(-(_TOKENS_AT + _CAPACITY * _TOKEN.size) // 64) * 64
 
@@ -94,6 +95,15 @@ class Slot:
     def rest(self) -> None:
         """The child executes nothing."""
         self._memory[self._at] = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the run that executes waits for another run: somebody else may use the child's place."""
+        return self._memory[self._at + _WAITS_AT] != 0
+
+    @waits.setter
+    def waits(self, waits: bool) -> None:
+        self._memory[self._at + _WAITS_AT] = waits
 
     # ------------------------------------------------------------------ written by the supervisor
 

@@ -10,11 +10,13 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from kapstan import backend
 from kapstan.engine.background import BackgroundEngine
+from kapstan.engine.waiting import belongs_to
 from kapstan.errors import HandBack, KapstanError
 from kapstan.ports import Lane
 from kapstan.specs import TaskSpec
@@ -56,12 +58,32 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
         return kill_below(os.getpid(), parent.mark) > 0
 
     executor = Executor(line, engine, slot, batch_begins, end_helpers)
+    belongs_to(_Place(slot, parent))
     _obey(slot, engine, executor, line)
     guard.watch(executor)
     executor.run()
     engine.close()
     line.close()
     return REPLACE if executor.replace else ExitCode.DONE
+
+
+class _Place:
+    """This child's place among those that execute at a time."""
+
+    def __init__(self, slot: Slot, parent: Parent) -> None:
+        self._slot = slot
+        self._parent = parent
+
+    @contextmanager
+    def without_place(self) -> Generator[None]:
+        """While the run that executes waits for another one, the supervisor has a further child."""
+        self._slot.waits = True
+        self._parent.look()
+        try:
+            yield
+        finally:
+            self._slot.waits = False
+            self._parent.look()
 
 
 def _obey(slot: Slot, engine: BackgroundEngine, executor: Executor, line: Lane) -> None:

@@ -43,6 +43,7 @@ class Executor:
         slot: this child's place on the board.
         on_batch: called when more than one run was claimed, before the first of them begins.
         end_helpers: ends the processes that a run has started and left behind; whether there were any.
+        batches: whether short runs are claimed many at a time.
 
     Attributes:
         replace: this process must not go on: a run that was broken off had started others, and what else it has left
@@ -56,6 +57,8 @@ class Executor:
         slot: Slot,
         on_batch: Callable[[], None],
         end_helpers: Callable[[], bool],
+        *,
+        batches: bool = True,
     ) -> None:
         self._lane = lane
         self._engine = engine
@@ -65,6 +68,7 @@ class Executor:
         self._end_helpers = end_helpers
         self.replace = False
         self._pace = Pace()
+        self._batches = batches
         self._unreadable: tuple[float, float] = (0.0, 0.0)  # since when, and until when it counts as one outage
         self.spool = Spool(engine.stored, slot)
         self._sent: list[Outcome] | None = None  # of the step that is under way; None: none is
@@ -100,12 +104,16 @@ class Executor:
     def _claim(self) -> list[Claim]:
         """The next batch; blocks until there is one, or until the lane is woken ([] then)."""
         claims = self._read().claims if self._sent is not None else []
+        if not claims and not self._batches:
+            return self._step(1).claims or self._lane.wait(None)
         if not claims:
             self._asked = self._pace.most
             claims = self._step(self._asked).claims
         if not claims:
             self._asked = {}
             return self._lane.wait(None)
+        if not self._batches:
+            return claims
         first = claims[0]  # tells of all: a run that is not brisk, or not pure, comes alone
         if (
             len(claims) >= self._asked.get(first.task, 1)
@@ -211,7 +219,7 @@ class Executor:
         assert isinstance(later, RetryLater)
         while True:
             try:
-                if not self._lane.retry(later.run_id, later.token, later.delay):
+                if not self._lane.retry(later.run_id, later.token, later.delay, counted=later.counted):
                     report_lost([later.run_id])
                 return
             except TROUBLE as error:

@@ -1,31 +1,29 @@
 """``.submit()`` outside a flow: the background of this process, for web applications without workers of their own.
 
 Runs go through the queue as ``.delay()``'s do (submit, claim, commit), on a queue that is this application's own, so
-that task workers leave them alone and the application takes up after a restart what it had not finished. A supervisor
-thread keeps the lease; each lane is a thread. Stops with the process: what runs then goes back to the queue.
+that task workers leave them alone and the application takes up after a restart what it had not finished. Stops with the
+process: what runs then goes back to the queue. What executes is ``thread_lanes``; here stands which tasks it serves.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
+import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.engine import submission
-from kapstan.engine.background import BackgroundEngine, RetryLater
-from kapstan.errors import BackendError
-from kapstan.identity import importable_name
-from kapstan.ids import RunId
-from kapstan.logging import set_up
-from kapstan.ports import Claim, Lane, Outcome, Session
+from kapstan.identity import importable_name, unfindable
+from kapstan.ids import RunId, new_nonce
 from kapstan.specs import TaskSpec
-
-logger = logging.getLogger("kapstan.worker")
+from kapstan.worker.thread_lanes import ThreadLanes
 
 
 class HasSpec(Protocol):
@@ -36,143 +34,86 @@ class HasSpec(Protocol):
 
 Registered = Callable[[], Mapping[str, HasSpec]]
 
+_local = f"local@{new_nonce()}"
+"""The identity under which the queue holds runs of functions that only this process has: closures, partials, objects,
+and a second function of one identity. No other process takes them."""
+
 
 def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], registered: Registered) -> RunId:
     """Accept one run for this process' background, which is started at the first; its id. Raises as ``submission``.
+
+    What runs is this very function, with these options.
 
     Args:
         registered: the tasks of this process; one started earlier may have left runs of any of them.
     """
     backend = backends.current()
-    _ensure(backend, spec, registered)
-    return submission.submit(spec, args, kwargs, queue=queue_name())
+    known = registered().get(spec.identity)
+    if unfindable(spec.identity, spec.fn) or (known is not None and known.spec.fn is not spec.fn):
+        spec = replace(spec, identity=_local)
+    lanes = _serving(backend, spec, registered)
+    return submission.submit(spec, args, kwargs, queue=queue_name(), named=lambda run_id: lanes.expect(run_id, spec))
 
 
 def start(registered: Registered) -> None:
     """Take up what an earlier process of this application left, without waiting for its first ``submit``."""
     for task in registered().values():
-        _ensure(backends.current(), task.spec, registered)
+        _serving(backends.current(), task.spec, registered)
 
 
 def queue_name() -> str:
-    """The queue of this application: every process of one program shares it, whatever machine it is on."""
-    return f"app.{importable_name('__main__').removesuffix('.__main__')}"[:120]
+    """The queue of this application: every process of one program shares it, whatever machine it is on.
 
-
-class _Background:
-    """A session of its own for a set of tasks: one supervisor thread, ``lanes`` threads that execute."""
-
-    def __init__(self, backend: Backend, specs: Mapping[str, TaskSpec], lanes: int) -> None:
-        set_up()
-        self._backend = backend
-        self._specs = dict(specs)
-        self._stopping = threading.Event()
-        self._queue = queue_name()
-        tasks = sorted(specs)
-        self._session: Session = backend.queue.open_session(self._queue, tasks, lanes, queue=self._queue)
-        self._lanes: list[Lane] = []
-        self._threads = [threading.Thread(target=self._keep_lease, name="kapstan-background", daemon=True)]
-        for number in range(lanes):
-            lane = backend.queue.open_lane(self._session.name, number, tasks, queue=self._queue)
-            self._lanes.append(lane)
-            name = f"kapstan-background-{number}"
-            self._threads.append(threading.Thread(target=self._serve, args=(lane,), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
-
-    @property
-    def tasks(self) -> Mapping[str, TaskSpec]:
-        """What it executes, by identity."""
-        return self._specs
-
-    def serves(self, spec: TaskSpec) -> bool:
-        return spec.identity in self._specs
-
-    def stop(self) -> None:
-        """Claim no more; give everything back that has not ended."""
-        self._stopping.set()
-        try:
-            self._session.wake()
-            for lane in self._lanes:
-                lane.wake()
-            self._session.close()
-        except BackendError as error:
-            logger.warning("The background of this process ends without the queue: %s", error)
-
-    def _keep_lease(self) -> None:
-        beat = self._backend.settings.beat_seconds
-        due = 0.0
-        while not self._stopping.is_set():
-            try:
-                renewed = self._session.renew()
-                due = beat if renewed.next_due is None else min(beat, renewed.next_due)
-                self._session.wait(max(due, 0.001))
-            except BackendError as error:
-                logger.warning("The background of this process cannot renew its lease: %s", error)
-                self._stopping.wait(beat)
-
-    def _serve(self, lane: Lane) -> None:
-        """One run at a time: finish what is done, claim the next in the same round trip, else wait to be handed one."""
-        engine = BackgroundEngine(self._specs, self._backend)
-        outcomes: list[Outcome] = []
-        while not self._stopping.is_set():
-            try:
-                stepped = lane.step(outcomes, 1)
-                outcomes = []
-                for run_id in stepped.lost:
-                    logger.warning("LOST: run %s is no longer this process'; its outcome is dropped", run_id)
-                claims = stepped.claims or lane.wait(None)
-                outcomes = [outcome for claim in claims if (outcome := self._run(engine, lane, claim)) is not None]
-            except BackendError as error:
-                logger.warning("The queue or the store is away; the background goes on when it is back: %s", error)
-                self._stopping.wait(self._backend.settings.beat_seconds)
-        engine.close()
-
-    def _run(self, engine: BackgroundEngine, lane: Lane, claim: Claim) -> Outcome | None:
-        try:
-            done = engine.run(claim)
-            if isinstance(done, Outcome):
-                done = engine.stored(done)
-        except BackendError as error:
-            logger.warning("Run %s goes back to the queue: %s", claim.run_id, error)
-            lane.give_back([])
-            return None
-        if isinstance(done, RetryLater):
-            lane.retry(done.run_id, done.token, done.delay)
-            return None
-        return done
+    Named by the main module and the folder that it stands in; for a program that serves other people's code (uvicorn,
+    gunicorn, celery), by the folder that it was started in.
+    """
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    script = Path(file).resolve() if file else None
+    own = script is not None and script.suffix == ".py" and not script.is_relative_to(Path(sys.prefix).resolve())
+    folder = script.parent if own and script is not None else Path.cwd()
+    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    return f"app.{importable_name('__main__').removesuffix('.__main__')[:100]}.{place}"
 
 
 _lock = threading.Lock()
-_started: list[_Background] = []
+_lanes: ThreadLanes | None = None
 
 
-def _ensure(backend: Backend, spec: TaskSpec, registered: Registered) -> None:
-    if any(background.serves(spec) for background in _started):
-        return
+def _serving(backend: Backend, spec: TaskSpec, registered: Registered) -> ThreadLanes:
+    """The lanes of this process, which serve ``spec``: a task that was defined later gets new ones for it and all the
+    others."""
+    global _lanes
+    lanes = _lanes
+    if lanes is not None and lanes.serves(spec.identity):
+        return lanes
     with _lock:
-        if any(background.serves(spec) for background in _started):
-            return
-        served = {identity for background in _started for identity in background.tasks}
-        specs = {task.spec.identity: task.spec for task in registered().values() if task.spec.identity not in served}
+        if _lanes is not None and _lanes.serves(spec.identity):
+            return _lanes
+        specs = {task.spec.identity: task.spec for task in registered().values()}
         specs[spec.identity] = spec
-        _started.append(_Background(backend, specs, backend.settings.submit_limit))
-        if len(_started) == 1:
+        if _lanes is None:
             atexit.register(stop)
+        else:
+            _lanes.retire()
+        _lanes = ThreadLanes(backend, specs, {*specs, _local}, backend.settings.submit_limit, queue_name(), _lanes)
+        return _lanes
 
 
 def stop() -> None:
     """End the background of this process; called when it exits."""
+    global _lanes
     with _lock:
-        for background in _started:
-            background.stop()
-        _started.clear()
+        lanes, _lanes = _lanes, None
+    atexit.unregister(stop)
+    if lanes is not None:
+        lanes.stop()
 
 
 def _forget_after_fork() -> None:
-    global _lock
+    global _lock, _lanes, _local
     _lock = threading.Lock()
-    _started.clear()
+    _lanes = None
+    _local = f"local@{new_nonce()}"
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -30,6 +30,8 @@ from kapstan.worker.executor import TROUBLE
 logger = logging.getLogger("kapstan.worker")
 
 _START_TIMEOUT = 300.0
+_MOST_SPARES = 64
+"""Further children at a time, for runs that wait for runs."""
 _FIRST_DELAY, _LONGEST_DELAY, _YOUNG = 0.5, 30.0, 5.0  # seconds; see _delay_after
 
 
@@ -64,7 +66,7 @@ class Lanes:
         self._service = service
         self._backend = backend
         self._max_crashes = backend.settings.max_crashes
-        self.board = Board(service.lanes)
+        self.board = Board(service.lanes + _MOST_SPARES)
         self.order = Order.SERVE
         self._children: dict[int, Child] = {}
         self._untold: list[tuple[int, RunId | None]] = []  # deaths that the queue has not heard of
@@ -141,6 +143,24 @@ class Lanes:
         for child in self:
             child.look()
 
+    def settle_spares(self) -> None:
+        """As many further children as children wait for other runs: a run that submits runs and waits for them always
+        ends."""
+        if self.order != Order.SERVE:
+            return
+        waiting = sum(child.slot.waits for child in self)
+        serving = [child for child in self if self._is_spare(child.lane) and child.slot.order == Order.SERVE]
+        for child in serving[waiting:]:
+            child.slot.order = Order.DRAIN
+            child.slot.recalled = True
+            child.look()
+        free = [lane for lane in range(self._service.lanes, len(self.board.slots)) if lane not in self._children]
+        for lane in free[: max(0, waiting - len(serving))]:
+            self._fork(lane)
+
+    def _is_spare(self, lane: int) -> bool:
+        return lane >= self._service.lanes
+
     def _fork(self, lane: int) -> None:
         service = self._service
         main = partial(
@@ -170,7 +190,7 @@ class Lanes:
             self._untold.append((child.lane, blamed))
         if executing is not None:
             logger.error("Executor %d died (%s) in run %s", child.lane, _cause(code), executing.run_id)
-        if self.order != Order.SERVE:
+        if self.order != Order.SERVE or self._is_spare(child.lane):
             return
         replaced = code == children.REPLACE
         delay = self._delay_after(child, charged=executing is not None or replaced)

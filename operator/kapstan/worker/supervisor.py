@@ -109,6 +109,7 @@ class Supervisor:
         self._lanes.bury()
         self._lanes.tell_deaths(session)
         self._lanes.refork()
+        self._lanes.settle_spares()
         if time.monotonic() >= lease.due and (renewed := lease.renew()) is not None:
             if renewed.drain:
                 self._stop_signals = max(self._stop_signals, 1)

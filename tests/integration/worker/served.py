@@ -81,6 +81,22 @@ def hold(tag: str, gate: str) -> str:
 
 
 @task
+def identity(value: Any) -> Any:
+    return value
+
+
+@task
+def nested(depth: int) -> int:
+    """Submits itself in the background, and waits for that."""
+    return depth and 1 + nested.delay(depth - 1).result(timeout=60)
+
+
+@task
+async def anested(depth: int) -> int:
+    return depth and 1 + await anested.delay(depth - 1).result_async(timeout=60)
+
+
+@task
 def nap(seconds: float) -> None:
     time.sleep(seconds)
 

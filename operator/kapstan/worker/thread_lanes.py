@@ -1,0 +1,259 @@
+"""Executors on threads, and the thread that supervises them: the worker of a process that has something else to do.
+
+Each lane is the same ``Executor`` as a worker's, on a thread instead of in a child process; the supervising thread
+keeps the lease, interrupts runs that are cancelled, and breaks off runs with effects when the lease may end. A run that
+waits for another run lets a further lane take its place meanwhile, so that runs that submit runs and wait for them
+always end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from kapstan.backend import Backend
+from kapstan.engine import limits
+from kapstan.engine.background import BackgroundEngine, RetryLater
+from kapstan.engine.limits import Limit
+from kapstan.engine.waiting import belongs_to
+from kapstan.errors import BackendError, CancelRun, HandBack
+from kapstan.ids import RunId
+from kapstan.logging import set_up
+from kapstan.ports import Claim, Lane, Outcome, Session
+from kapstan.specs import TaskSpec
+from kapstan.states import EffectClass
+from kapstan.worker.board import Board, Order
+from kapstan.worker.executor import TROUBLE, Executor
+from kapstan.worker.lease import FENCE
+
+logger = logging.getLogger("kapstan.worker")
+
+
+class ThreadLanes:
+    """A session, its executors and its supervising thread.
+
+    Args:
+        specs: what may run, by identity.
+        tasks: the identities to claim; more than ``specs`` where single runs have specs of their own.
+        lanes: runs at a time.
+        before: lanes that these take the place of; runs that those expected are expected here.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        specs: Mapping[str, TaskSpec],
+        tasks: set[str],
+        lanes: int,
+        queue: str,
+        before: ThreadLanes | None = None,
+    ) -> None:
+        set_up()
+        self.backend = backend
+        self.specs = dict(specs)
+        self.expected: dict[RunId, TaskSpec] = before.expected if before is not None else {}
+        self._tasks = sorted(tasks)
+        self._queue = queue
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._lanes: list[_Lane] = []
+        self._order = Order.SERVE
+        self._session: Session = backend.queue.open_session(queue, self._tasks, lanes, queue=queue)
+        self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
+        for _ in range(lanes):
+            self._add()
+        self._supervisor.start()
+
+    def serves(self, identity: str) -> bool:
+        return identity in self._tasks
+
+    def expect(self, run_id: RunId, spec: TaskSpec) -> None:
+        """Run ``run_id`` is of exactly this function and these options."""
+        if self.specs.get(spec.identity) is not spec:
+            self.expected[run_id] = spec
+
+    def retire(self) -> None:
+        """Claim no more; what runs is finished, and the session ends after it."""
+        self._give_order(Order.DRAIN)
+
+    def stop(self) -> None:
+        """Break off what runs and give everything back."""
+        self._give_order(Order.STOP)
+        try:
+            self._session.close()
+        except BackendError as error:
+            logger.warning("The background of this process ends without the queue: %s", error)
+
+    @contextmanager
+    def without_place(self) -> Generator[None]:
+        """See ``engine.waiting``: a further lane serves while this thread waits."""
+        spare = self._add()
+        try:
+            yield
+        finally:
+            if spare is not None:
+                spare.obey(Order.DRAIN)
+
+    # ------------------------------------------------------------------ lanes
+
+    def _add(self) -> _Lane | None:
+        """One more lane; None if there is no queue for it, or the lanes are to leave."""
+        with self._lock:
+            if self._order != Order.SERVE:
+                return None
+            number = next(self._numbers)
+        try:
+            line = self.backend.queue.open_lane(self._session.name, number, self._tasks, queue=self._queue)
+        except BackendError as error:
+            logger.warning("The queue is away; no further lane for runs that are waited for: %s", error)
+            return None
+        lane = _Lane(self, number, line)
+        with self._lock:
+            self._lanes.append(lane)
+        lane.start()
+        return lane
+
+    def left(self, lane: _Lane) -> None:
+        """``lane`` has ended."""
+        with self._lock:
+            self._lanes.remove(lane)
+            last = not self._lanes
+        if last:
+            self._session.wake()
+
+    def _give_order(self, order: Order) -> None:
+        with self._lock:
+            self._order = order
+            lanes = list(self._lanes)
+        for lane in lanes:
+            lane.obey(order)
+        self._session.wake()
+
+    # ------------------------------------------------------------------ the supervising thread
+
+    def _supervise(self) -> None:
+        """Renew the lease until the last lane has left."""
+        beat = self.backend.settings.beat_seconds
+        acknowledged = time.monotonic()
+        while True:
+            with self._lock:
+                lanes = list(self._lanes)
+                if not lanes and self._order != Order.SERVE:
+                    break
+            now, due = time.monotonic(), beat
+            try:
+                renewed = self._session.renew()
+                acknowledged = now
+                if renewed.next_due is not None:
+                    due = min(beat, renewed.next_due)
+                for lane in lanes:
+                    lane.cancel(renewed.cancelled)
+                    if not renewed.alive:
+                        lane.line.wake()  # whoever waits for work must ask again
+            except TROUBLE as error:
+                logger.warning("The background of this process cannot renew its lease: %s", error)
+            if time.monotonic() - acknowledged >= FENCE * self.backend.settings.lease_seconds:
+                for lane in lanes:
+                    lane.fence()
+            self._wait(max(due, 0.001), beat)
+        if self._order == Order.DRAIN:
+            with contextlib.suppress(BackendError):
+                self._session.close()
+
+    def _wait(self, due: float, beat: float) -> None:
+        try:
+            self._session.wait(due)
+        except TROUBLE:
+            time.sleep(min(due, beat))
+
+
+class _Lane(threading.Thread):
+    """One executor on a thread."""
+
+    def __init__(self, lanes: ThreadLanes, number: int, line: Lane) -> None:
+        super().__init__(name=f"kapstan-background-{number}", daemon=True)
+        self._all = lanes
+        self.line = line
+        self._slot = Board(1).slots[0]
+        self._engine = _Engine(lanes)
+        self._executor = Executor(line, self._engine, self._slot, _nothing, _no_helpers, batches=False)
+
+    def run(self) -> None:
+        belongs_to(self._all)
+        try:
+            self._executor.run()
+        except BaseException:
+            logger.exception("A lane of this process' background ended")
+        finally:
+            self._all.left(self)
+            self._engine.close()
+            self.line.close()
+
+    def obey(self, order: Order) -> None:
+        self._slot.order = order
+        if order == Order.STOP:
+            self._interrupt(HandBack)
+        self.line.wake()
+
+    def cancel(self, cancelled: list[RunId]) -> None:
+        """Interrupt the run that executes, if it is one of ``cancelled``."""
+        executing = self._slot.executing()
+        if executing is not None and executing.run_id in cancelled:
+            self._slot.cancel = executing.run_id
+            self._engine.interrupt_run(executing.run_id, CancelRun)
+
+    def fence(self) -> None:
+        """The lease may end: break off a run with an effect, which somebody else may be given."""
+        executing = self._slot.executing()
+        if executing is not None and executing.effect is not EffectClass.PURE:
+            logger.error("Run %s is broken off: the lease may end, and another be given the run", executing.run_id)
+            self._engine.interrupt_run(executing.run_id, HandBack)
+
+    def _interrupt(self, error: type[BaseException]) -> None:
+        executing = self._slot.executing()
+        if executing is not None:
+            self._engine.interrupt_run(executing.run_id, error)
+
+
+class _Engine(BackgroundEngine):
+    """As ``BackgroundEngine``, for a thread: its runs are interrupted from other threads, and may have specs of their
+    own."""
+
+    def __init__(self, lanes: ThreadLanes) -> None:
+        super().__init__(lanes.specs, lanes.backend, lanes.expected)
+        self._expected = lanes.expected
+        self._running: tuple[RunId, Limit] | None = None
+
+    def run(self, claim: Claim) -> Outcome | RetryLater:
+        try:
+            done = limits.interruptible(partial(super().run, claim), partial(self._begun, claim.run_id))
+        except CancelRun:
+            done = Outcome(claim.run_id, claim.token, "cancelled", b"")
+        finally:
+            self._running = None
+        if type(done) is Outcome:
+            self._expected.pop(claim.run_id, None)
+        return done
+
+    def _begun(self, run_id: RunId, limit: Limit) -> None:
+        self._running = run_id, limit
+
+    def interrupt_run(self, run_id: RunId, error: type[BaseException]) -> None:
+        running = self._running
+        if running is not None and running[0] == run_id:
+            limits.interrupt(running[1], error)
+
+
+def _nothing() -> None:
+    """Lanes that claim one run at a time have no batches."""
+
+
+def _no_helpers() -> bool:
+    """Processes that a run started belong to the application."""
+    return False
