@@ -104,7 +104,10 @@ class Call(Operation):
         return await asettled(self.fn(*self.args, **self.kwargs))
 
     def _result(self) -> Any:
-        return settled(self.fn(*self.args, **self.kwargs))
+        try:
+            return settled(self.fn(*self.args, **self.kwargs))
+        except GeneratorExit as error:  # to the steps it would say that nobody wants their result
+            raise RuntimeError("the code raised GeneratorExit") from error
 
 
 class Walk(Operation):

@@ -8,7 +8,6 @@ always end.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import threading
@@ -33,6 +32,8 @@ from kapstan.worker.executor import TROUBLE, Executor
 from kapstan.worker.lease import FENCE
 
 logger = logging.getLogger("kapstan.worker")
+_STOP_SECONDS = 2.0
+"""How long ``stop`` waits for runs that it has interrupted."""
 
 
 class ThreadLanes:
@@ -83,8 +84,16 @@ class ThreadLanes:
         self._give_order(Order.DRAIN)
 
     def stop(self) -> None:
-        """Break off what runs and give everything back."""
+        """Break off what runs and give everything back; what does not let itself be broken off is left running."""
         self._give_order(Order.STOP)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in [*self._lanes, self._supervisor]:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._supervisor.is_alive():
+            self._close()
+
+    def _close(self) -> None:
+        """End the session: what it still holds goes back, and no lease must pass before others take it."""
         try:
             self._session.close()
         except BackendError as error:
@@ -162,9 +171,7 @@ class ThreadLanes:
                 for lane in lanes:
                     lane.fence()
             self._wait(max(due, 0.001), beat)
-        if self._order == Order.DRAIN:
-            with contextlib.suppress(BackendError):
-                self._session.close()
+        self._close()
 
     def _wait(self, due: float, beat: float) -> None:
         try:

@@ -114,7 +114,7 @@ def test_tasks_that_are_defined_late_share_one_background() -> None:
 # ---------------------------------------------------------------------------------------------- ends
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_what_is_no_exception_ends_its_run_and_no_lane(error: BaseException) -> None:
     @task(name=f"raises-{type(error).__name__}")
     def raises() -> None:
@@ -124,6 +124,15 @@ def test_what_is_no_exception_ends_its_run_and_no_lane(error: BaseException) -> 
         with pytest.raises(CrashedRun, match=type(error).__name__):
             run.result(timeout=30)
     assert served.add.submit(1, 1).result(timeout=30) == 2
+
+
+def test_generator_exit_fails_its_run() -> None:
+    @task(name="raises-generator-exit")
+    def raises() -> None:
+        raise GeneratorExit
+
+    with pytest.raises(RuntimeError, match="GeneratorExit"):
+        raises.submit().result(timeout=30)
 
 
 def test_a_run_is_cancelled_where_it_runs(sink: Sink) -> None:
