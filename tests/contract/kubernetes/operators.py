@@ -40,12 +40,12 @@ T = TypeVar("T")
 Manifest = dict[str, Any]
 
 
-def until(look: Callable[[], T], holds: Callable[[T], Any], what: str) -> T:
+def until(look: Callable[[], T], holds: Callable[[T], Any], what: str, seconds: float = DEADLINE) -> T:
     """Look ten times a second until it holds; the last look."""
     pause = threading.Event()
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + seconds
     while not holds(found := look()):
-        assert time.monotonic() < deadline, f"no {what} within {DEADLINE:g} s: {found!r}"
+        assert time.monotonic() < deadline, f"no {what} within {seconds:g} s: {found!r}"
         pause.wait(0.1)
     return found
 

@@ -92,6 +92,51 @@ def test_a_job_of_somebody_else_is_not_taken_for_ours(api_server: ApiServer) -> 
     asyncio.run(body())
 
 
+def test_a_pod_that_was_orphaned_is_seen_and_stopped(api_server: ApiServer) -> None:
+    """`kubectl delete job --cascade=orphan` takes the pod's owner away; it runs on."""
+
+    async def body() -> None:
+        async with launching(api_server) as (client, _):
+            cache = Cache()
+            launcher = KubernetesLauncher(client, cache)
+            await launcher.start(request())
+            job = await client.get(JOBS.path("default", "etl-1-1"))
+            template = job["spec"]["template"]
+            labels = template["metadata"]["labels"] | {"batch.kubernetes.io/job-name": "etl-1-1"}
+            metadata = {"name": "etl-1-1-x", "annotations": template["metadata"]["annotations"], "labels": labels}
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+            cache.put_pod(await client.create(PODS.path("default"), pod, field_manager="test"))
+            cache.jobs.remove(job)
+            await client.delete(JOBS.path("default", "etl-1-1"))
+            (seen,) = await launcher.observe_attempts(RUN, "uid-1", [(1, "etl-1-1")])
+            assert (seen.exists, seen.pod) == (True, "etl-1-1-x")
+            await launcher.stop(RUN, "uid-1", "etl-1-1", grace=1)
+            with pytest.raises(NotFound):
+                await client.get(PODS.path("default", "etl-1-1-x"))
+
+    asyncio.run(body())
+
+
+def test_a_workers_template_that_somebody_edited_is_put_right(api_server: ApiServer) -> None:
+    async def body() -> None:
+        async with launching(api_server) as (client, _):
+            cache = Cache()
+            launcher = KubernetesLauncher(client, cache)
+            await launcher.ensure_workers(workers(1))
+            path = APP_DEPLOYMENTS.path("default", "mail-workers")
+            edit = {"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "evil:1"}
+            cache.app_deployments.put(
+                await client.patch(path, [edit], field_manager="kubectl", content_type="application/json-patch+json")
+            )
+            await launcher.ensure_workers(workers(1))
+            put_right = await client.get(path)
+            assert put_right["spec"]["template"]["spec"]["containers"][0]["image"] == "mail:1"
+            await launcher.ensure_workers(workers(1))
+            assert (await client.get(path))["metadata"]["generation"] == put_right["metadata"]["generation"]
+
+    asyncio.run(body())
+
+
 def foreign_job(name: str, **metadata: Any) -> dict[str, Any]:
     template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "migrate", "image": "migrate:1"}]}}
     metadata = {"name": name, "namespace": "default", **metadata}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from kapstan.cluster.kubernetes import observe, render
-from kapstan.cluster.kubernetes.cache import Cache, is_for, is_owned, within
+from kapstan.cluster.kubernetes.cache import Cache, is_for, is_owned, items, within
 from kapstan.cluster.kubernetes.client import APP_DEPLOYMENTS, JOBS, PODS, Client
 from kapstan.cluster.kubernetes.cluster import FIELD_MANAGER
 from kapstan.errors import ForeignObject, NotFound, ResourceConflict
@@ -38,6 +38,8 @@ class KubernetesLauncher:
         self._client = client
         self._cache = cache
         self._manager = field_manager
+        self._applied: dict[str, int] = {}
+        """By TaskWorker: generation of its apps/v1 Deployment after our apply; any other one is somebody's edit."""
 
     @property
     def flavour(self) -> Literal["job", "process"]:
@@ -104,7 +106,9 @@ class KubernetesLauncher:
         uid = within(job, "metadata").get("uid")
 
         def ours(pod: Manifest) -> bool:
-            return is_owned(pod, uid) if uid is not None else is_for(pod, owner)
+            # A pod that was orphaned (its Job deleted, and not it) has no owner any more and still runs the attempt.
+            orphan = uid is None or not items(pod["metadata"], "ownerReferences")
+            return is_for(pod, owner) if orphan else is_owned(pod, str(uid))
 
         for pod in self._cache.attempt_pods.of(namespace, name):
             if ours(pod):
@@ -134,11 +138,13 @@ class KubernetesLauncher:
                 f"an apps/v1 Deployment {namespace}/{name} is there that does not belong to TaskWorker "
                 f"{request.worker['metadata']['name']!r}: delete or rename it"
             )
-        if present is not None and _is_as_wanted(present, wanted):
+        if present is not None and _is_as_wanted(present, wanted) and self._applied.get(uid) == _generation(present):
             return
         if present is not None:  # so that an apply changes this one, and no namesake that took its place
             wanted["metadata"]["uid"] = present["metadata"]["uid"]
-        self._cache.app_deployments.put(await self._client.apply(path, wanted, field_manager=self._manager))
+        made = await self._client.apply(path, wanted, field_manager=self._manager)
+        self._applied[uid] = _generation(made)
+        self._cache.app_deployments.put(made)
 
     async def remove_workers(self, worker: Key) -> None:
         """Nothing to do: the apps/v1 Deployment is the TaskWorker's and goes with it."""
@@ -182,6 +188,10 @@ class KubernetesLauncher:
             await self._client.delete(path, grace=grace, uid=uid)
         except (NotFound, ResourceConflict):
             return  # gone already, or another object has the name by now
+
+
+def _generation(deployment: Manifest) -> int:
+    return int(deployment["metadata"].get("generation") or 0)
 
 
 def _is_as_wanted(present: Manifest, wanted: Manifest) -> bool:

@@ -1,0 +1,129 @@
+"""What the operator makes of a foreign Job, a lost node, a failed run that shall go on, and two objects of one run.
+
+The real operator at a real API server. No kubelet runs here: a pod that was bound to a node and deleted stays
+Terminating for ever, as on a node that is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.contract.apiserver import ApiServer
+from tests.contract.kubernetes.operators import Install, MakeTeam, Manifest, Team, signing_key, until
+
+
+@pytest.fixture
+def team(api_server: ApiServer, install: Install, make_team: MakeTeam) -> Team:
+    """A team whose operator leads."""
+    made = make_team("ruled")
+    install("ruled-system", "namespaces={ruled}", signing_key("ruled")).start("a").leads()
+    return made
+
+
+def condition(status: Manifest, type_: str) -> tuple[str, str]:
+    found: Manifest = next((one for one in status.get("conditions", []) if one["type"] == type_), {})
+    return found.get("status", ""), found.get("reason", "")
+
+
+def job(team: Team, name: str) -> Manifest:
+    answer = team.server.request("GET", f"/apis/batch/v1/namespaces/{team.name}/jobs/{name}")
+    assert answer.code == 200, answer.message
+    return answer.body
+
+
+def patch(team: Team, run: str, body: Manifest, *options: str) -> None:
+    done = team.server.kubectl(
+        *("patch", "flowruns.kapstan.dev", run, "-n", team.name, "--type=merge", "-p", json.dumps(body)), *options
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_foreign_job_is_told_of_and_holds_nothing_up(team: Team) -> None:
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "migrate", "image": "migrate:1"}]}}
+    foreign = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "r1-1", "namespace": team.name},
+        "spec": {"template": template},
+    }
+    assert team.server.kubectl("apply", "-f", "-", text=json.dumps(foreign)).returncode == 0
+    before = job(team, "r1-1")
+    team.apply("WorkPool", "pool", {"concurrency": {"maxInFlight": 2}})
+    team.run("r1")
+    status = until(lambda: team.status("r1"), lambda status: len(status.get("attempts", [])) == 2, "second attempt")
+    assert (status["attempts"][0]["outcome"], status["attempts"][0]["reason"]) == ("HandedBack", "NameTaken")
+    team.run("r2")
+    team.started("r2")
+    team.started("r1")
+    assert team.jobs("r1") == ["r1-2"]
+    assert job(team, "r1-1")["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    events = team.server.request("GET", f"/api/v1/namespaces/{team.name}/events").body["items"]
+    told = [event["message"] for event in events if event["reason"] == "NameTaken"]
+    assert len(told) == 1, told
+    assert "does not belong to FlowRun 'r1'" in told[0]
+
+
+@pytest.mark.timeout(240)
+def test_a_pod_on_a_lost_node_does_not_hold_its_run_for_ever(team: Team) -> None:
+    team.run("r1")
+    team.started("r1")
+    made = job(team, "r1-1")
+    template = made["spec"]["template"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "r1-1", "uid": made["metadata"]["uid"]}
+    metadata = {
+        "name": "r1-1-x",
+        "namespace": team.name,
+        "labels": template["metadata"]["labels"] | {"batch.kubernetes.io/job-name": "r1-1"},
+        "annotations": template["metadata"].get("annotations") or {},
+        "ownerReferences": [owner],
+    }
+    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+    pod["spec"] = template["spec"] | {"nodeName": "lost"}
+    pods = f"/api/v1/namespaces/{team.name}/pods"
+    assert team.server.request("POST", pods, pod).code == 201
+    running = {"name": "flow", "image": "etl:1", "imageID": "", "ready": True, "restartCount": 0}
+    running["state"] = {"running": {"startedAt": made["metadata"]["creationTimestamp"]}}
+    status = {"status": {"phase": "Running", "containerStatuses": [running]}}
+    done = team.server.kubectl(
+        *("patch", "pod", "r1-1-x", "-n", team.name, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    )
+    assert done.returncode == 0, done.stderr
+    until(lambda: team.status("r1"), lambda status: status.get("phase") == "Running", "run")
+    done = team.server.kubectl("delete", "pod", "r1-1-x", "-n", team.name, "--grace-period=1", "--wait=false")
+    assert done.returncode == 0, done.stderr
+    assert "deletionTimestamp" in team.server.request("GET", f"{pods}/r1-1-x").body["metadata"], "it hangs"
+    # A minute after the grace, and the time that a successor takes.
+    until(lambda: team.jobs("r1"), lambda jobs: "r1-2" in jobs, "successor", seconds=120)
+    status = team.started("r1")
+    assert [attempt.get("outcome") for attempt in status["attempts"]] == ["Lost", None]
+    assert status["infrastructureLosses"] == 1
+
+
+def test_a_failed_run_goes_on_when_it_is_asked_to(team: Team) -> None:
+    team.run("r1")
+    (attempt,) = team.started("r1")["attempts"]
+    ended = attempt | {"outcome": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}
+    patch(team, "r1", {"status": {"phase": "Failed", "attempts": [ended]}}, "--subresource=status")
+    patch(team, "r1", {"spec": {"resume": 1}})
+    status = until(lambda: team.status("r1"), lambda status: len(status.get("attempts", [])) == 2, "second attempt")
+    assert (status["resumed"], status["resumedAfter"]) == (1, 1)
+    team.started("r1")
+    (container,) = job(team, "r1-2")["spec"]["template"]["spec"]["containers"]
+    assert "--again" in container["args"]
+
+
+def test_two_objects_with_one_key_are_one_run(team: Team) -> None:
+    asked = {"deploymentRef": {"name": "etl"}, "idempotencyKey": "order-7"}
+    team.apply("FlowRun", "first", asked)
+    first = team.started("first")
+    team.apply("FlowRun", "second", asked)
+    second = until(lambda: team.status("second"), lambda status: status.get("phase"), "word about the second")
+    assert second["runId"] == first["runId"]
+    assert condition(second, "Progressing") == ("False", "SameRun")
+    assert (team.jobs("first"), team.jobs("second")) == (["first-1"], [])
+    done = team.server.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", team.name)
+    assert done.returncode == 0, done.stderr
+    team.started("second")
+    assert team.jobs("second") == ["second-1"]
