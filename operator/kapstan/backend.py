@@ -6,11 +6,13 @@ child keeps the settings and opens connections of its own. Everything above asks
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kapstan import settings as settings_module
@@ -71,13 +73,15 @@ class Backend:
         return self._part("background_runs", self._open_background_runs)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """``function(*args)`` on a thread: how asyncio callers reach the synchronous queue and store.
+        """``function(*args)`` on a thread, in the caller's context: how asyncio callers reach the synchronous queue and
+        store.
 
         For calls that end soon; what blocks until something happens gets a thread of its own.
         """
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(self._part("threads", _make_threads), function, *args)
+        call = partial(contextvars.copy_context().run, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._part("threads", _make_threads), call)
 
     def close(self) -> None:
         """Close every part that was made; the backend may be used again and then makes new ones."""

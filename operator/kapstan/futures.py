@@ -16,6 +16,7 @@ from uuid import UUID
 
 from kapstan import backend as backends
 from kapstan import ids, states
+from kapstan.context import current_flow
 from kapstan.engine import values
 from kapstan.engine.pending import Pending, Resolvable
 from kapstan.engine.waiting import without_place
@@ -51,13 +52,13 @@ class Future(Resolvable, Generic[R]):
         waits for it is told so."""
         if self._pending is not None:
             return self._pending.state.of_run(self._run_id)
-        return _state_of(backends.current().queue.record(self._run_id)).of_run(self._run_id)
+        return (_look(self._run_id) or _UNKNOWN).of_run(self._run_id)
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness."""
         if self._pending is not None:
             self._pending.wait(timeout)
-        else:
+        elif _journalled(self._run_id) is None:
             with without_place():
                 backends.current().queue.wait([self._run_id], timeout)
 
@@ -138,6 +139,8 @@ class Future(Resolvable, Generic[R]):
     def on_done(self, callback: Callable[[], object]) -> None:
         if self._pending is not None:
             self._pending.on_done(callback)
+        elif _journalled(self._run_id) is not None:
+            callback()
         else:
             _watcher.add(self._run_id, callback)
 
@@ -145,9 +148,9 @@ class Future(Resolvable, Generic[R]):
         """``state`` for whoever has waited: a run that the queue does not know does not come any more."""
         if self._pending is not None:
             return self.state
-        record = backends.current().queue.record(self._run_id)
-        if record is not None:
-            return _state_of(record).of_run(self._run_id)
+        state = _look(self._run_id)
+        if state is not None:
+            return state.of_run(self._run_id)
         error = UnknownRun(f"run {self.task_run_id}: {UnknownRun.__doc__}")
         return states.Crashed(name="Unknown", message=str(error), data=error).of_run(self._run_id)
 
@@ -240,6 +243,8 @@ def _ending(futures: set[Future[T]], deadline: float | None) -> Generator[Future
 
 
 def _ending_in_queue(left: dict[RunId, Future[T]], deadline: float | None) -> Generator[Future[T]]:
+    for run_id in [run_id for run_id in left if _journalled(run_id) is not None]:
+        yield left.pop(run_id)
     while left:
         ended = backends.current().queue.wait(list(left), _left(deadline))
         if not ended:
@@ -255,9 +260,37 @@ def _left(deadline: float | None) -> float | None:
 # ---------------------------------------------------------------------------------------------- background runs
 
 
-def _state_of(record: RunRecord | None) -> State:
+_UNKNOWN = states.Pending(message="the queue does not know this run: not submitted yet, lost, or expired")
+
+
+def _journalled(run_id: RunId) -> State | None:
+    """How a run ended that the flow which runs here had submitted and seen the end of: the queue need not be asked."""
+    flow = current_flow.get()
+    while flow is not None:
+        known = flow.delayed.state(run_id)
+        if known is not None:
+            return known
+        flow = flow.parent
+    return None
+
+
+def _look(run_id: RunId) -> State | None:
+    """Where a run stands; None if nobody knows it. A flow that submitted it journals the end that it sees."""
+    known = _journalled(run_id)
+    if known is not None:
+        return known
+    record = backends.current().queue.record(run_id)
     if record is None:
-        return states.Pending(message="the queue does not know this run: not submitted yet, lost, or expired")
+        return None
+    state = _state_of(record)
+    flow = current_flow.get()
+    while flow is not None and state.is_final():
+        flow.delayed.seen(record, state)
+        flow = flow.parent
+    return state
+
+
+def _state_of(record: RunRecord) -> State:
     if record.state == "ready":
         return states.Scheduled()
     if record.state == "delayed":

@@ -13,7 +13,7 @@ from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.run_index import RunIndex
 from kapstan.engine.steps.call import ends_the_caller
 from kapstan.errors import BackendError, CancelRun, Fenced, JournalLost, ParameterError, Parked, SerializationError
-from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, read_journal
+from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, after_retry, read_journal
 from kapstan.logging import set_up
 from kapstan.runs.records import result_ref
 from kapstan.states import AttemptOutcome, Paused, State, StateType
@@ -112,7 +112,7 @@ class FlowAttempt:
         called_again = flow.parent is not None and flow.may_have_begun
         if history.end is not None and (again or (called_again and history.end.end is not AttemptOutcome.HANDED_BACK)):
             journal.append(Retry(0, time.time(), "started again", by_hand=True))
-            outcomes = {memo: outcome for memo, outcome in outcomes.items() if outcome.state == StateType.COMPLETED}
+            outcomes = after_retry(outcomes)
             self._retries = 0  # renewed with those of the run that calls it, or by the person who asked
             flow.run_count += 1
         flow.opened(journal, outcomes)

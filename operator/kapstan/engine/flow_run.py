@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from kapstan.backend import Backend
 from kapstan.engine import limits, values
 from kapstan.engine.branch import Branch
+from kapstan.engine.delayed import Delayed
 from kapstan.engine.execution import Ledger, TaskExecution
-from kapstan.engine.memo import Memo
+from kapstan.engine.memo import Memo, background_id
 from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
 from kapstan.engine.threads import Threads
@@ -76,6 +77,7 @@ class FlowRun(Ledger):
         self.run_count = 1
         self.log_prints = log_prints
         self.memo = Memo({})
+        self.delayed = Delayed(self)
         self.execution = object()
         self.on_stop: Callable[[], object] | None = parent.on_stop if parent is not None else None
         self._journal: Journal | None = None
@@ -118,7 +120,7 @@ class FlowRun(Ledger):
         """
         outcome = self.memo.take(execution.run.run_id, execution.inside)
         if outcome is None:
-            self._check_inputs(execution)
+            self.check_inputs(execution.spec, execution.position, execution.run.parameters)
             return None
         return self.replay(outcome)
 
@@ -126,7 +128,7 @@ class FlowRun(Ledger):
         """The state that ``outcome`` tells of, or what fetches it; None for one without a value: it runs again."""
         if outcome.value is None:
             return None
-        if values.is_stored(self.backend, outcome.value, "result", outcome.key):
+        if values.is_stored(self.backend, outcome.value, "result", background_id(outcome)):
             return Do(self._read, outcome)
         return self._read(outcome)
 
@@ -158,13 +160,11 @@ class FlowRun(Ledger):
         if spec.persist_result is False:
             return None
         self.check_stopped()
-        outcome = self._written(lambda: self._outcome(spec, run_id, run_name, state, execution))
+        outcome = self.written(lambda: self._outcome(spec, run_id, run_name, state, execution))
         self.memo.keep(outcome, inside if execution is None else execution.inside)
-        return Write(
-            lambda: self._written(lambda: self.journal.append(outcome)), lambda done: self._post(outcome, done)
-        )
+        return Write(lambda: self.written(lambda: self.journal.append(outcome)), lambda done: self._post(outcome, done))
 
-    def _written(self, write: Callable[[], T]) -> T:
+    def written(self, write: Callable[[], T]) -> T:
         try:
             return write()
         except BackendError as error:
@@ -174,15 +174,19 @@ class FlowRun(Ledger):
             raise
 
     def _post(self, outcome: TaskOutcome, stored: Callable[[], object]) -> None:
-        def answered(error: BaseException | None) -> None:
-            if error is not None:
-                self.stop(error if isinstance(error, Fenced) else JournalLost(str(error)))
+        def told(error: BaseException | None) -> None:
+            self.answered(error)
             stored()
 
         try:
-            self.journal.post(outcome, answered)
+            self.journal.post(outcome, told)
         except Fenced as error:
-            answered(error)
+            told(error)
+
+    def answered(self, error: BaseException | None) -> None:
+        """The journal has stored what was posted, or cannot."""
+        if error is not None:
+            self.stop(error if isinstance(error, Fenced) else JournalLost(str(error)))
 
     def _outcome(
         self,
@@ -227,13 +231,13 @@ class FlowRun(Ledger):
         """
         assert outcome.value is not None
         kind = StateType(outcome.state)
-        delay = _FIRST_WAIT
+        delay, key = _FIRST_WAIT, background_id(outcome)
         while True:
             try:
                 if kind is StateType.COMPLETED:
-                    data = values.open_value(self.backend, outcome.value, "result", outcome.key)
+                    data = values.open_value(self.backend, outcome.value, "result", key)
                 else:
-                    data = values.open_failure(self.backend, outcome.value, outcome.key)
+                    data = values.open_failure(self.backend, outcome.value, key, state=kind.lower())
                 return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
             except StoreUnavailable as error:
                 self.logger.warning("The outcome of run '%s' cannot be read now; waiting: %s", outcome.name, error)
@@ -244,14 +248,18 @@ class FlowRun(Ledger):
                 what = f"the outcome of task run '{outcome.name}' ({outcome.task}) cannot be read here: {error}"
                 raise self.stop(Parked(f"{what}; it is not executed again")) from error
 
-    def _check_inputs(self, execution: TaskExecution) -> None:
-        """A resumed flow is about to make a call anew that it made with other inputs before."""
-        before = self.memo.other_inputs(execution.spec.identity, execution.position)
+    def check_inputs(self, spec: TaskSpec, position: str, parameters: dict[str, Any]) -> None:
+        """A resumed flow is about to make a call anew that it may have made with other inputs before.
+
+        Raises:
+            Parked: it did, and the call has an effect.
+        """
+        before = self.memo.other_inputs(spec.identity, position)
         if before is None:
             return
-        now = reprlib.repr(execution.run.parameters)
+        now = reprlib.repr(parameters)
         what = (
-            f"task {execution.spec.name} was executed as run '{before.name}' with {before.inputs or 'other inputs'}; "
+            f"task {spec.name} was executed as run '{before.name}' with {before.inputs or 'other inputs'}; "
             f"this attempt calls it with {now}"
         )
         if before.effect is not EffectClass.PURE:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from kapstan.ids import RunId
+from kapstan.ids import RunId, derived_id
 from kapstan.journal import TaskOutcome
+
+
+def background_id(outcome: TaskOutcome) -> RunId:
+    """The id under which the queue knows a background run of a flow: its key, or one that follows from it where the
+    flow, starting over, submitted it anew."""
+    if not outcome.background or outcome.run_count == 1:
+        return outcome.key
+    return derived_id("submitted again", outcome.key, str(outcome.run_count))
 
 
 class Memo:

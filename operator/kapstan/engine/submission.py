@@ -7,7 +7,7 @@ second run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
@@ -19,6 +19,10 @@ from kapstan.identity import unfindable
 from kapstan.ids import RunId, derived_id, new_id, new_ids
 from kapstan.ports import Submission
 from kapstan.specs import TaskSpec
+
+if TYPE_CHECKING:
+    from kapstan.engine.delayed import DelayedCall
+    from kapstan.engine.flow_run import FlowRun
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -46,35 +50,45 @@ def submit(
         QueueUnavailable: the run may or may not have been accepted.
     """
     backend = backends.current()
-    flow = current_flow.get()
+    flow: FlowRun | None = current_flow.get()
+    call: DelayedCall | None = None
     if idempotency_key is not None:
         body = _serialised(backend.codec, spec, args, kwargs, None)
         run_id = derived_id("idempotency key", backend.settings.namespace, spec.identity, idempotency_key)
         content = canonical.digest(spec.bind(args, kwargs))[:16]
     else:
         body = _serialised(backend.codec, spec, args, kwargs, flow)
-        run_id, content = _run_id(spec, args, kwargs)
+        run_id, content, call = _run_of(spec, args, kwargs, flow)
+        if call is not None and not call.submit:
+            return run_id
     submission = _submission(backend, backend.codec, spec, run_id, body, content, queue, delay)
     named(run_id)
     backend.queue.submit(submission)
+    if flow is not None and call is not None:
+        flow.delayed.submitted(call)
     return run_id
 
 
 def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     """Submit one run for each of ``calls``, in order; raises as ``submit``. None is submitted if one cannot be sent."""
     backend = backends.current()
-    codec, flow = backend.codec, current_flow.get()
+    codec = backend.codec
+    flow: FlowRun | None = current_flow.get()
     bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
     if branch.here() is None:
-        names = [(run_id, "") for run_id in new_ids(len(calls))]
+        runs = [_Run(run_id, "", None) for run_id in new_ids(len(calls))]
     else:
-        names = [_run_id(spec, args, kwargs) for args, kwargs in calls]
+        runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
     # A generator: the queue draws from it while Redis works on the ones before.
     backend.queue.submit_many(
         _submission(backend, codec, spec, run_id, body, content)
-        for (run_id, content), body in zip(names, bodies, strict=True)
+        for (run_id, content, call), body in zip(runs, bodies, strict=True)
+        if call is None or call.submit
     )
-    return [run_id for run_id, _ in names]
+    for run in runs:
+        if flow is not None and run.call is not None and run.call.submit:
+            flow.delayed.submitted(run.call)
+    return [run.run_id for run in runs]
 
 
 def _serialised(
@@ -95,17 +109,29 @@ def _serialised(
         raise _blamed(codec, error, spec, spec.bind(args, kwargs)) from error
 
 
-def _run_id(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[RunId, str]:
-    """The id of a run, and what tells its arguments. Inside a run it is the key of the call, so that a run that is
-    executed again submits a duplicate."""
+class _Run(NamedTuple):
+    """Attributes:
+    content: what tells the arguments, "" for whatever they are serialised to.
+    call: what the flow that makes the call knows of it.
+    """
+
+    run_id: RunId
+    content: str
+    call: DelayedCall | None
+
+
+def _run_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: FlowRun | None) -> _Run:
+    """The run that a call submits. Inside a run its id is the key of the call, so that a run that is executed again
+    submits a duplicate."""
     line = branch.here()
     if line is None:
-        return new_id(), ""
-    flow = current_flow.get()
+        return _Run(new_id(), "", None)
     if flow is not None:
         flow.check_stopped(line)
-    place = line.place(spec.identity, spec.bind(args, kwargs))
-    return place.key, place.content[:16]
+    parameters = spec.bind(args, kwargs)
+    place = line.place(spec.identity, parameters)
+    call = None if flow is None else flow.delayed.call(spec, place, line.task, parameters)
+    return _Run(place.key if call is None else call.run_id, place.content[:16], call)
 
 
 def _submission(

@@ -26,6 +26,7 @@ from kapstan.journal.history import (
     Record,
     Retry,
     TaskOutcome,
+    after_retry,
     log_name,
     read_journal,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Record",
     "Retry",
     "TaskOutcome",
+    "after_retry",
     "log_name",
     "read_journal",
 ]

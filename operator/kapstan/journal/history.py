@@ -61,6 +61,9 @@ class TaskOutcome:
     """The inputs in short, for people and for the difference that a parked resume shows."""
     position: str = ""
     """Which call it is, whatever its inputs: branch and number of the call."""
+    background: bool = False
+    """A run that the flow submitted to the queue. Its state is SCHEDULED until the flow has seen its end; ``run_count``
+    is 1 more for each time that the flow, starting over, submitted it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +215,22 @@ def fold(records: Iterable[Record]) -> History:
             case TaskOutcome():
                 outcomes[record.key] = record
             case Retry():
-                outcomes = {key: outcome for key, outcome in outcomes.items() if outcome.state == "COMPLETED"}
+                outcomes = after_retry(outcomes)
                 retries = 0 if record.by_hand else max(retries, record.number)
                 run_count += record != last_retry
                 last_retry = record
             case AttemptEnd():
                 attempts[-1] = replace(attempts[-1], end=record)
     return History(tuple(attempts), outcomes, retries, run_count)
+
+
+def after_retry(outcomes: Mapping[RunId, TaskOutcome]) -> dict[RunId, TaskOutcome]:
+    """What counts of ``outcomes`` when the flow starts over: what completed, and that something was submitted."""
+    return {
+        key: outcome if outcome.state == "COMPLETED" else replace(outcome, state="SCHEDULED", value=None)
+        for key, outcome in outcomes.items()
+        if outcome.state == "COMPLETED" or outcome.background
+    }
 
 
 def log_name(run_id: RunId) -> str:

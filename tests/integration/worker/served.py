@@ -80,6 +80,19 @@ def hold(tag: str, gate: str) -> str:
     return tag
 
 
+_failed: set[str] = set()
+
+
+@task
+def fails_once(tag: str) -> str:
+    """Fails the first time that this process sees ``tag``."""
+    tell("ran", tag, os.getpid())
+    if tag not in _failed:
+        _failed.add(tag)
+        raise ValueError(tag)
+    return tag
+
+
 @task
 def identity(value: Any) -> Any:
     return value
