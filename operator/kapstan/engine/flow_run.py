@@ -23,7 +23,7 @@ from kapstan.engine.memo import Memo, background_id
 from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
 from kapstan.engine.threads import Threads
-from kapstan.errors import BackendError, Fenced, JournalLost, Parked, SerializationError, StoreUnavailable
+from kapstan.errors import BackendError, Fenced, JournalLost, Parked, SerializationError
 from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger, tell_end
@@ -239,7 +239,7 @@ class FlowRun(Ledger):
                 else:
                     data = values.open_failure(self.backend, outcome.value, key, state=kind.lower())
                 return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
-            except StoreUnavailable as error:
+            except BackendError as error:
                 self.logger.warning("The outcome of run '%s' cannot be read now; waiting: %s", outcome.name, error)
                 self.check_stopped()
                 limits.sleep(delay)

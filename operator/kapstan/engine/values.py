@@ -12,7 +12,15 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.codec import Purpose, Reference, digest
-from kapstan.errors import CrashedRun, KapstanError, MissingResult, RunFailed, SerializationError, SignatureError
+from kapstan.errors import (
+    CrashedRun,
+    KapstanError,
+    MissingResult,
+    RunFailed,
+    SerializationError,
+    SignatureError,
+    ValueTooLarge,
+)
 from kapstan.ids import RunId, new_id
 from kapstan.runs.stored import arguments_key as arguments_key
 
@@ -93,7 +101,13 @@ def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
                 body["exception"] = base64.b64encode(pickled).decode()
         except (SerializationError, RecursionError):
             pass  # its text still tells what happened
-    return codec.encode(body, "result", key)
+    for part in ("exception", "traceback"):  # what is left out, in this order, where the whole is above max_value_bytes
+        try:
+            return codec.encode(body, "result", key)
+        except ValueTooLarge:
+            body.pop(part, None)
+            body.setdefault("traceback", "")
+    return codec.encode({**body, "message": body["message"][:200]}, "result", key)
 
 
 def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:

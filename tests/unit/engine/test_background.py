@@ -248,3 +248,14 @@ def test_hand_back_leaves_the_run_without_an_outcome() -> None:
 
     with pytest.raises(HandBack):
         run(spec(body), claim())
+
+
+def test_a_failure_that_is_too_large_is_told_without_what_makes_it_so() -> None:
+    backends.use(Settings(home=settings.current().home, max_value_bytes=4096))
+
+    def fail() -> None:
+        raise KeyError("x" * 100_000)
+
+    raised = error(outcome(spec(fail), claim()))
+    assert type(raised) is RunFailed
+    assert str(raised).startswith("KeyError: 'xxx")
