@@ -134,7 +134,8 @@ class Queue(Protocol):
         ...
 
     def drain_session(self, session_prefix: str) -> list[str]:
-        """Ask the sessions whose name begins so to claim no more; their names."""
+        """Ask the sessions whose name begins so to claim no more; their names. Sessions that the same pod or process
+        opens within a day claim nothing either."""
         ...
 
     def sessions(self) -> list[SessionInfo]: ...

@@ -42,6 +42,7 @@ KEYS = (
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the end of their lease (ms)"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
+    KeySpec("dr:<process>", "string", "ttl", "drain", "a pod or process was drained, whatever sessions it opens"),
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
     KeySpec("v:<run_id>", "set", "ttl", "watch", "clients other than the submitter that wait for a run"),
     KeySpec("args:<run_id>", "string", "ttl", "finish", "arguments of a run that ended otherwise than completed"),

@@ -44,6 +44,7 @@ class Service:
         lanes: children, that is, runs at a time.
         drain_seconds: how long runs may go on after the first SIGTERM.
         on_ready: called once with the identities that are served, when the session stands.
+        on_drain: called once when nothing more is claimed.
     """
 
     load: child_module.Load
@@ -53,6 +54,7 @@ class Service:
     queue: str
     drain_seconds: float
     on_ready: Callable[[Sequence[str]], None]
+    on_drain: Callable[[], None]
 
 
 class Lanes:

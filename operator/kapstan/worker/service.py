@@ -44,14 +44,7 @@ def run(
     Raises:
         ConfigurationError: not the main thread, a platform without fork, or numbers that make no sense.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise ConfigurationError("serve() must be called in the main thread: it waits for signals")
-    if not hasattr(os, "fork"):
-        raise ConfigurationError(f"{sys.platform} has no fork(): serve tasks on Linux or macOS")
-    if lanes < 1:
-        raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 or more")
-    if drain_seconds < 0:
-        raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
+    _check(lanes, drain_seconds)
     ours = settings.current()
     name = os.environ.get(launch.SESSION) or f"{_host()}-{os.getpid()}"
 
@@ -61,6 +54,10 @@ def run(
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
 
+    def not_ready() -> None:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
     service = Service(
         load=load,
         worker=worker or os.environ.get(launch.WORKER_NAME) or Path(sys.argv[0]).stem or "worker",
@@ -69,6 +66,7 @@ def run(
         queue=queue,
         drain_seconds=drain_seconds,
         on_ready=ready,
+        on_drain=not_ready,
     )
     # The supervisor must not stand still for long: it gives up a call within a beat and comes back to it.
     patient = Backend(
@@ -83,8 +81,18 @@ def run(
         return Supervisor(service, patient).run()
     finally:
         patient.close()
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+        not_ready()
+
+
+def _check(lanes: int, drain_seconds: float) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("serve() must be called in the main thread: it waits for signals")
+    if not hasattr(os, "fork"):
+        raise ConfigurationError(f"{sys.platform} has no fork(): serve tasks on Linux or macOS")
+    if lanes < 1:
+        raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 or more")
+    if drain_seconds < 0:
+        raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
 
 
 def _host() -> str:

@@ -50,7 +50,8 @@ class Supervisor:
         self._session: Session | None = None
         self._lease: Lease | None = None
         self._stop_signals = 0
-        self._stop_at = float("inf")
+        self._stop_at: float | None = None
+        self._drained = False
         self._broken_off = False
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._ring, False)
@@ -73,7 +74,7 @@ class Supervisor:
             if tasks is None:
                 return ExitCode.DONE
             session, lease = self._open(tasks)
-            while self._lanes.order == Order.SERVE or self._lanes:
+            while not self._stop_signals or self._lanes.order == Order.SERVE or self._lanes:
                 self._pass(session, lease)
                 self._pause(session, lease)
             return self._end(session)
@@ -111,9 +112,11 @@ class Supervisor:
         self._lanes.refork()
         self._lanes.settle_spares()
         if time.monotonic() >= lease.due and (renewed := lease.renew()) is not None:
-            if renewed.drain:
-                self._stop_signals = max(self._stop_signals, 1)
+            if renewed.drain and not self._drained:
+                self._drained = True
                 self._drain(session)
+            if not renewed.alive and self._lanes.order != Order.SERVE:
+                self._tell_drain(session)  # what was opened anew does not know
             for run_id in renewed.cancelled:
                 self._cancel(run_id)
         self._watch(session, time.monotonic())
@@ -121,7 +124,9 @@ class Supervisor:
     def _pause(self, session: Session, lease: Lease) -> None:
         """Sleep until something is due: the one place where this process sleeps."""
         now = time.monotonic()
-        due = [lease.due, self._stop_at, *self._lanes.due]
+        due = [lease.due, *self._lanes.due]
+        if self._stop_at is not None:
+            due.append(self._stop_at)
         if self._lanes.board.watched:
             due.append(now + HANGING / 2)
         timeout = max(0.0, min(due) - now)
@@ -192,20 +197,32 @@ class Supervisor:
     # ------------------------------------------------------------------ drain
 
     def _drain(self, session: Session) -> None:
-        """SIGTERM: finish what runs. A second one, or the end of the time: break it off."""
-        now = time.monotonic()
+        """Claim nothing more. SIGTERM: and leave when what runs has finished; a second one, or the end of the time:
+        break it off. Drained through the queue it stays, since an exit would start a pod's container anew."""
         lanes = self._lanes
-        if self._stop_signals and lanes.order == Order.SERVE:
+        if (self._stop_signals or self._drained) and lanes.order == Order.SERVE:
+            lanes.give_order(Order.DRAIN)
+            self._service.on_drain()
+            if not self._stop_signals:
+                logger.info("Draining: what runs may finish, nothing more is claimed until this process is ended")
+            self._tell_drain(session)
+        now = time.monotonic()
+        if self._stop_signals and self._stop_at is None:
             logger.info("Draining: runs have %.0f s to finish", self._service.drain_seconds)
             self._stop_at = now + self._service.drain_seconds
-            lanes.give_order(Order.DRAIN)
-            try:
-                session.drain()
-            except TROUBLE as error:
-                logger.warning("The queue is away and does not know of the drain: %s", error)
-        if lanes.order == Order.DRAIN and (self._stop_signals > 1 or now >= self._stop_at):
+        if (
+            self._stop_at is not None
+            and lanes.order == Order.DRAIN
+            and (self._stop_signals > 1 or now >= self._stop_at)
+        ):
             self._stop_at = float("inf")
             self._broken_off = any(child.slot.executing() for child in lanes)
             lanes.give_order(Order.STOP)
             for child in lanes:
                 child.cancelled, child.kill_at = "", now + STOP_GRACE
+
+    def _tell_drain(self, session: Session) -> None:
+        try:
+            session.drain()
+        except TROUBLE as error:
+            logger.warning("The queue is away and does not know of the drain: %s", error)

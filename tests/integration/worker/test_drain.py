@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from tests.integration.worker import served
@@ -40,15 +41,33 @@ def test_an_idle_worker_drains_at_once(start: Start) -> None:
     assert backend.current().queue.sessions() == []
 
 
-def test_asked_through_the_queue_it_drains_too(start: Start, sink: Sink, gate: Gate) -> None:
-    worker = start(env={"KAPSTAN_SESSION": "pod-a"})
+def test_asked_through_the_queue_it_claims_nothing_more_and_stays(
+    start: Start, sink: Sink, gate: Gate, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    worker = start(env={"KAPSTAN_SESSION": "pod-a"}, arguments=("--ready-file", str(ready), "--drain-seconds", "0.2"))
+    assert ready.exists()
     future = served.hold.delay("t", gate.path)
     sink.expect("began", "t")
     assert len(backend.current().queue.drain_session("pod-a-")) == 1
     worker.await_line("Draining")
+    assert not ready.exists()
+    waits = served.mark.delay("waits")
     gate.open()
-    assert future.result(timeout=20) == "t"
+    assert future.result(timeout=20) == "t", "it is not broken off: nobody has ended the process"
+    (session,) = backend.current().queue.sessions()
+    assert (session.draining, session.claimed) == (True, 0)
+    assert waits.state.name == "Scheduled"
+    worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+    # The container is started again in the same pod.
+    again = start(env={"KAPSTAN_SESSION": "pod-a"}, arguments=("--ready-file", str(ready)))
+    again.await_line("nothing more is claimed until this process is ended")
+    assert not ready.exists()
+    assert waits.state.name == "Scheduled"
+    start(env={"KAPSTAN_SESSION": "pod-b"})
+    assert waits.result(timeout=20) == "waits"
+    assert sink.expect("ran", "waits") not in again.children()
 
 
 @pytest.mark.parametrize("how", ["the time is over", "a second signal"])

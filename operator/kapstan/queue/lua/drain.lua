@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- drain: sessions claim no more and their lanes are idle no more; their supervisors are told.
+-- drain: sessions claim no more and their lanes are idle no more; their supervisors are told. By the beginning of a name
+-- (a pod's UID) that also holds for sessions that are opened later: a container that is started again in a drained pod.
 -- KEYS: prefix
 -- ARGV: name exact
 --   exact: as in expire
 -- Reply: format, names of the sessions
 local names = {}
+if ARGV[2] == '0' then call('SET', P .. 'dr:' .. string.gsub(ARGV[1], '%-$', ''), '1', 'EX', 86400) end
 for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
   if session == ARGV[1] or (ARGV[2] == '0' and sub(session, 1, #ARGV[1]) == ARGV[1]) then
     local w = P .. 'w:' .. session

@@ -25,6 +25,7 @@ local alive = call('HEXISTS', w, '@')
 call('ZADD', P .. 's', now() + ARGV[2], session)
 if alive == 0 then
   call('HSET', w, '@', ARGV[3])
+  if call('EXISTS', P .. 'dr:' .. sub(session, 1, -24)) == 1 then call('HSET', w, '!', '1') end -- without its nonce
   if ARGV[4] == '0' then call('PUBLISH', P .. 'b', 'open') end
 end
 local reaped = {}
