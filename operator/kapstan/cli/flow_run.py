@@ -13,13 +13,16 @@ from kapstan import backend as backends
 from kapstan import ids
 from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
 from kapstan.cli.run import load_flow
+from kapstan.cli.target import Target, target_options
 from kapstan.engine import definition
-from kapstan.errors import ConfigurationError
+from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ids import RunId
 from kapstan.journal import History
+from kapstan.ports import Manifest
+from kapstan.runs import objects
 from kapstan.runs import parameters as stored_parameters
-from kapstan.runs.flow_runs import FlowRunFilter, FlowRuns, Start
-from kapstan.runs.flow_view import FlowRunView
+from kapstan.runs.flow_runs import FlowRunPage, FlowRuns, Start
+from kapstan.runs.flow_view import FlowRunFilter, FlowRunView, fits
 from kapstan.runs.words import flow_states
 from kapstan.specs import FlowSpec
 from kapstan.worker import flow_process
@@ -42,19 +45,22 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
 @click.option("--cursor", default="", help="Go on where an earlier page ended.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def ls(states: tuple[str, ...], limit: int, cursor: str, output: str, **chosen: Any) -> None:
-    """List flow runs, newest first.
+@target_options
+def ls(states: tuple[str, ...], limit: int, cursor: str, output: str, target: Target, **chosen: Any) -> None:
+    """List flow runs, newest first; first those that wait for the operator.
 
     Reads at most 2,000 of them; if there may be more, it prints a cursor for the next page. A run whose process is
     gone without a word is Lost: it goes on with `kapstan flow-run resume`.
     """
-    page = FlowRuns(backends.current()).page(FlowRunFilter(states=flow_states(states), **chosen), limit, cursor)
+    only = FlowRunFilter(states=flow_states(states), **chosen)
+    page = FlowRunPage([]) if target.remote else FlowRuns(backends.current()).page(only, limit, cursor)
+    runs = page.runs if cursor else [*_of_operator(target, only, {run.id for run in page.runs}), *page.runs]
     if output == "json":
-        print_json([_readable(run) for run in page.runs])
+        print_json([_readable(run) for run in runs])
     else:
         rows = [
             (run.id, run.name, run.flow, run.state, str(run.attempt), moment(run.started), length(run.took), run.why)
-            for run in page.runs
+            for run in runs
         ]
         table(("ID", "NAME", "FLOW", "STATE", "ATTEMPT", "STARTED", "TOOK", "WHY"), rows)
     more(page.cursor, page.searched_until)
@@ -63,11 +69,18 @@ def ls(states: tuple[str, ...], limit: int, cursor: str, output: str, **chosen: 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def inspect(run_id: str, output: str) -> None:
-    """Show one flow run: its state, its attempts, the task runs that it finished."""
-    runs = FlowRuns(backends.current())
-    found = runs.find(run_id)
-    shown = {**_readable(runs.view(found)), **_history(runs.history(found))}
+@target_options
+def inspect(run_id: str, output: str, target: Target) -> None:
+    """Show one flow run (an id, its name, or that of a FlowRun): its state, its attempts, the task runs it finished."""
+    shown: dict[str, Any]
+    manifest = _object(target, run_id)
+    named = objects.view_of(manifest).id if manifest is not None else ""
+    if manifest is not None and (target.remote or not named or not FlowRuns(backends.current()).knows(named)):
+        shown = {**_readable(objects.view_of(manifest)), "attempts": [], "task_runs": []}
+    else:
+        runs = FlowRuns(backends.current())
+        found = runs.find(named or run_id)
+        shown = {**_readable(runs.view(found)), **_history(runs.history(found))}
     if output == "json":
         print_json(shown)
         return
@@ -85,8 +98,14 @@ def inspect(run_id: str, output: str) -> None:
 @click.argument("run_id")
 @click.option("--wait", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait for its end.")
 @click.option("--force", is_flag=True, help="End it now, wherever its process is; that ends at its next record.")
-def cancel(run_id: str, wait: float, force: bool) -> None:
-    """Stop a run; everybody who asks for it then sees Cancelled."""
+@target_options
+def cancel(run_id: str, wait: float, force: bool, target: Target) -> None:
+    """Stop a run (an id, its name, or that of a FlowRun); everybody who asks for it then sees Cancelled."""
+    manifest = None if force else _object(target, run_id)
+    if manifest is not None:
+        phase = target.run(lambda cluster: objects.cancel(cluster, manifest, wait))
+        click.echo(f"FlowRun {manifest['metadata']['name']}: {phase}")
+        return
     runs = FlowRuns(backends.current())
     found = runs.find(run_id)
     state = runs.cancel(found, wait=wait, force=force)
@@ -96,12 +115,15 @@ def cancel(run_id: str, wait: float, force: bool) -> None:
 @command.command(cls=RunCommand)
 @click.argument("run_id")
 @click.option("--force", is_flag=True, help="Also if it seems to run still: that process loses the run.")
-def resume(run_id: str, force: bool) -> None:
+@target_options
+def resume(run_id: str, force: bool, target: Target) -> None:
     """Go on, on this machine, with a run that was lost, handed back or failed.
 
-    What it finished is not run again; after a failure, what failed is. Runs of a deployment are resumed by the
-    operator.
+    What it finished is not run again; after a failure, what failed is. A run of a deployment (give the name of its
+    FlowRun, or its id) is resumed by the operator.
     """
+    if _by_operator(target, run_id):
+        return
     runs = FlowRuns(backends.current())
     found = runs.find(run_id)
     shown = runs.view(found)
@@ -113,16 +135,30 @@ def resume(run_id: str, force: bool) -> None:
 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
-def retry(run_id: str) -> None:
-    """Run, on this machine, what failed in a run that failed, crashed or was cancelled; not what completed."""
+@target_options
+def retry(run_id: str, target: Target) -> None:
+    """Run what failed in a run that failed, crashed or was cancelled; not what completed.
+
+    On this machine; a run of a deployment (give the name of its FlowRun, or its id) by the operator.
+    """
+    if _by_operator(target, run_id):
+        return
     runs = FlowRuns(backends.current())
     _start(runs.retry(runs.find(run_id)))
 
 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
-def delete(run_id: str) -> None:
-    """Forget a run that has ended: its summary, its journal and its stored values."""
+@target_options
+def delete(run_id: str, target: Target) -> None:
+    """Forget a run that has ended: its FlowRun, its summary, its journal and its stored values."""
+    manifest = _object(target, run_id)
+    if manifest is not None:
+        target.run(lambda cluster: objects.delete(cluster, manifest))
+        run_id = objects.view_of(manifest).id or run_id
+        click.echo(f"Deleted FlowRun {manifest['metadata']['name']}")
+        if target.remote or not FlowRuns(backends.current()).knows(run_id):
+            return
     runs = FlowRuns(backends.current())
     found = runs.find(run_id)
     runs.delete(found)
@@ -144,6 +180,38 @@ def store_parameters(file: TextIO) -> None:
     if not isinstance(parameters, dict):
         raise ConfigurationError(f'{file.name}: give a JSON object, such as {{"x": 1}}')
     click.echo(stored_parameters.write(backends.current(), cast("dict[str, Any]", parameters)))
+
+
+def _object(target: Target, text: str) -> Manifest | None:
+    """The FlowRun object that ``text`` means.
+
+    Raises:
+        NotFound: a cluster was named, and it has none.
+    """
+    found = target.run(lambda cluster: objects.find(cluster, target.namespace_or_default, text))
+    if found is None and target.remote:
+        raise NotFound(f"no FlowRun in namespace {target.namespace_or_default!r} has the name or the run {text!r}")
+    return found
+
+
+def _of_operator(target: Target, only: FlowRunFilter, known: set[str]) -> list[FlowRunView]:
+    """Runs of FlowRun objects that the index does not know: they wait for their time, their pool, their first attempt;
+    of a cluster all."""
+    found = target.run(lambda cluster: objects.views(cluster, target.namespace_or_default))
+    if not target.remote:
+        runs = FlowRuns(backends.current())
+        found = [run for run in found if run.id not in known and not runs.knows(run.id)]
+    return [run for run in found if fits(only, run)]
+
+
+def _by_operator(target: Target, text: str) -> bool:
+    """Have the operator go on with the run that ``text`` means; False if it has none such."""
+    manifest = _object(target, text)
+    if manifest is None:
+        return False
+    target.run(lambda cluster: objects.resume(cluster, manifest))
+    click.echo(f"FlowRun {manifest['metadata']['name']} goes on from what it has finished")
+    return True
 
 
 def _start(start: Start) -> None:

@@ -37,6 +37,11 @@ class Target:
         return not self.cluster and not self.kubeconfig
 
     @property
+    def remote(self) -> bool:
+        """Whether a cluster was asked for: its runs' records are read where its Redis and store are, not here."""
+        return not self.local
+
+    @property
     def namespace_or_default(self) -> str:
         return self.namespace or settings.current().namespace
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kapstan import ids
 from kapstan.backend import Backend
@@ -16,7 +16,7 @@ from kapstan.ids import RunId
 from kapstan.journal import History
 from kapstan.ports import CANCEL_SIGNAL, LeaseHolder
 from kapstan.runs.ending import end_run
-from kapstan.runs.flow_view import FlowRunView, is_lost, lives_here, view
+from kapstan.runs.flow_view import FlowRunFilter, FlowRunView, fits, is_lost, lives_here, view
 from kapstan.runs.records import Records
 from kapstan.states import AttemptOutcome
 
@@ -24,21 +24,6 @@ SCANNED = 2_000
 """Summaries that one page reads at most."""
 _POLL_SECONDS = 0.05
 _SOUGHT = 10_000  # summaries that a name is looked for in
-
-
-@dataclass(frozen=True, slots=True)
-class FlowRunFilter:
-    """Which runs a list shows; what is empty or None lets all pass. ``states`` holds names of states, or types in
-    capitals; ``since`` and ``until`` are Unix seconds of the run's making."""
-
-    states: frozenset[str] = field(default_factory=frozenset[str])
-    flow: str = ""
-    deployment: str = ""
-    name: str = ""
-    tag: str = ""
-    parent: str = ""
-    since: float | None = None
-    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +79,14 @@ class FlowRuns:
             raise NotFound(f"there is no flow run {text}")
         return run_id
 
+    def knows(self, uuid: str) -> bool:
+        """Whether the index or a journal tells of this run."""
+        try:
+            run_id = ids.parse(uuid)
+        except ValueError:
+            return False
+        return self._index.load(run_id) is not None or bool(self.history(run_id).attempts)
+
     def _named(self, text: str) -> RunId:
         found: dict[RunId, str] = {}
         before = None
@@ -136,7 +129,7 @@ class FlowRuns:
                 if chosen.since is not None and run.at < chosen.since * 1000:
                     return FlowRunPage(found)
                 shown = view(run.run_id, run.at / 1000, run.summary, holder)
-                if _fits(chosen, shown):
+                if fits(chosen, shown):
                     found.append(shown)
                 if len(found) == limit:
                     return FlowRunPage(found, _cursor(before))
@@ -316,17 +309,6 @@ def _wake(holder: LeaseHolder) -> None:
 def _process(holder: LeaseHolder) -> str:
     host, _, rest = holder.holder.partition(":")
     return f"{rest.partition(':')[0]} on {host}"
-
-
-def _fits(chosen: FlowRunFilter, run: FlowRunView) -> bool:
-    return (
-        (not chosen.states or run.state in chosen.states or run.type in chosen.states)
-        and (not chosen.flow or run.flow == chosen.flow)
-        and (not chosen.deployment or run.deployment == chosen.deployment)
-        and (not chosen.name or chosen.name in run.name)
-        and (not chosen.tag or chosen.tag in run.tags)
-        and (not chosen.parent or run.parent == chosen.parent)
-    )
 
 
 def _cursor(place: tuple[int, RunId]) -> str:

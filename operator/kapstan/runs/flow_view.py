@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,34 @@ class FlowRunView:
     where: str
     why: str
     lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRunFilter:
+    """Which runs a list shows; what is empty or None lets all pass. ``states`` holds names of states, or types in
+    capitals; ``since`` and ``until`` are Unix seconds of the run's making."""
+
+    states: frozenset[str] = field(default_factory=frozenset[str])
+    flow: str = ""
+    deployment: str = ""
+    name: str = ""
+    tag: str = ""
+    parent: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+def fits(chosen: FlowRunFilter, run: FlowRunView) -> bool:
+    return (
+        (not chosen.states or run.state in chosen.states or run.type in chosen.states)
+        and (not chosen.flow or run.flow == chosen.flow)
+        and (chosen.since is None or (run.created or 0.0) >= chosen.since)
+        and (chosen.until is None or (run.created or 0.0) < chosen.until)
+        and (not chosen.deployment or run.deployment == chosen.deployment)
+        and (not chosen.name or chosen.name in run.name)
+        and (not chosen.tag or chosen.tag in run.tags)
+        and (not chosen.parent or run.parent == chosen.parent)
+    )
 
 
 def view(run_id: RunId, at: float | None, summary: Mapping[str, Any] | None, holder: LeaseHolder | None) -> FlowRunView:

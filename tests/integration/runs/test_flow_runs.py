@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +19,17 @@ from tests.servers.redis import RedisServer
 from kapstan import backend as backends
 from kapstan import ids
 from kapstan.backend import Backend
+from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.errors import Fenced, NotFound, NotPossible
 from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd, Journal, TaskOutcome, read_journal
+from kapstan.ports import Key
+from kapstan.resources import API_VERSION
 from kapstan.results import read_flow_run
 from kapstan.runs import ending
 from kapstan.runs.ending import end_run
-from kapstan.runs.flow_runs import FlowRunFilter, FlowRuns
+from kapstan.runs.flow_runs import FlowRuns
+from kapstan.runs.flow_view import FlowRunFilter
 from kapstan.runs.records import Records
 from kapstan.states import AttemptOutcome
 
@@ -368,3 +373,64 @@ def test_a_redis_that_is_away_is_one_line(backend: Backend, kapstan, tmp_path) -
         assert "nobody.sock" in answer.stderr
         assert answer.stderr.count("\n") == 1
     assert ends(backends.current(), run_id) == [None]
+
+
+class TestOfTheOperator:
+    """Runs that have a FlowRun object in this home, as under ``kapstan dev``."""
+
+    @pytest.fixture
+    def made(self, backend: Backend) -> Callable[..., RunId]:
+        cluster = LocalCluster.from_settings(backend.settings)
+
+        def make(phase: str, **spec: Any) -> RunId:
+            async def inside() -> RunId:
+                run_id = ids.new_id()
+                spec_ = {"deploymentRef": {"name": "nightly"}, **spec}
+                meta = {"name": "etl", "namespace": backend.settings.namespace}
+                manifest = {"apiVersion": API_VERSION, "kind": "FlowRun", "metadata": meta, "spec": spec_}
+                created = await cluster.create(manifest)
+                status = {"phase": phase, "runId": uuid(run_id), "name": "tidy-hawk", "message": "waits for a place"}
+                key = Key("FlowRun", backend.settings.namespace, "etl")
+                await cluster.set_status(key, status, uid=created["metadata"]["uid"])
+                return run_id
+
+            return asyncio.run(inside())
+
+        return make
+
+    def spec(self, backend: Backend) -> dict[str, Any]:
+        cluster = LocalCluster.from_settings(backend.settings)
+        manifest = asyncio.run(cluster.get(Key("FlowRun", backend.settings.namespace, "etl")))
+        assert manifest is not None
+        return manifest["spec"]
+
+    def test_one_that_waits_for_its_pool_is_listed_and_inspected(self, made, kapstan) -> None:
+        run_id = made("Scheduled")
+        (listed,) = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
+        assert (listed["id"], listed["state"], listed["why"]) == (uuid(run_id), "Scheduled", "waits for a place")
+        for text in ("etl", uuid(run_id), "tidy-hawk"):
+            shown = json.loads(kapstan("flow-run", "inspect", text, "-o", "json").stdout)
+            assert (shown["id"], shown["attempts"]) == (uuid(run_id), [])
+        assert json.loads(kapstan("flow-run", "ls", "--deployment", "other", "-o", "json").stdout) == []
+
+    def test_one_that_has_a_record_is_listed_once(self, backend: Backend, made, kapstan) -> None:
+        run_id = made("Failed")
+        begin(backend, run_id=run_id, end="Failed", deployment="nightly")
+        (listed,) = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
+        assert listed["flow"] == "etl"
+        assert len(json.loads(kapstan("flow-run", "inspect", "etl", "-o", "json").stdout)["attempts"]) == 1
+
+    def test_cancel_resume_and_delete_go_through_its_object(self, backend: Backend, made, kapstan) -> None:
+        run_id = made("Failed")
+        begin(backend, run_id=run_id, end="Failed", deployment="nightly")
+        assert "goes on from what it has finished" in kapstan("flow-run", "retry", uuid(run_id)).stdout
+        assert self.spec(backend)["resume"] == 1
+        assert "has ended: Failed" in kapstan("flow-run", "cancel", "etl").stderr
+        assert kapstan("flow-run", "delete", "etl").exit_code == 0
+        assert json.loads(kapstan("flow-run", "ls", "-o", "json").stdout) == []
+        assert FlowRuns(backend).history(run_id).attempts == ()
+
+    def test_a_cancel_is_asked_of_the_operator(self, backend: Backend, made, kapstan) -> None:
+        made("Running")
+        assert "FlowRun etl: Cancelling" in kapstan("flow-run", "cancel", "etl", "--wait", "0").stdout
+        assert self.spec(backend)["cancel"] is True
