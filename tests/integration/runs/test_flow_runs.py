@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.integration.runs.makers import HERE, begin, uuid
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
 from kapstan import ids
 from kapstan.backend import Backend
-from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.errors import Fenced, NotFound, NotPossible
 from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd, Journal, TaskOutcome, read_journal
-from kapstan.ports import Key
-from kapstan.resources import API_VERSION
 from kapstan.results import read_flow_run
 from kapstan.runs import ending
 from kapstan.runs.ending import end_run
@@ -32,8 +28,6 @@ from kapstan.runs.flow_runs import FlowRuns
 from kapstan.runs.flow_view import FlowRunFilter
 from kapstan.runs.records import Records
 from kapstan.states import AttemptOutcome
-
-HERE = os.uname().nodename
 
 
 @pytest.fixture
@@ -57,24 +51,6 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.communicate()
-
-
-def begin(backend: Backend, *, end: str = "", run_id: RunId = "", number: int = 1, **summary: Any) -> RunId:
-    """A run whose attempt began, and ended if ``end`` says how."""
-    run_id = run_id or ids.new_id()
-    journal = Journal(backend.store, backend.codec, run_id)
-    journal.open(number, host=HERE, now=time.time())
-    told = {"state": "RUNNING", "state_name": "Running", "attempt": number, "started": time.time(), "host": "elsewhere"}
-    if end:
-        journal.append(AttemptEnd(number, AttemptOutcome(end), time.time()))
-        told |= {"state": end.upper(), "state_name": end, "outcome": end, "ended": time.time()}
-    journal.close()
-    backend.flow_runs.save(run_id, {**told, "name": "nimble-falcon", "flow": "etl", **summary})
-    return run_id
-
-
-def uuid(run_id: RunId) -> str:
-    return str(ids.to_uuid(run_id))
 
 
 def ends(backend: Backend, run_id: RunId) -> list[str | None]:
@@ -373,64 +349,3 @@ def test_a_redis_that_is_away_is_one_line(backend: Backend, kapstan, tmp_path) -
         assert "nobody.sock" in answer.stderr
         assert answer.stderr.count("\n") == 1
     assert ends(backends.current(), run_id) == [None]
-
-
-class TestOfTheOperator:
-    """Runs that have a FlowRun object in this home, as under ``kapstan dev``."""
-
-    @pytest.fixture
-    def made(self, backend: Backend) -> Callable[..., RunId]:
-        cluster = LocalCluster.from_settings(backend.settings)
-
-        def make(phase: str, **spec: Any) -> RunId:
-            async def inside() -> RunId:
-                run_id = ids.new_id()
-                spec_ = {"deploymentRef": {"name": "nightly"}, **spec}
-                meta = {"name": "etl", "namespace": backend.settings.namespace}
-                manifest = {"apiVersion": API_VERSION, "kind": "FlowRun", "metadata": meta, "spec": spec_}
-                created = await cluster.create(manifest)
-                status = {"phase": phase, "runId": uuid(run_id), "name": "tidy-hawk", "message": "waits for a place"}
-                key = Key("FlowRun", backend.settings.namespace, "etl")
-                await cluster.set_status(key, status, uid=created["metadata"]["uid"])
-                return run_id
-
-            return asyncio.run(inside())
-
-        return make
-
-    def spec(self, backend: Backend) -> dict[str, Any]:
-        cluster = LocalCluster.from_settings(backend.settings)
-        manifest = asyncio.run(cluster.get(Key("FlowRun", backend.settings.namespace, "etl")))
-        assert manifest is not None
-        return manifest["spec"]
-
-    def test_one_that_waits_for_its_pool_is_listed_and_inspected(self, made, kapstan) -> None:
-        run_id = made("Scheduled")
-        (listed,) = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
-        assert (listed["id"], listed["state"], listed["why"]) == (uuid(run_id), "Scheduled", "waits for a place")
-        for text in ("etl", uuid(run_id), "tidy-hawk"):
-            shown = json.loads(kapstan("flow-run", "inspect", text, "-o", "json").stdout)
-            assert (shown["id"], shown["attempts"]) == (uuid(run_id), [])
-        assert json.loads(kapstan("flow-run", "ls", "--deployment", "other", "-o", "json").stdout) == []
-
-    def test_one_that_has_a_record_is_listed_once(self, backend: Backend, made, kapstan) -> None:
-        run_id = made("Failed")
-        begin(backend, run_id=run_id, end="Failed", deployment="nightly")
-        (listed,) = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
-        assert listed["flow"] == "etl"
-        assert len(json.loads(kapstan("flow-run", "inspect", "etl", "-o", "json").stdout)["attempts"]) == 1
-
-    def test_cancel_resume_and_delete_go_through_its_object(self, backend: Backend, made, kapstan) -> None:
-        run_id = made("Failed")
-        begin(backend, run_id=run_id, end="Failed", deployment="nightly")
-        assert "goes on from what it has finished" in kapstan("flow-run", "retry", uuid(run_id)).stdout
-        assert self.spec(backend)["resume"] == 1
-        assert "has ended: Failed" in kapstan("flow-run", "cancel", "etl").stderr
-        assert kapstan("flow-run", "delete", "etl").exit_code == 0
-        assert json.loads(kapstan("flow-run", "ls", "-o", "json").stdout) == []
-        assert FlowRuns(backend).history(run_id).attempts == ()
-
-    def test_a_cancel_is_asked_of_the_operator(self, backend: Backend, made, kapstan) -> None:
-        made("Running")
-        assert "FlowRun etl: Cancelling" in kapstan("flow-run", "cancel", "etl", "--wait", "0").stdout
-        assert self.spec(backend)["cancel"] is True
