@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ log = logging.getLogger("kapstan.operator")
 
 OLDEST = (1, 32)
 """Selectable fields of custom resources are stable since then."""
+
+SLOW_START = 180.0
+"""Seconds after which an operator whose caches are not filled, though nothing is denied to it, is restarted."""
+REFUSED_SECONDS = 60.0
+"""Seconds after which one that is refused the Lease is restarted: what it was given at its start does not suffice."""
 
 LOST = 3
 """Exit code of a leader that lost its Lease."""
@@ -88,7 +94,9 @@ class Operator:
         )
         self._leading = False
         self._stop = asyncio.Event()
+        self._begun = time.monotonic()
         watches.opened = self._informers.watch_opened
+        watches.denied = self._informers.watch_denied
 
     def _record_changed(self, run_id: str) -> None:
         self._loop.record_changed(run_id)
@@ -96,10 +104,21 @@ class Operator:
     # ------------------------------------------------------------------ health
 
     def healthy(self) -> dict[str, Any]:
-        return {"problems": self._watches.dead()}
+        return {"problems": [*self._watches.dead(), *self._stuck()]}
+
+    def _stuck(self) -> list[str]:
+        """Why it does not serve although it should; empty while something that can be seen keeps it."""
+        now = time.monotonic()
+        if not self._informers.filled.is_set():
+            begun = now - self._begun
+            denied = any(map(self._watches.is_denied, self._informers.streams))
+            return [] if denied or begun < SLOW_START else [f"the caches are not filled after {begun:.0f} s"]
+        since = self._elector.refused_since
+        refused = 0.0 if since is None else now - since
+        return [f"the Lease has been refused for {refused:.0f} s"] if refused > REFUSED_SECONDS else []
 
     def ready(self) -> dict[str, Any]:
-        problems = [*self._informers.missing(), *self._watches.refused(), *self._watches.dead()]
+        problems = [*self._informers.missing(), *self._watches.refused(), *self._watches.dead(), *self._stuck()]
         return {"problems": problems, "leading": self._leading, "waiting": len(self._loop.queue)}
 
     # ------------------------------------------------------------------ life
@@ -147,7 +166,7 @@ class Operator:
 
     async def _login(self, **_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(
-            server=self._client.server, default_namespace=self._client.namespace, aiohttp_session=self._client.session
+            server=self._client.server, default_namespace=self._client.namespace, aiohttp_session=self._client.watching
         )
 
     async def _work(self) -> None:

@@ -2,7 +2,9 @@
 
 kopf is used for its watches only: handlers store and enqueue, nothing else, so nothing is written to any object. kopf
 does not say when a kind has been listed completely, nor what vanished while a watch was away; so after each opening of
-a watch this module lists once itself, takes away what is gone, and `filled` is set when every kind was listed once.
+a watch this module lists once itself and takes away what is gone. A namespace is served when every kind of it was
+listed once; before that nothing of it reaches the loop, which would take what it cannot see for gone. `filled` is set
+when all namespaces are served but those in which something may not be watched; those follow when it may.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from kapstan.cluster.kubernetes.cluster import RESOURCES
 from kapstan.controllers.watches import Stream
 from kapstan.errors import KapstanError
 from kapstan.ports import Key
+from kapstan.reconcile.cache import key_of_manifest
 from kapstan.reconcile.loop import Loop
 from kapstan.reconcile.reconciler import Child, Reconciler
 from kapstan.reconcile.table import TABLE
@@ -84,6 +87,9 @@ class Informers:
         self._owners = tuple((one.child_label, one.kind) for one in table if one.child_label)
         self._listed: set[Stream] = set()
         self._listing: dict[Stream, asyncio.Task[None]] = {}
+        self._denied: set[Stream] = set()
+        self._held: dict[str, dict[Key, Json]] = {scope: {} for scope in self._scopes}
+        """Our resources in namespaces that are not served yet."""
         self.filled = asyncio.Event()
 
     @property
@@ -93,6 +99,13 @@ class Informers:
     def missing(self) -> list[str]:
         """What has not been listed yet."""
         return [f"{stream} is not listed yet" for stream in self.streams if stream not in self._listed]
+
+    def serves(self, namespace: str) -> bool:
+        """Whether what is heard of this namespace reaches the loop."""
+        return self._scope(namespace) not in self._held
+
+    def _scope(self, namespace: str) -> str:
+        return "" if self._scopes == ("",) else namespace
 
     # ------------------------------------------------------------------ what kopf hears
 
@@ -119,14 +132,20 @@ class Informers:
         manifest = {"apiVersion": source.resource.api_version, "kind": kind} | manifest
         if source.resource in RESOURCES.values():
             manifest["metadata"] = {k: v for k, v in manifest["metadata"].items() if k != "managedFields"}
-            if type_ == "DELETED":
+            held = self._held.get(self._scope(manifest["metadata"].get("namespace", "")))
+            if held is not None:
+                key = key_of_manifest(manifest)
+                held.pop(key, None)
+                if type_ != "DELETED":
+                    held[key] = manifest
+            elif type_ == "DELETED":
                 self._loop.deleted(manifest)
             else:
                 self._loop.changed(manifest)
             return
         self._store(kind, manifest, gone=type_ == "DELETED")
         owner = self._owner(kind, manifest)
-        if owner is not None:
+        if owner is not None and self.serves(owner.namespace):
             self._loop.enqueue(owner)
 
     def _store(self, kind: str, manifest: Json, *, gone: bool) -> None:
@@ -179,14 +198,31 @@ class Informers:
         for item in self._vanished(source, stream.namespace, present, version):
             self.hear(source, "DELETED", item)
         self._listed.add(stream)
-        if len(self._listed) == len(self.streams):
+        self._denied.discard(stream)
+        self._look_at(stream.namespace)
+
+    def watch_denied(self, stream: Stream) -> None:
+        """It may not be watched: its namespace is not waited for."""
+        if stream not in self._listed and stream not in self._denied:
+            self._denied.add(stream)
+            log.error("namespace %r is not served until %s may be watched", stream.namespace, stream)
+            self._look_at(stream.namespace)
+
+    def _look_at(self, scope: str) -> None:
+        """Serve it if all of it is listed; tell that the caches are filled once nothing is left to wait for."""
+        if scope in self._held and all(stream in self._listed for stream in self.streams if stream.namespace == scope):
+            for manifest in self._held.pop(scope).values():
+                self._loop.changed(manifest)
+        waited_for = self._held.keys() - {stream.namespace for stream in self._denied}
+        if not waited_for and len(self._held) < len(self._scopes):
             self.filled.set()
 
     def _vanished(self, source: Source, namespace: str, present: set[tuple[str, str]], version: str) -> list[Json]:
         """What the caches hold and the list, which is not older, does not."""
         kind = source.resource.kind
         if source.resource in RESOURCES.values():
-            held = self._loop.known(kind, namespace or None)
+            unserved = self._held.get(namespace, {}).values()
+            held = [*self._loop.known(kind, namespace or None), *(one for one in unserved if one["kind"] == kind)]
         else:
             kept = {
                 "Job": (self._cache.jobs,),

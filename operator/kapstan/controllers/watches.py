@@ -21,6 +21,10 @@ SERVER_SECONDS = 300
 SILENT_SECONDS = SERVER_SECONDS + 120.0
 """A watch that was not opened anew for so long is dead, whatever kopf thinks."""
 START_SECONDS = 120.0
+RETRY_SECONDS = 120.0
+"""A watch that was refused or broke off is tried again all the time; one that was not for so long is dead, too."""
+DENIED = (401, 403, 404)
+"""Answers that a right, and no repetition, changes."""
 TELL_SECONDS = 30.0
 
 
@@ -56,6 +60,8 @@ class _Seen:
     since: float
     opened_at: float | None = None
     refusal: str = ""
+    tried_at: float = 0.0
+    denied: bool = False
     told_at: float = 0.0
 
 
@@ -64,6 +70,8 @@ class Watches:
     """The streams that must be open."""
 
     opened: Callable[[Stream], None] = lambda _: None
+    denied: Callable[[Stream], None] = lambda _: None
+    """Told of each answer by which a stream may not be watched."""
     clock: Callable[[], float] = time.monotonic
     _seen: dict[Stream, _Seen] = field(default_factory=dict[Stream, _Seen])
 
@@ -83,20 +91,28 @@ class Watches:
             self._fail(stream, seen, f"{type(error).__name__} {error}".rstrip())
             raise
         if response.status >= 400:
-            self._fail(stream, seen, f"HTTP {response.status}")
+            self._fail(stream, seen, f"HTTP {response.status}", denied=response.status in DENIED)
         elif is_watch:
-            seen.refusal, seen.opened_at = "", self.clock()
+            seen.refusal, seen.denied, seen.opened_at = "", False, self.clock()
             self.opened(stream)
         return response
 
     def dead(self) -> list[str]:
-        """Watches that nobody opens any more: only a restart helps."""
+        """Watches that nobody opens, or tries to open, any more: only a restart helps."""
         now = self.clock()
-        return [
-            f"the watch of {stream} was last opened {now - (seen.opened_at or seen.since):.0f} s ago"
-            for stream, seen in self._seen.items()
-            if not seen.refusal and now - (seen.opened_at or seen.since) > self._patience(seen)
-        ]
+        told: list[str] = []
+        for stream, seen in self._seen.items():
+            opened = now - (seen.opened_at or seen.since)
+            if seen.refusal and now - seen.tried_at > RETRY_SECONDS:
+                told.append(f"the watch of {stream} ({seen.refusal}) was last tried {now - seen.tried_at:.0f} s ago")
+            elif not seen.refusal and opened > self._patience(seen):
+                told.append(f"the watch of {stream} was last opened {opened:.0f} s ago")
+        return told
+
+    def is_denied(self, stream: Stream) -> bool:
+        """Whether the API server's last answer was that we may not."""
+        seen = self._seen.get(stream)
+        return seen is not None and seen.denied
 
     def refused(self) -> list[str]:
         """Watches that the API server does not open, with its answer."""
@@ -106,8 +122,10 @@ class Watches:
     def _patience(seen: _Seen) -> float:
         return START_SECONDS if seen.opened_at is None else SILENT_SECONDS
 
-    def _fail(self, stream: Stream, seen: _Seen, refusal: str) -> None:
-        seen.refusal = refusal
+    def _fail(self, stream: Stream, seen: _Seen, refusal: str, *, denied: bool = False) -> None:
+        seen.refusal, seen.denied, seen.tried_at = refusal, denied, self.clock()
+        if denied:
+            self.denied(stream)
         if self.clock() - seen.told_at >= TELL_SECONDS or not seen.told_at:
             seen.told_at = self.clock()
             log.warning("%s cannot be watched (%s); it is tried again", stream, refusal)

@@ -7,12 +7,16 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any, cast
 
+import aiohttp
+import pytest
 from tests.contract.apiserver import ApiServer
 from tests.contract.kubernetes.relay import relayed
 
 from kapstan.cluster.kubernetes.client import LEASES, Client
 from kapstan.cluster.kubernetes.elector import Elector
+from kapstan.errors import ClusterRefused
 
 NAME = "election"
 
@@ -117,3 +121,56 @@ def test_a_leader_that_was_replaced_stops(api_server: ApiServer) -> None:
             await first.hold()
 
     asyncio.run(body())
+
+
+class Refusing:
+    """A client whose requests are refused as often as it is told, by the API server's own answer to a stranger."""
+
+    def __init__(self, client: Client, stranger: Client) -> None:
+        self._client = client
+        self._stranger = stranger
+        self.refusals = 0
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        refuse = self.refusals > 0 and name in ("get", "replace")
+        if refuse:
+            self.refusals -= 1
+            self.refused += 1
+        return getattr(self._stranger if refuse else self._client, name)
+
+
+@pytest.mark.parametrize("when", ["before it leads", "while it leads"])
+def test_a_refusal_or_two_do_not_end_the_leader(api_server: ApiServer, when: str) -> None:
+    """A token that is just being replaced, a role binding that is just being written."""
+
+    async def body() -> None:
+        async with asyncio.timeout(30), electing(api_server) as client, anonymous(client) as stranger:
+            with pytest.raises(ClusterRefused):
+                await stranger.get(LEASES.path("default", NAME))
+            refusing = Refusing(client, stranger)
+            ours = elector(cast("Client", refusing), "a")
+            if when == "before it leads":
+                refusing.refusals = 2
+            await ours.acquire()
+            holding = asyncio.create_task(ours.hold())
+            if when == "while it leads":
+                refusing.refusals = 2
+            done, _ = await asyncio.wait([holding], timeout=2)
+            assert not done
+            assert refusing.refused == 2
+            assert ours.refused_since is None, "it was answered since"
+            assert (await holder(client))[0] == "a"
+            refusing.refusals = 1000
+            await asyncio.wait_for(holding, 10)
+            assert ours.refused_since is not None
+
+    asyncio.run(body())
+
+
+@contextlib.asynccontextmanager
+async def anonymous(client: Client) -> AsyncGenerator[Client]:
+    """Somebody whom the API server knows, and who has no rights."""
+    connector = aiohttp.TCPConnector(ssl=False)
+    async with aiohttp.ClientSession(connector=connector, headers={"Authorization": "Bearer nonsense"}) as session:
+        yield Client(client.server, session)

@@ -131,3 +131,39 @@ def test_an_operator_that_starts_without_a_right_leads_when_it_has_it(install: I
     operator.leads()
     team.started("r1")
     told(operator, Health(200, [], leading=True))
+
+
+def test_a_namespace_without_rights_keeps_no_other_from_being_served(install: Install, make_team: MakeTeam) -> None:
+    rich, poor = make_team("rich"), make_team("shut")
+    installation = install("two-system", "namespaces={rich,shut}", signing_key("rich"), signing_key("shut"))
+    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{poor.name}/rolebindings"
+    binding = installation.server.request("GET", f"{path}/{installation.account}").body
+    assert installation.server.request("DELETE", f"{path}/{installation.account}").code == 200
+    until(lambda: installation.may("list", "", "pods", poor.name), lambda may: not may, "the right is gone")
+    poor.run("p1")
+    operator = installation.start("a").leads()
+    rich.run("r1")
+    rich.started("r1")
+    assert (poor.jobs("p1"), poor.status("p1")) == ([], {})
+    health = operator.ask("/readyz")
+    assert refusal(next(iter(sources(TABLE))), poor.name) in health.problems
+    binding["metadata"] = {"name": binding["metadata"]["name"], "namespace": poor.name}
+    assert installation.server.request("POST", path, binding).code == 201
+    poor.started("p1")
+    assert poor.jobs("p1") == ["p1-1"]
+    told(operator, Health(200, [], leading=True))
+
+
+def test_ten_namespaces_are_ninety_watches_and_leave_requests_their_connections(
+    install: Install, make_team: MakeTeam
+) -> None:
+    """All watches in the one pool of 64 connections kept the operator from ever leading."""
+    teams = [make_team(f"many-{number}") for number in range(10)]
+    names = ",".join(team.name for team in teams)
+    installation = install("many-system", f"namespaces={{{names}}}", *(signing_key(team.name) for team in teams))
+    operator = installation.start("a").leads()
+    for team in teams:
+        team.run("r1")
+    for team in teams:
+        team.started("r1")
+    told(operator, Health(200, [], leading=True))

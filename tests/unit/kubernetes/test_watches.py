@@ -12,7 +12,7 @@ import pytest
 from yarl import URL
 
 from kapstan.controllers.log import JsonFormatter, secrets_of
-from kapstan.controllers.watches import SILENT_SECONDS, START_SECONDS, Stream, Watches
+from kapstan.controllers.watches import RETRY_SECONDS, SILENT_SECONDS, START_SECONDS, Stream, Watches
 from kapstan.settings import Settings
 
 JOBS = Stream("batch", "jobs", "team")
@@ -106,10 +106,12 @@ def test_a_refused_watch_is_told_but_not_cured_by_a_restart(
 ) -> None:
     ask(watches, answer=403)
     ask(watches, answer=403)
-    clock.now += SILENT_SECONDS * 2
-    assert watches.dead() == []
     assert watches.refused() == ["the watch of jobs.batch in team: HTTP 403"]
     assert len(caplog.records) == 1, "said once, not at each try"
+    clock.now += SILENT_SECONDS * 2
+    ask(watches, answer=403)
+    assert watches.dead() == []
+    assert watches.is_denied(JOBS)
     ask(watches)
     assert watches.refused() == []
 
@@ -118,6 +120,27 @@ def test_an_outage_passes_on(watches: Watches) -> None:
     with pytest.raises(aiohttp.ClientConnectionError):
         ask(watches, answer=aiohttp.ClientConnectionError("refused"))
     assert watches.refused() == ["the watch of jobs.batch in team: ClientConnectionError refused"]
+
+
+def test_a_watch_that_nobody_tries_any_more_after_a_failure_is_dead(watches: Watches, clock: Clock) -> None:
+    ask(watches)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        ask(watches, answer=aiohttp.ClientConnectionError("refused"))
+    clock.now += RETRY_SECONDS
+    assert watches.dead() == []
+    clock.now += 1
+    assert watches.dead() == [
+        "the watch of jobs.batch in team (ClientConnectionError refused) was last tried 121 s ago"
+    ]
+
+
+def test_an_outage_is_no_denial(watches: Watches) -> None:
+    denied: list[Stream] = []
+    watches.denied = denied.append
+    ask(watches, answer=500)
+    assert denied == []
+    ask(watches, answer=403)
+    assert denied == [JOBS]
 
 
 def test_requests_of_others_are_not_counted(watches: Watches) -> None:

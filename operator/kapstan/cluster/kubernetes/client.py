@@ -1,8 +1,8 @@
 """A thin client of the Kubernetes API: paths in, plain dicts out, answers as Kapstan's own exceptions.
 
-One aiohttp session serves the operator's requests and kopf's watches alike. The `kubernetes` package reads the
-configuration (kubeconfig with all its ways to log in, or the pod's service account) and refreshes tokens; its models
-are left alone, because turning every answer into objects costs more than the rest of the work
+One aiohttp session serves the operator's requests, another one all watches, kopf's included. The `kubernetes` package
+reads the configuration (kubeconfig with all its ways to log in, or the pod's service account) and refreshes tokens; its
+models are left alone, because turning every answer into objects costs more than the rest of the work
 (docs/decisions/0005-api-requests.md). Called by the adapters beside it and by `controllers`; knows no kind of ours.
 """
 
@@ -99,9 +99,18 @@ class Client:
         NotFound: no such object, or no such kind.
     """
 
-    def __init__(self, server: str, session: aiohttp.ClientSession, *, namespace: str = "default") -> None:
+    def __init__(
+        self,
+        server: str,
+        session: aiohttp.ClientSession,
+        *,
+        namespace: str = "default",
+        watching: aiohttp.ClientSession | None = None,
+    ) -> None:
         self.server = server.rstrip("/")
         self.session = session
+        self.watching = watching or session
+        """For watches, each of which keeps a connection: as many as there are, and none that a request waits for."""
         self.namespace = namespace
 
     @classmethod
@@ -123,17 +132,22 @@ class Client:
                 request.headers["Authorization"] = token
             return await handler(request)
 
-        session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=_tls(configuration)),
-            timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
-            proxy=configuration.proxy,
-            middlewares=(authorise, *middlewares),
-            headers={"User-Agent": "kapstan"},
-        )
-        return cls(configuration.host, session, namespace=namespace)
+        tls = _tls(configuration)
+
+        def session(limit: int) -> aiohttp.ClientSession:
+            return aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=limit, ssl=tls),
+                timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS),
+                proxy=configuration.proxy,
+                middlewares=(authorise, *middlewares),
+                headers={"User-Agent": "kapstan"},
+            )
+
+        return cls(configuration.host, session(CONNECTIONS), namespace=namespace, watching=session(0))
 
     async def close(self) -> None:
         await self.session.close()
+        await self.watching.close()
 
     # ------------------------------------------------------------------ verbs
 
@@ -200,7 +214,7 @@ class Client:
         } | _selectors(labels, fields)
         timeout = aiohttp.ClientTimeout(total=seconds + 30, sock_connect=CONNECT_SECONDS, sock_read=90)
         try:
-            async with self.session.get(self.server + path, params=query, timeout=timeout) as response:
+            async with self.watching.get(self.server + path, params=query, timeout=timeout) as response:
                 if response.status >= 400:
                     raise _refusal(response.status, await response.read(), path)
                 buffer = b""

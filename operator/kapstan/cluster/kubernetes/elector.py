@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from typing import Any
 
 from kapstan.cluster.kubernetes.cache import within
 from kapstan.cluster.kubernetes.client import LEASES, Client
-from kapstan.errors import ClusterUnavailable, NotFound, ResourceConflict
+from kapstan.errors import ClusterRefused, ClusterUnavailable, NotFound, ResourceConflict
+
+log = logging.getLogger("kapstan.operator")
 
 Json = dict[str, Any]
 
@@ -40,14 +43,17 @@ class Elector:
     clock: Callable[[], float] = time.monotonic
     transitions: int = 0
     """How often the Lease has changed hands, ours included: greater for every later leader."""
+    refused_since: float | None = None
+    """Since when the API server refuses us the Lease (401, 403), by ``clock``; None: it does not."""
     _seen: tuple[str, float] = field(default=("", 0.0))
 
     async def acquire(self) -> None:
         """Return once this process leads."""
         while True:
-            with contextlib.suppress(ClusterUnavailable, ResourceConflict, TimeoutError):
+            with contextlib.suppress(ClusterUnavailable, ClusterRefused, ResourceConflict, TimeoutError):
                 async with asyncio.timeout(self.renew_seconds):
                     lease = await self._read()
+                    self.refused_since = None
                     if self._is_free(lease):
                         await self._take(lease)
                         return
@@ -71,12 +77,14 @@ class Elector:
                         return
                     await self._write(lease, self.identity)
                     renewed_at = begun
-            except (ClusterUnavailable, ResourceConflict, NotFound, TimeoutError):
+                    self.refused_since = None
+            except (ClusterUnavailable, ClusterRefused, ResourceConflict, NotFound, TimeoutError):
+                # A token or a role that is just being replaced is refused once; the deadline decides.
                 continue
 
     async def release(self) -> None:
         """Hand over now instead of at the lease's end."""
-        with contextlib.suppress(ClusterUnavailable, ResourceConflict, NotFound, TimeoutError):
+        with contextlib.suppress(ClusterUnavailable, ClusterRefused, ResourceConflict, NotFound, TimeoutError):
             async with asyncio.timeout(self.renew_seconds):
                 lease = await self._read()
                 if within(lease, "spec").get("holderIdentity") == self.identity:
@@ -106,15 +114,26 @@ class Elector:
             return await self.client.get(LEASES.path(self.namespace, self.name))
         except NotFound:
             return None
+        except ClusterRefused as error:
+            self._refused(error)
+            raise
+
+    def _refused(self, error: ClusterRefused) -> None:
+        if self.refused_since is None:
+            self.refused_since = self.clock()
+            log.warning("the Lease %s/%s is refused (%s); it is tried again", self.namespace, self.name, error)
 
     async def _write(self, lease: Json | None, holder: str) -> None:
         """Replace what was read; the version in it lets only one of two writers win."""
         if lease is None:
             raise NotFound(f"the Lease {self.namespace}/{self.name} is gone")
         path = LEASES.path(self.namespace, self.name)
-        await self.client.replace(
-            path, lease | {"spec": within(lease, "spec") | self._spec(holder)}, field_manager="kapstan-operator"
-        )
+        body = lease | {"spec": within(lease, "spec") | self._spec(holder)}
+        try:
+            await self.client.replace(path, body, field_manager="kapstan-operator")
+        except ClusterRefused as error:
+            self._refused(error)
+            raise
 
     async def _wait_for_change(self, lease: Json | None) -> None:
         """Until the Lease is written or ``retry_seconds`` pass: a release is seen at once."""

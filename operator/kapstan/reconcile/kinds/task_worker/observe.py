@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kapstan.errors import QueueUnavailable
+from kapstan.errors import BackendError
 from kapstan.ports import Depth, Key, Manifest, SessionInfo, WorkerObservation
 from kapstan.reconcile.kinds.task_worker.drains import Drains
 from kapstan.reconcile.kinds.task_worker.observed import WorkersObserved
@@ -41,5 +41,5 @@ def _look_at_queue(
         prefixes = tuple(member.session_prefix for member in members.members)
         served = {task for session in sessions if session.session.startswith(prefixes) for task in session.tasks}
         return sessions, queue.depth(sorted(served)) if served else None, ""
-    except QueueUnavailable as error:
+    except BackendError as error:  # Redis is away, or the operator was given no key for this namespace
         return None, None, str(error)
