@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,8 +122,7 @@ def test_a_home_too_deep_for_a_socket_path_works(home: Path, monkeypatch: pytest
 def test_a_runtime_folder_that_is_too_deep_or_cannot_be_used_is_passed_over(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = tmp_path / "t"
-    short.mkdir()
+    short = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))  # the path of a socket has at most 107 characters
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("tempfile.tempdir", str(short))
     deep = home / ("deep" * 30)
@@ -133,6 +133,7 @@ def test_a_runtime_folder_that_is_too_deep_or_cannot_be_used_is_passed_over(
         queue.close()
         assert next(short.iterdir()).is_dir()
         assert server.stop(deep)
+    shutil.rmtree(short)
 
 
 def test_without_any_program_the_error_says_what_to_do(
