@@ -29,6 +29,7 @@ from tests.bench import (
     flow_calls,
     imports,
     latency,
+    listing,
     on_cluster,
     queued,
     submitting,
@@ -52,6 +53,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "fairness": disturbed.fairness,
     "recovery": disturbed.recovery,
     "queued": queued.queued,
+    "list": listing.listing,
     "import": imports.imports,
 }
 

@@ -47,5 +47,7 @@ GOALS = {
     "cluster": at_most(1.1),
     "fairness": at_most(1.1),
     "recovery": Goal(50, "least", "figure"),
+    "list": Goal(100, "least", "figure"),
+    "list-next": Goal(100, "least", "figure"),
     "import": Goal(60, "least", "figure"),
 }
