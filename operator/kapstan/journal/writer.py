@@ -3,47 +3,52 @@
 One write is in flight at a time; what arrives meanwhile goes together in the next one. Whoever calls ``append`` and
 finds nobody writing writes, for all that wait: a lone call needs no other thread. What was left by ``post`` is written
 by a thread of the journal's own.
+
+An exception of a signal (a time limit, Ctrl-C, SIGTERM) may be raised between any two steps of a caller. So there is no
+lock that it could leave behind: the right to write is an entry of a dict, and every change of state is one step of the
+interpreter, in an order in which the next writer can go on from any of them. The journal's own thread, which gets no
+such exception, goes on for a caller that was interrupted; the exception leaves ``append`` when the record is settled.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 from kapstan.codec import Codec
-from kapstan.errors import BackendError, Fenced, StoreUnavailable
+from kapstan.errors import BackendError, Fenced
 from kapstan.ids import RunId, new_nonce
 from kapstan.journal.history import History, Opening, Record, decode, encode, fold, log_name
 from kapstan.ports import Store
 
 SEGMENT_BYTES = 120_000  # up to here one write costs at most 1.5 small ones
+_WRITER, _SERVER = "writer", "server"
+logger = logging.getLogger("kapstan.journal")
 
 Done = Callable[[BaseException | None], None]
 """Called once, from another thread, when a posted record is durable (None) or cannot be (the error). Must not block."""
 
 
 class _Entry:
-    """Records of one call, on their way. ``turn`` is set when they are settled, or when this thread is to write; only
-    a caller that must wait has one."""
+    """Records of one call, on their way. ``bell`` wakes its thread: they are settled, or it may write now."""
 
-    __slots__ = ("done", "error", "gone", "records", "settled", "size", "turn")
+    __slots__ = ("bell", "done", "error", "gone", "records", "settled", "size", "told")
 
     def __init__(self, records: Sequence[bytes], done: Done | None = None) -> None:
         self.records = records
         self.size = sum(map(len, records))
         self.done = done
-        self.turn: threading.Event | None = None
+        self.bell: SimpleQueue[None] | None = None  # only a caller that must wait has one
         self.settled = False
-        self.gone = False  # its thread was interrupted and does not wait any more
+        self.told = False
+        self.gone = False  # its thread was interrupted and writes no more
         self.error: BaseException | None = None
 
-    def settle(self, error: BaseException | None) -> None:
-        self.error, self.settled = error, True
-        if self.turn is not None:
-            self.turn.set()
-        if self.done is not None:
-            self.done(error)
+
+_CLOSE = _Entry(())  # what the thread is told at the end
 
 
 class Journal:
@@ -53,12 +58,12 @@ class Journal:
         self._codec = codec
         self._run_id = run_id
         self._log = store.log(log_name(run_id))
-        self._lock = threading.Lock()
         self._waiting: deque[_Entry] = deque()
-        self._writer: _Entry | None = None  # whose thread writes now
+        self._batch: list[_Entry] = []  # what is being written
+        self._turn: dict[str, _Entry] = {}  # who writes, and which thread serves; taken by ``setdefault``, one step
         self._ended: BaseException | None = None
-        self._posting = _Entry(())  # stands for the thread that writes what was posted
-        self._posted = threading.Event()  # that thread is to write, or to end
+        # What the thread is to do: None, look at what waits; an entry, tell of its end or go on for its caller.
+        self._bell: SimpleQueue[_Entry | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def open(self, attempt: int, *, host: str, now: float, retries: int = 0, token: str | None = None) -> History:
@@ -85,7 +90,8 @@ class Journal:
         return history
 
     def append(self, *records: Record) -> None:
-        """Write ``records`` together; returns when they are durable.
+        """Write ``records`` together; returns when they are durable. An exception of a signal is raised when that is
+        settled, too.
 
         Raises:
             Fenced: another attempt has begun.
@@ -93,20 +99,22 @@ class Journal:
             StoreRefused: the store said no.
         """
         entry = _Entry([encode(record, self._codec, self._run_id) for record in records])
+        if self._ended is not None:
+            raise self._ended
         try:
-            with self._lock:
-                if self._writer is not None:
-                    entry.turn = threading.Event()
-                self._queue(entry)
-                if self._writer is None:
-                    self._writer = entry
-            if entry.turn is not None:
-                entry.turn.wait()
-            while self._writer is entry and not entry.settled:
-                self._write_batch()
-        finally:  # also when a signal's exception came in between
-            entry.gone = True
-            self._pass_on(entry)
+            self._waiting.append(entry)
+            while not entry.settled:
+                if self._turn.setdefault(_WRITER, entry) is entry:
+                    self._write_batch(self._answer)
+                else:
+                    self._wait(entry)
+            if self._turn.get(_WRITER) is entry:
+                self._pass_on()
+        except BaseException:
+            self._bell.put(entry)  # before anything that could be interrupted in its turn
+            while not entry.settled:
+                self._wait(entry)
+            raise
         if entry.error is not None:
             raise entry.error
 
@@ -117,10 +125,17 @@ class Journal:
             Fenced: another attempt has begun.
         """
         entry = _Entry((encode(record, self._codec, self._run_id),), done)
-        with self._lock:
-            self._queue(entry)
-            if self._writer is None:
-                self._wake_posting()
+        if self._ended is not None:
+            raise self._ended
+        try:
+            self._waiting.append(entry)
+            if _WRITER not in self._turn:
+                self._bell.put(None)
+            self._need_thread()
+        except BaseException:
+            self._bell.put(entry)
+            self._need_thread()
+            raise
 
     def flush(self) -> None:
         """Wait until everything posted before is durable; raises as ``append``."""
@@ -132,40 +147,53 @@ class Journal:
             if self._ended is None:
                 self.flush()
         finally:
-            with self._lock:
-                self._ended = self._ended or ValueError("the journal is closed")
-                self._posted.set()
             if self._thread is not None:
+                self._bell.put(_CLOSE)
                 self._thread.join()
+            self._ended = self._ended or ValueError("the journal is closed")
             self._log.close()
 
     # ------------------------------------------------------------------ group commit
 
-    def _queue(self, entry: _Entry) -> None:
-        if self._ended is not None:
-            raise self._ended
-        self._waiting.append(entry)
+    def _wait(self, entry: _Entry) -> None:
+        """One step of a caller on its way to wait; it looks again after each, so that no bell is missed."""
+        if _SERVER not in self._turn:
+            self._need_thread()
+        if entry.bell is None:
+            entry.bell = SimpleQueue()
+        else:
+            entry.bell.get()
 
-    def _write_batch(self) -> None:
-        """Write what waits, up to the size of a segment; called by the one writer."""
-        batch: list[_Entry] = []
-        with self._lock:
+    def _write_batch(self, write: Callable[[Sequence[bytes]], BaseException | None]) -> None:
+        """Write what waits, up to the size of a segment; called by who has the turn, and again after an interruption:
+        then a record may be written twice, which readers count once."""
+        batch, waiting = self._batch, self._waiting
+        if batch:
+            if waiting and waiting[0] is batch[-1]:
+                waiting.popleft()
+        else:
             size = 0
-            while self._waiting and (not batch or size + self._waiting[0].size <= SEGMENT_BYTES):
-                batch.append(self._waiting.popleft())
+            while waiting and (not batch or size + waiting[0].size <= SEGMENT_BYTES):
+                batch.append(waiting[0])  # at every moment an entry stands in one of the two
+                waiting.popleft()
                 size += batch[-1].size
         records = batch[0].records if len(batch) == 1 else [record for entry in batch for record in entry.records]
-        error: BaseException | None = StoreUnavailable("interrupted while writing; whether it landed is unknown")
-        try:
-            error = self._write(records)
-        except BaseException:
-            error = self._write(records)  # a signal's exception: others wait for this write, so it is made all the same
-            raise
-        finally:
-            for entry in batch:
-                entry.settle(error)
+        error = self._ended or write(records)
+        while batch:
+            self._settle(batch[0], error)
+            del batch[0]
 
-    def _write(self, records: Sequence[bytes]) -> BaseException | None:
+    def _settle(self, entry: _Entry, error: BaseException | None) -> None:
+        if not entry.settled:
+            entry.error = error
+            entry.settled = True
+        if entry.bell is not None:
+            entry.bell.put(None)
+        if entry.done is not None:
+            self._bell.put(entry)
+
+    def _answer(self, records: Sequence[bytes]) -> BaseException | None:
+        """Write, in a caller's thread: what is no answer of the log's is a signal's exception, and raised."""
         try:
             if records:
                 self._log.append(records)
@@ -175,40 +203,75 @@ class Journal:
             return error
         return None
 
-    def _pass_on(self, entry: _Entry) -> None:
-        """``entry`` writes no more: the next that waits does, or nobody if nothing waits."""
-        refused: list[_Entry] = []
-        with self._lock:
-            if self._writer is not entry:
-                return
-            self._writer = None
-            if self._ended is not None:
-                refused = list(self._waiting)
-                self._waiting.clear()
-            elif self._waiting:
-                heir = next((other for other in self._waiting if other.done is None and not other.gone), None)
-                if heir is None:
-                    self._wake_posting()
-                else:
-                    self._writer = heir
-                    if heir.turn is not None:
-                        heir.turn.set()
-        for other in refused:
-            other.settle(self._ended)
+    def _any_answer(self, records: Sequence[bytes]) -> BaseException | None:
+        """Write, in the journal's thread: whatever goes wrong is the answer, for the thread must live on."""
+        try:
+            return self._answer(records)
+        except BaseException as error:  # noqa: BLE001  (told to whoever waits for these records)
+            return error
 
-    def _wake_posting(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_posted, name="kapstan-journal", daemon=True)
-            self._thread.start()
-        self._writer = self._posting
-        self._posted.set()
+    def _pass_on(self) -> None:
+        """The caller writes no more: the next that waits does, or the journal's thread, or nobody if nothing waits."""
+        self._turn.pop(_WRITER, None)
+        if not self._waiting:
+            return
+        try:
+            heir = self._waiting[0]
+        except IndexError:
+            return
+        if heir.done is not None or heir.gone:
+            self._bell.put(None)
+            self._need_thread()
+        elif heir.bell is not None:  # without one it has not begun to wait, and looks again before it does
+            heir.bell.put(None)
 
-    def _write_posted(self) -> None:
-        while True:
-            self._posted.wait()
-            self._posted.clear()
-            while self._writer is self._posting and self._waiting and self._ended is None:
-                self._write_batch()
-            self._pass_on(self._posting)
-            if self._ended is not None:
-                return
+    # ------------------------------------------------------------------ the journal's thread
+
+    def _need_thread(self) -> None:
+        if _SERVER not in self._turn:
+            thread = threading.Thread(target=self._serve, name="kapstan-journal", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def _serve(self) -> None:
+        me = _Entry(())
+        if self._turn.setdefault(_SERVER, me) is not me:
+            return  # two callers started one
+        closing = False
+        while not closing or not self._bell.empty():
+            entry = self._bell.get()
+            closing = closing or entry is _CLOSE
+            if entry is not None and entry is not _CLOSE:
+                self._take_on(entry, me)
+            self._write_all(me)
+        del self._turn[_SERVER]
+
+    def _write_all(self, me: _Entry) -> None:
+        """Write until nothing waits, unless a caller does."""
+        while (self._batch or self._waiting) and self._turn.setdefault(_WRITER, me) is me:
+            self._empty()
+
+    def _empty(self) -> None:
+        """Write until nothing waits, and let go of the turn."""
+        while self._batch or self._waiting:
+            self._write_batch(self._any_answer)
+        del self._turn[_WRITER]
+
+    def _take_on(self, entry: _Entry, me: _Entry) -> None:
+        """``entry`` is settled and its ``done`` is to be told, or its caller was interrupted, wherever that was."""
+        entry.gone = True
+        if self._turn.get(_WRITER) is entry:
+            self._turn[_WRITER] = me  # it was writing
+            self._empty()
+        elif not (entry in self._waiting or entry in self._batch or entry.settled):
+            self._waiting.append(entry)  # interrupted before it was queued
+        if entry.settled and entry.done is not None and not entry.told:
+            entry.told = True
+            _tell(entry.done, entry.error)
+
+
+def _tell(done: Done, error: BaseException | None) -> None:
+    try:
+        done(error)
+    except BaseException:  # a caller's code must not end the thread that others wait for
+        logger.exception("Error in the callback %s of a journal", getattr(done, "__qualname__", repr(done)))

@@ -90,8 +90,9 @@ class LocalLog:
 
     def close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            # First forgotten, then closed: closed twice, the number may be another file's by then.
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
     def _settle(self) -> None:
         """Keep the interrupted write if it was made, cut it off if it was made in part."""

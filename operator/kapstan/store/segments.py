@@ -82,7 +82,11 @@ class SegmentLog:
         number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
         shown: set[int] = set()
         while not self._create(number, mine := self._segment(number, "open", (opening,))):
-            shown = set(self._shown(max(segments, default=-1)))
+            last = max(segments, default=-1)
+            shown = set(self._shown(last))
+            if admit is not None:  # whoever won may be an attempt that refuses us, and a jump would fence it
+                segments.update(self._there(range(last + 1, max(shown) + 1)))
+                admit(self._records(segments))
             number, distance = max(shown) + distance, 2 * distance
         if missing := [below for below in range(number) if below not in segments]:
             self._take(missing, shown, segments)
@@ -118,12 +122,12 @@ class SegmentLog:
         self._fenced = self._fenced or not self._create(self._next, body)
         if self._fenced:
             raise Fenced(f"another attempt has taken over the journal {self._name}")
-        self._doubtful = None
-        self._next += 1
+        # Both at once: an exception of a signal between them would leave a number that is not ours to write.
+        self._doubtful, self._next = None, self._next + 1
         self._chunk.append(body)
         if len(self._chunk) == CHUNK:
-            self._checkpoint(self._next - CHUNK, self._chunk)
-            self._chunk = []
+            chunk, self._chunk = self._chunk, []
+            self._checkpoint(self._next - CHUNK, chunk)
 
     def _create(self, number: int, body: bytes) -> bool:
         return self._store.create(self._segment_key(number), body)
@@ -142,10 +146,9 @@ class SegmentLog:
                 ours += pool.map(self._create, free[1:], [fills[number] for number in free[1:]])
         segments.update({number: fills[number] for number, is_ours in zip(free, ours, strict=True) if is_ours})
         won = [number for number in missing if number not in segments]
-        for number, body in zip(won, self._read([self._segment_key(number) for number in won]), strict=True):
-            if body is None:
-                raise _damaged(self._name, f"segment {number} was there and is gone")
-            segments[number] = body
+        segments.update(self._there(won))
+        if gone := [number for number in won if number not in segments]:
+            raise _damaged(self._name, f"segment {gone[0]} was there and is gone")
 
     def _checkpoint(self, first: int, bodies: list[bytes]) -> None:
         """Write the full chunks in ``bodies``, whose first segment has number ``first``, on a thread of their own."""
@@ -185,8 +188,7 @@ class SegmentLog:
             segments.update(enumerate(bodies, len(segments)))
         checkpointed = len(segments)
         numbers = range(checkpointed, max(self._shown(checkpointed - 1), default=-1) + 1)
-        bodies = self._read([self._segment_key(number) for number in numbers])
-        segments.update({number: body for number, body in zip(numbers, bodies, strict=True) if body is not None})
+        segments.update(self._there(numbers))
         return segments, checkpointed
 
     def _shown(self, after: int) -> list[int]:
@@ -201,6 +203,11 @@ class SegmentLog:
             with ThreadPoolExecutor(min(_READERS, len(keys)), thread_name_prefix="kapstan-read") as pool:
                 stored = list(pool.map(self._store.get, keys))
         return [found.body if found else None for found in stored]
+
+    def _there(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Those of ``numbers`` that exist."""
+        bodies = self._read([self._segment_key(number) for number in numbers])
+        return {number: body for number, body in zip(numbers, bodies, strict=True) if body is not None}
 
     def _records(self, segments: dict[int, bytes]) -> list[bytes]:
         """The records in order, after a check that no writer wrote behind its fence."""
