@@ -4,6 +4,7 @@ repeats."""
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import count
 
 import pytest
@@ -281,3 +282,26 @@ def test_a_store_that_is_killed_and_comes_back_interrupts_nobody(own_minio: Mini
     assert writer.end == "stopped"
     check(final, [writer])
     assert final == [writer.opening, *writer.acknowledged]
+
+
+def test_a_late_opener_that_is_refused_does_not_fence_the_attempt_that_beat_it(store: Store) -> None:
+    """Attempt 2 has read the journal, then attempt 3 opens and writes: 2 must go without having jumped ahead of 3."""
+    first = SegmentLog(store, NAME)
+    first.open(b"open 1")
+    third = SegmentLog(store, NAME)
+
+    class Late(CrashingStore):
+        def create(self, key: str, body: bytes) -> bool:
+            if self.creates == 0:
+                third.open(b"open 3")
+                third.append([b"of 3"])
+            return super().create(key, body)
+
+    def admit(records: Sequence[bytes]) -> None:
+        if b"open 3" in records:
+            raise Fenced("a higher attempt has begun")
+
+    with pytest.raises(Fenced, match="a higher attempt has begun"):
+        SegmentLog(Late(store), NAME).open(b"open 2", admit)
+    third.append([b"more"])
+    assert SegmentLog(store, NAME).read() == [b"open 1", b"open 3", b"of 3", b"more"]
