@@ -157,8 +157,8 @@ class _Era:
     def current(self) -> int:
         return self._register.current()
 
-    def raise_above(self, era: int) -> int:
-        return self._register.raise_above(era)
+    def raise_for(self, start: str, above: int) -> int:
+        return self._register.raise_for(start, above)
 
     @property
     def _register(self) -> EraRegister:

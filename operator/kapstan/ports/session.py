@@ -18,7 +18,7 @@ class Renewed(NamedTuple):
     cancelled: list[RunId]
     """Claimed runs of this session that should be stopped."""
     reaped: list[str]
-    """Sessions whose lease had passed and whose runs went back to the queue in this call."""
+    """Sessions that this one saw silent for their lease, and whose runs went back to the queue in this call."""
     next_due: float | None
     """Seconds until a renewal has more to do than to renew: the next delayed run of the namespace is due, or the lease
     of another session ends. None if there is neither."""

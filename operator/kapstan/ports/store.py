@@ -78,7 +78,9 @@ class EraRegister(Protocol):
 
     def current(self) -> int: ...
 
-    def raise_above(self, era: int) -> int:
-        """An era greater than ``era``: raises the register by one unless somebody has already raised it above
-        ``era``."""
+    def raise_for(self, start: str, above: int) -> int:
+        """The era of one start of the server (its ``run_id``), greater than ``above`` and all that others were given.
+
+        Raises the register unless somebody has raised it for this very start already: two starts never share an era.
+        """
         ...

@@ -29,7 +29,7 @@ class KeySpec:
 
 
 KEYS = (
-    KeySpec("m", "hash", "permanent", "set_era", "era and the run_id of the server start that it belongs to"),
+    KeySpec("m", "hash", "permanent", "set_era", "era and run_id of its start; number of renewals; clock"),
     KeySpec(
         "n",
         "hash",
@@ -40,7 +40,7 @@ KEYS = (
     KeySpec("t:<run_id>", "string", "ending", "submit", "the record of a run; a TTL from its end on"),
     KeySpec("q:<route>", "list", "empties", "step", "ids of ready runs, next first"),
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
-    KeySpec("s", "zset", "empties", "renew", "sessions by the end of their lease (ms)"),
+    KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("dr:<process>", "string", "ttl", "drain", "a pod or process was drained, whatever sessions it opens"),
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),

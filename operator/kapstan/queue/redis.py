@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ T = TypeVar("T")
 _BULK = 250  # runs per call of submit_many
 _TOGETHER = 500  # commands of one pipeline
 _IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
+_PAUSES = (0.02, 0.1)  # seconds; see expire_session
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -143,26 +145,28 @@ class RedisQueue:
 
     def expire_session(self, session_prefix: str) -> list[str]:
         ended: list[str] = []
-        done = False
-        while not done:
-            packed = scripts.expire.pack(self.prefix, session_prefix, 0, 1, self.settings.result_ttl_seconds)
-            _, done, names = self.call(packed)
+        pauses = iter(_PAUSES)
+        while True:
+            packed = scripts.expire.pack(self.prefix, session_prefix, 0, self.settings.result_ttl_seconds)
+            _, done, names, living = self.call(packed)
             ended += [name.decode() for name in names]
-        return sorted(set(ended))
+            if not done:
+                continue
+            # The server may not have seen yet that the dead process' connection is closed.
+            if not living or (pause := next(pauses, None)) is None:
+                return sorted(set(ended))
+            time.sleep(pause)
 
     def drain_session(self, session_prefix: str) -> list[str]:
         return [name.decode() for name in self.call(scripts.drain.pack(self.prefix, session_prefix, 0))[1]]
 
     def sessions(self) -> list[SessionInfo]:
-        flat = self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1, "WITHSCORES"))
+        names = [name.decode() for name in self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1))]
+        all_fields = self.commands([pack("HGETALL", f"{self.prefix}w:{name}") for name in names])
         seconds, micros = self.command(pack("TIME"))
-        now = int(seconds) + int(micros) / 1e6
-        found = [_session_info(name, end - now * 1000, fields) for name, end, fields in self._with_fields(flat)]
+        now = int(seconds) * 1000 + int(micros) / 1000
+        found = [_session_info(name, now, fields) for name, fields in zip(names, all_fields, strict=True)]
         return [info for info in found if info is not None]
-
-    def _with_fields(self, sessions: list[Any]) -> Iterator[tuple[str, float, dict[bytes, bytes]]]:
-        for name, end in sessions:
-            yield name.decode(), end, self.command(pack("HGETALL", f"{self.prefix}w:{name.decode()}"))
 
     def ping(self) -> str:
         about = self.command(pack("INFO", "server"))
@@ -301,7 +305,7 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:60] or "host"
 
 
-def _session_info(name: str, lease_left_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:
+def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:
     if b"@" not in fields:
         return None
     info = json.loads(fields[b"@"])
@@ -312,5 +316,5 @@ def _session_info(name: str, lease_left_ms: float, fields: dict[bytes, bytes]) -
         lanes=info["lanes"],
         claimed=sum(1 for field in fields if len(field) == 22),
         draining=b"!" in fields,
-        lease_left=lease_left_ms / 1000,
+        lease_left=(info["lease"] - max(0.0, now_ms - int(fields[b"="]))) / 1000,
     )

@@ -10,16 +10,30 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import EraRegister, Renewed
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
+from kapstan.queue.silence import Silence
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 Call = Callable[[bytes], Any]
+_ENDED_A_CALL = 3  # sessions that one renewal ends: each may hold 1,000 runs
+_MOST_CALLS = 20
+
+
+class _Answer(NamedTuple):
+    """What one call of ``renew`` said of the queue."""
+
+    alive: bool
+    drain: bool
+    due: int
+    cancelled: list[RunId]
+    silent: list[tuple[str, int, int]]
+    """Sessions that have not renewed since this one did before: name, number of the last renewal, lease in ms."""
 
 
 class RedisSession:
@@ -45,10 +59,11 @@ class RedisSession:
         self._prefix = prefix
         self._name = name
         self._routes = tuple(routes)
-        info = {"worker": worker, "tasks": list(tasks), "queue": queue, "routes": list(routes), "lanes": lanes}
-        self._info = json.dumps({**info, "host": socket.gethostname()}).ljust(80)
         settings = dialer.settings
-        self._lease_ms = round(settings.lease_seconds * 1000)
+        info = {"worker": worker, "tasks": list(tasks), "queue": queue, "routes": list(routes), "lanes": lanes}
+        info |= {"host": socket.gethostname(), "lease": round(settings.lease_seconds * 1000)}
+        self._info = json.dumps(info).ljust(80)
+        self._silence = Silence(settings.beat_seconds, settings.lease_seconds)
         self._ttl = settings.result_ttl_seconds
         self._max_crashes = settings.max_crashes
         self._wake = Wake()
@@ -68,32 +83,63 @@ class RedisSession:
         return answer
 
     def _renew(self, opening: int) -> Renewed:
-        packed = scripts.renew.pack(
-            self._prefix, self._name, self._lease_ms, self._info, opening, self._ttl, *self._routes
-        )
-        while (reply := self._call(packed))[1] == b"ERA":
-            self._raise_era()
-        _, _, alive, draining, next_due, cancelled, reaped = reply
+        """Renew, and once more as long as there are sessions to end that were silent for their lease."""
+        first, ended = self._renewal(opening, [])
+        last, silent = first, list[tuple[str, int, float]]()
+        for _ in range(_MOST_CALLS):
+            silent = [(name, number, lease / 1000 - self._silence.of(number)) for name, number, lease in last.silent]
+            dead = [(name, number) for name, number, left in silent if left <= 0]
+            if not dead:
+                break
+            last, more = self._renewal(0, dead[:_ENDED_A_CALL])
+            ended += more
+        due = [max(0.0, left) for _, _, left in silent]
+        if last.due >= 0:
+            due.append(last.due / 1000)
         return Renewed(
-            alive=bool(alive),
-            drain=bool(draining),
-            cancelled=[run_id.decode() for run_id in cancelled],
-            reaped=[name.decode() for name in reaped],
-            next_due=next_due / 1000 if next_due >= 0 else None,
+            alive=first.alive,
+            drain=last.drain,
+            cancelled=last.cancelled,
+            reaped=ended,
+            next_due=min(due, default=None),
         )
 
-    def _raise_era(self) -> None:
-        """Let this start of the server mint tokens: an era above every one that was ever used, from the register.
+    def _renewal(self, opening: int, dead: Sequence[tuple[str, int]]) -> tuple[_Answer, list[str]]:
+        rest = [part for each in dead for part in each]
+        packed = scripts.renew.pack(
+            self._prefix,
+            self._name,
+            self._info,
+            opening,
+            self._ttl,
+            self._silence.last,
+            len(dead),
+            *rest,
+            *self._routes,
+        )
+        while (reply := self._call(packed))[1] == b"ERA":
+            self._raise_era(reply[2].decode(), int(reply[3]))
+        _, _, alive, draining, due, cancelled, ended, number, era, silent = reply
+        self._silence.answered(time.monotonic(), number, era)
+        others = [
+            (silent[at].decode(), int(float(silent[at + 1])), int(silent[at + 2])) for at in range(0, len(silent), 3)
+        ]
+        answer = _Answer(bool(alive), bool(draining), due, [run_id.decode() for run_id in cancelled], others)
+        return answer, [name.decode() for name in ended]
+
+    def _raise_era(self, run_id: str, stored: int) -> None:
+        """Let the start ``run_id`` of the server mint tokens: an era above every one that was ever used, which the
+        register gave to this start alone.
 
         Raises:
             StoreUnavailable: the register's store does not answer.
         """
-        era = self._register.raise_above(self._register.current())
         while True:
-            _, answer, stored = self._call(scripts.set_era.pack(self._prefix, f"{era:06d}", self._lease_ms))
+            era = self._register.raise_for(run_id, stored)
+            _, answer, in_force, now = self._call(scripts.set_era.pack(self._prefix, f"{era:06d}", run_id))
             if answer == b"OK":
                 return
-            era = self._register.raise_above(max(int(stored), self._register.current()))
+            run_id, stored = now.decode(), int(in_force)
 
     def wait(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -151,7 +197,7 @@ class RedisSession:
         self._call(scripts.drain.pack(self._prefix, self._name, 1))
 
     def close(self) -> None:
-        while not self._call(scripts.expire.pack(self._prefix, self._name, 1, 0, self._ttl))[1]:
+        while not self._call(scripts.expire.pack(self._prefix, self._name, 1, self._ttl))[1]:
             pass
         if self._wire is not None:
             self._wire.close()

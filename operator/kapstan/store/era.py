@@ -33,17 +33,17 @@ class StoredEra:
 
     def current(self) -> int:
         stored = self._store.get(self._key)
-        return 0 if stored is None else self._era(stored)
+        return 0 if stored is None else self._read(stored)[0]
 
-    def raise_above(self, era: int) -> int:
+    def raise_for(self, start: str, above: int) -> int:
         while True:
             stored = self._store.get(self._key)
-            now = 0 if stored is None else self._era(stored)
-            if now > era:
+            now, named = (0, "") if stored is None else self._read(stored)
+            if named == start and now > above:
                 return now
-            raised = max(now, era) + 1
+            raised = max(now, above) + 1
             # The nonce keeps versions apart (they may be digests) and tells our own bytes from another's raise.
-            value = {"v": FORMAT, "era": raised, "nonce": new_nonce()}
+            value = {"v": FORMAT, "era": raised, "start": start, "nonce": new_nonce()}
             body = self._codec.encode(value, "register", self._key)
             if stored is None:
                 if self._store.create(self._key, body):
@@ -51,8 +51,9 @@ class StoredEra:
             elif self._store.replace(self._key, body, stored.version) is not None:
                 return raised
 
-    def _era(self, stored: Stored) -> int:
+    def _read(self, stored: Stored) -> tuple[int, str]:
+        """The era, and the start of the server that it was raised for."""
         value: Any = self._codec.decode_json(stored.body, "register", self._key)
         if value["v"] not in READABLE:
             raise StoreUnsafe(f"the era register has format {value['v']}; this release reads {READABLE}")
-        return value["era"]
+        return value["era"], value.get("start", "")

@@ -17,13 +17,14 @@ class Register:
 
     def __init__(self) -> None:
         self.era = 0
+        self.start = ""
 
     def current(self) -> int:
         return self.era
 
-    def raise_above(self, era: int) -> int:
-        if self.era <= era:
-            self.era = era + 1
+    def raise_for(self, start: str, above: int) -> int:
+        if self.start != start or self.era <= above:
+            self.era, self.start = max(self.era, above) + 1, start
         return self.era
 
 
@@ -46,6 +47,11 @@ class Worker:
     @property
     def lane(self) -> Lane:
         return self.lanes[0]
+
+    def die(self) -> None:
+        """As the kernel ends it: its connections are closed, and nobody is told."""
+        for part in (*self.lanes, self.session):
+            part._wire.close()  # type: ignore[attr-defined]
 
     def close(self) -> None:
         for lane in self.lanes:

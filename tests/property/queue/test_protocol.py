@@ -46,7 +46,6 @@ class Modelled:
     token: Token = NEVER
     attempt: int = 1
     crashes: int = 0
-    alone: bool = False
     cancelling: bool = False
     holder: tuple[str, int] | None = None
     envelope: bytes = b"arguments"
@@ -98,7 +97,7 @@ class Protocol(RuleBasedStateMachine):
             assert claim.token > model.token, "tokens grow"
             assert (claim.run_id, claim.token) not in self.minted, "tokens never repeat"
             assert (claim.attempt, claim.crashes, claim.envelope) == (model.attempt, model.crashes, b"arguments")
-            assert len(claims) == 1 or (model.effect == "p" and not model.alone), "only what is pure comes in batches"
+            assert len(claims) == 1 or model.effect == "p", "only what is pure comes in batches"
             self.minted.add((claim.run_id, claim.token))
             model.state, model.token, model.holder = "running", claim.token, (name, lane)
             model.claims.append(claim)
@@ -238,14 +237,10 @@ class Protocol(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def worker_dies(self, which: int) -> None:
         name = sorted(self.workers)[which % len(self.workers)]
-        held = {run_id: self.runs[run_id].holder[1] for run_id in self.held_by(name)}
+        held = self.held_by(name)
         assert self.queue.expire_session(name) == [name]
-        for run_id, lane in held.items():
-            if list(held.values()).count(lane) == 1:
-                self.runs[run_id].crashes += 1
-            else:
-                self.runs[run_id].alone = True
-            self.let_go(run_id)
+        for run_id in held:
+            self.let_go(run_id)  # and charged to none of them
         dead = self.workers.pop(name)
         dead.close()
         self.hire()

@@ -5,10 +5,11 @@
 -- ARGV: name exact
 --   exact: as in expire
 -- Reply: format, names of the sessions
+-- include: named
 local names = {}
 if ARGV[2] == '0' then call('SET', P .. 'dr:' .. string.gsub(ARGV[1], '%-$', ''), '1', 'EX', 86400) end
 for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
-  if session == ARGV[1] or (ARGV[2] == '0' and sub(session, 1, #ARGV[1]) == ARGV[1]) then
+  if session == ARGV[1] or (ARGV[2] == '0' and begins(session, ARGV[1])) then
     local w = P .. 'w:' .. session
     call('HSET', w, '!', '1')
     for _, field in ipairs(call('HKEYS', w)) do

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
--- expire: end sessions now, because somebody saw their process end or they close; their runs go back.
+-- expire: end sessions now, because somebody saw their process end or they close; their runs go back, uncharged.
 -- KEYS: prefix
--- ARGV: name exact crashed ttl
---   exact: 1 if name is a whole name, 0 if it is how names begin; crashed: 1 if the process died
--- Reply: format, 1 if all is done (0: call again), names of the sessions that were ended
+-- ARGV: name exact ttl
+--   exact: 1 if name is a whole name; 0 if it may be the first part of names, before '.', '-' or '_'
+-- Reply: format, 1 if all is done (0: call again), names of the sessions that were ended, names of those that live
+-- By its first part only a session is ended whose supervisor does not listen any more: a session of that pod which does
+-- is the next start's.
 -- include: now
 -- include: record
 -- include: route
@@ -15,16 +17,21 @@
 -- include: offer
 -- include: release
 -- include: end_session
-local done, names = 1, {}
+-- include: named
+local done, names, living = 1, {}, {}
 for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
-  if session == ARGV[1] or (ARGV[2] == '0' and sub(session, 1, #ARGV[1]) == ARGV[1]) then
-    if not end_session(session, ARGV[4], ARGV[3] == '1') then done = 0 end
-    names[#names + 1] = session
-    if #names >= 20 then
-      done = 0
-      break
+  if session == ARGV[1] or (ARGV[2] == '0' and begins(session, ARGV[1])) then
+    if session ~= ARGV[1] and call('PUBSUB', 'NUMSUB', P .. 'S:' .. session)[2] > 0 then
+      living[#living + 1] = session
+    else
+      if not end_session(session, ARGV[3]) then done = 0 end
+      names[#names + 1] = session
+      if #names >= 20 then
+        done = 0
+        break
+      end
     end
   end
 end
 settle()
-return {'1', done, names}
+return {'1', done, names, living}

@@ -16,7 +16,10 @@ if action == 'release' then
   return {'1', mine and 1 or 0, 0}
 end
 if there and not mine then
-  local held = tonumber(sub(there, 10, 23)) > now()
+  local held, most = tonumber(sub(there, 10, 23)) > now(), now() + 2 * ARGV[5]
+  if tonumber(sub(there, 10, 23)) > most then -- the server's clock was set back: it ends as late as this from now on
+    call('SET', key, sub(there, 1, 9) .. format('%014d', most) .. sub(there, 24), 'EX', ARGV[6])
+  end
   if sub(there, 1, 9) > attempt or (sub(there, 1, 9) == attempt and held) then return {'1', 0, 0} end
   if sub(there, 1, 9) == attempt and action == 'renew' then return {'1', 0, 0} end
 end

@@ -4,23 +4,29 @@
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
---   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (1 watched, 2 cancel asked, 4 alone), 32 effect class, 33-40 client,
+--   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (1 watched, 2 cancel asked), 32 effect class, 33-40 client,
 --   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
 --   it never did) and the session that held it stand behind the route.
 -- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
--- A session hash (w:<session>) holds '@' its info, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
+-- A session hash (w:<session>) holds '@' its info, '=' when it last renewed, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
 -- and for every claim rid -> token .. lane.
 local P = KEYS[1]
 local call, sub, find, format = redis.call, string.sub, string.find, string.format
 local time = call('TIME')
 local since = format('%010x', (time[1] - 1577836800) * 1000 + math.floor(time[2] / 1000))
 
+local shift -- what the server's clock was set back (ms), see renew
+
 -- section: now
-local function now() return time[1] * 1000 + math.floor(time[2] / 1000) end
+-- Milliseconds of a clock that never goes back.
+local function now()
+  shift = shift or tonumber(call('HGET', P .. 'm', 'shift') or 0)
+  return time[1] * 1000 + math.floor(time[2] / 1000) + shift
+end
 
 -- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
-local WATCHED, CANCEL, ALONE = 1, 2, 4
+local WATCHED, CANCEL = 1, 2
 local RID = 22
 
 local function state_of(record) return sub(record, 2, 2) end
@@ -48,7 +54,8 @@ end
 local known_era
 local function era()
   if known_era == nil then
-    local stored = call('HMGET', P .. 'm', 'era', 'run_id')
+    local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift')
+    shift = tonumber(stored[3] or 0)
     known_era = stored[1] and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
   end
   return known_era
@@ -151,8 +158,7 @@ end
 
 -- section: claim
 -- Take up to `want` ready runs off a route's list as {rid, record} pairs. Entries that are stale (cancelled meanwhile, or
--- standing there twice) are dropped, at most 5,000 a call. A run that must be alone (another class than pure, or suspected
--- of a crash) comes alone. Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if
+-- standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone. Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if
 -- the list was not looked through.
 local function take(route, want, empty)
   local list, taken, seen, stale, size = P .. 'q:' .. route, {}, {}, 0, 1
@@ -176,7 +182,7 @@ local function take(route, want, empty)
       local rid = rids[i]
       if record and state_of(record) == 'q' and not seen[rid] then
         seen[rid] = true -- it stands twice where it was cancelled and a person had it run once more
-        local alone = sub(record, 32, 32) ~= 'p' or has(record, ALONE)
+        local alone = sub(record, 32, 32) ~= 'p'
         if #taken == want or alone and not (empty and #taken == 0) then
           put_back(rids, i)
           return taken, alone
@@ -334,20 +340,15 @@ local function charged(record)
 end
 
 -- section: end_session
--- End a session: its runs go back. If its process died (`crashed`), a lane that held one run was executing it, and that
--- run is charged; of several nobody can tell which one it was, so each is claimed alone from now on. False: more than
--- 1,000 claims were held, the rest is for the next call.
-local function end_session(session, ttl, crashed)
+-- End a session: its runs go back, and none is charged (see lane_died). False: more than 1,000 claims were held, the rest
+-- is for the next call.
+local function end_session(session, ttl)
   local w = P .. 'w:' .. session
   local info = call('HGET', w, '@')
-  local claims, per_lane = claims_of(session), {}
-  for _, claim in ipairs(claims) do per_lane[claim[3]] = (per_lane[claim[3]] or 0) + 1 end
+  local claims = claims_of(session)
   local more = #claims > 1000
   while #claims > 1000 do table.remove(claims) end
-  local routes = release(session, claims, ttl, function(claim, record)
-    if not crashed then return record end
-    return per_lane[claim[3]] == 1 and charged(record) or flagged(record, ALONE)
-  end)
+  local routes = release(session, claims, ttl)
   if info then
     local served = cjson.decode(info)
     for _, route in ipairs(served.routes) do
@@ -364,4 +365,11 @@ local function end_session(session, ttl, crashed)
   call('PUBLISH', P .. 'S:' .. session, 'e')
   offer_all(routes)
   return not more
+end
+
+-- section: named
+-- Whether a session's name begins with `first`, up to the end or a separator.
+local function begins(session, first)
+  if sub(session, 1, #first) ~= first then return false end
+  return find(sub(session, #first, #first + 1), '[._-]') ~= nil or session == first
 end

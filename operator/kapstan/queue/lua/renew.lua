@@ -1,17 +1,24 @@
 #!lua flags=allow-oom
--- renew: prolong a session's lease (or open it), end up to 3 sessions whose lease has passed, promote due runs, and
--- offer what is ready to idle lanes, so that a lost message costs no more than a beat.
+-- renew: say that a session lives (or open it), end sessions that the caller saw silent for their lease, promote due
+-- runs, and offer what is ready to idle lanes, so that a lost message costs no more than a beat.
 -- KEYS: prefix
--- ARGV: session lease_ms info opening ttl routes...
---   info: JSON, longer than 64 bytes, with routes and lanes; opening: 1 at the session's first call
--- Reply: format, OK | ERA, alive, draining, ms until the next delayed run is due or the next lease of another session
---   ends (-1: there is neither), rids to cancel, sessions that were ended
+-- ARGV: session info opening ttl seen dead rest...
+--   info: JSON, longer than 64 bytes, with routes, lanes and lease (ms); opening: 1 at the session's first call
+--   seen: number of the caller's renewal before (-1: none); dead: how many sessions are to be ended
+--   rest: name and number of each of those: it ends only if it has not renewed since; then the routes
+-- Reply: format, OK, alive, draining, ms until the next delayed run is due (-1: there is none), rids to cancel, sessions
+--   that were ended, number of this renewal, era, sessions that have not renewed since `seen` (name, number, lease in ms)
+--   or: format, ERA, run_id of this start of the server, the era in force before (see set_era)
+-- Renewals are numbered through; a session's score in s is the number of its last. The clock of the namespace (now)
+-- never goes back: where the server's does, the difference is kept in m.
 -- include: now
 -- include: record
 -- include: route
 -- include: era
-if not era() then return {'1', 'ERA', 0, 0, -1, {}, {}} end
-local session = ARGV[1]
+if not era() then
+  return {'1', 'ERA', string.match(call('INFO', 'server'), 'run_id:(%x+)'), call('HGET', P .. 'm', 'era') or '000000'}
+end
+local session, seen, routes_at = ARGV[1], tonumber(ARGV[5]), 7 + 2 * ARGV[6]
 -- include: index
 -- include: settle
 -- include: finish
@@ -20,21 +27,31 @@ local session = ARGV[1]
 -- include: promote
 -- include: release
 -- include: end_session
-local w = P .. 'w:' .. session
-local alive = call('HEXISTS', w, '@')
-call('ZADD', P .. 's', now() + ARGV[2], session)
-if alive == 0 then
-  call('HSET', w, '@', ARGV[3])
-  if call('EXISTS', P .. 'dr:' .. sub(session, 1, -24)) == 1 then call('HSET', w, '!', '1') end -- without its nonce
-  if ARGV[4] == '0' then call('PUBLISH', P .. 'b', 'open') end
+local clock = tonumber(call('HGET', P .. 'm', 'clock') or 0)
+local ahead = now() - clock
+if ahead < 0 or (shift > 0 and ahead > 60000) then -- the clock was set back; or it was, and is right again
+  shift = shift - (ahead < 0 and ahead or math.min(shift, ahead))
+  call('HSET', P .. 'm', 'shift', format('%d', shift))
 end
-local reaped = {}
-for _, other in ipairs(call('ZRANGEBYSCORE', P .. 's', '-inf', now(), 'LIMIT', 0, 3)) do
-  end_session(other, ARGV[5], true)
-  reaped[#reaped + 1] = other
+call('HSET', P .. 'm', 'clock', format('%d', math.max(now(), clock)))
+local w = P .. 'w:' .. session
+local alive, number = call('HEXISTS', w, '@'), call('HINCRBY', P .. 'm', 'beat', 1)
+call('ZADD', P .. 's', number, session)
+call('HSET', w, '=', format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+if alive == 0 then
+  call('HSET', w, '@', ARGV[2])
+  if call('EXISTS', P .. 'dr:' .. sub(session, 1, -24)) == 1 then call('HSET', w, '!', '1') end -- without its nonce
+  if ARGV[3] == '0' then call('PUBLISH', P .. 'b', 'open') end
+end
+local ended = {}
+for i = 7, routes_at - 1, 2 do
+  if ARGV[i] ~= session and tonumber(call('ZSCORE', P .. 's', ARGV[i]) or -1) == tonumber(ARGV[i + 1]) then
+    end_session(ARGV[i], ARGV[4])
+    ended[#ended + 1] = ARGV[i]
+  end
 end
 promote()
-for i = 6, #ARGV do offer(ARGV[i]) end
+for i = routes_at, #ARGV do offer(ARGV[i]) end
 local marks = call('HMGET', w, '!', '~')
 local cancelled = {}
 for i = 1, #(marks[2] or ''), RID do
@@ -44,11 +61,14 @@ end
 if marks[2] then
   if #cancelled > 0 then call('HSET', w, '~', table.concat(cancelled)) else call('HDEL', w, '~') end
 end
-local leases = call('ZRANGE', P .. 's', 0, 1, 'WITHSCORES')
-local next_due = math.min(
-  call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2] or math.huge,
-  leases[leases[1] == session and 4 or 2] or math.huge
-)
-local left = next_due < math.huge and math.max(0, next_due - now()) or -1
+local silent = {}
+local others = call('ZRANGEBYSCORE', P .. 's', '-inf', seen, 'WITHSCORES', 'LIMIT', 0, 100)
+for i = 1, #others, 2 do
+  local info = call('HGET', P .. 'w:' .. others[i], '@') -- none: it is being ended
+  silent[#silent + 1] = others[i]
+  silent[#silent + 1] = others[i + 1]
+  silent[#silent + 1] = info and (cjson.decode(info).lease or 10000) or 0
+end
+local due = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
 settle()
-return {'1', 'OK', alive, marks[1] and 1 or 0, left, cancelled, reaped}
+return {'1', 'OK', alive, marks[1] and 1 or 0, due and math.max(0, due - now()) or -1, cancelled, ended, number, era(), silent}
