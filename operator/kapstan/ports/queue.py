@@ -132,7 +132,7 @@ class Queue(Protocol):
     def expire_session(self, session_prefix: str) -> list[str]:
         """Whoever saw a process end says so: its session ends now, its runs go back, uncharged; the names that ended.
 
-        By a whole name, or by its first part (a pod, a process): then sessions whose supervisor is still connected stay,
+        By a whole name, or by its first part (a pod, a process): then sessions whose supervisor is connected stay,
         since those are of the next start.
         """
         ...

@@ -135,8 +135,8 @@ def renewed(server: RedisServer) -> float:
     with server.client() as client:
 
         def end() -> float:
-            ((_, score),) = client.zrange("{default}:s", 0, -1, withscores=True)
-            return score / 1000
+            (name,) = client.zrange("{default}:s", 0, -1)
+            return int(client.hget(f"{{default}}:w:{name.decode()}", "=")) / 1000 + LEASE
 
         before = end()
         deadline = time.monotonic() + 10
