@@ -132,7 +132,7 @@ class Backend:
             from kapstan.queue.flow_runs import RedisFlowRuns
             from kapstan.queue.redis import RedisQueue
 
-            return RedisFlowRuns(cast("RedisQueue", self.queue))
+            return RedisFlowRuns(cast("RedisQueue", self.queue), self.codec)
         from kapstan.store.local_runs import LocalFlowRuns
 
         return LocalFlowRuns.from_settings(self.settings)

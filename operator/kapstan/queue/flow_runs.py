@@ -1,7 +1,8 @@
 """``RedisFlowRuns``: ``ports.FlowRuns`` on Redis, the index of flow runs of one namespace.
 
 Leases are fenced by the attempt number; summaries have a TTL, an index by time and a channel, so that the operator
-learns of an end at once. The truth is the journal in the store: what is missing here means nothing.
+learns of an end at once. Each is signed for its run with the namespace's key: where tenants share a Redis, one that is
+not signed so was written by somebody else. The truth is the journal in the store: what is missing here means nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from kapstan.errors import ConfigurationError
+from kapstan.codec import JSON, Codec
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError
 from kapstan.ids import RunId, new_nonce
 from kapstan.ports import IndexedRun, LeaseHolder
 from kapstan.queue import scripts
@@ -25,10 +27,11 @@ _TIES = 16  # more that are read beside a page, for runs of the same millisecond
 
 
 class RedisFlowRuns:
-    """See ``ports.FlowRuns``. Shares the connections of ``queue``."""
+    """See ``ports.FlowRuns``. Shares the connections of ``queue``; ``codec`` signs summaries and verifies them."""
 
-    def __init__(self, queue: RedisQueue) -> None:
+    def __init__(self, queue: RedisQueue, codec: Codec) -> None:
         self._queue = queue
+        self._codec = codec
         self._prefix = queue.prefix
         self._lease_ms = round(queue.settings.lease_seconds * 1000)
 
@@ -39,11 +42,12 @@ class RedisFlowRuns:
         return lease if lease.act("take") else None
 
     def save(self, run_id: RunId, summary: Mapping[str, Any]) -> None:
-        text = json.dumps({**summary, "run_id": run_id}, separators=(",", ":"))
-        self._queue.call(scripts.flow_save.pack(self._prefix, run_id, text, _TTL, _KEPT))
+        body = json.dumps({**summary, "run_id": run_id}, separators=(",", ":")).encode()
+        envelope = self._codec.seal(JSON, body, "summary", _place(run_id))
+        self._queue.call(scripts.flow_save.pack(self._prefix, run_id, envelope, _TTL, _KEPT))
 
     def load(self, run_id: RunId) -> dict[str, Any] | None:
-        return _summary(run_id, self._queue.command(pack("GET", f"{self._prefix}f:{run_id}")))
+        return self._summary(run_id, self._queue.command(pack("GET", f"{self._prefix}f:{run_id}")))
 
     def recent(self, limit: int = 100) -> list[dict[str, Any]]:
         return [run.summary for run in self.newest(limit) if run.summary is not None]
@@ -64,8 +68,19 @@ class RedisFlowRuns:
             return []
         texts = self._queue.command(pack("MGET", *[f"{self._prefix}f:{run_id}" for _, run_id in places]))
         return [
-            IndexedRun(at, run_id, _summary(run_id, text)) for (at, run_id), text in zip(places, texts, strict=True)
+            IndexedRun(at, run_id, self._summary(run_id, text))
+            for (at, run_id), text in zip(places, texts, strict=True)
         ]
+
+    def _summary(self, run_id: RunId, envelope: bytes | None) -> dict[str, Any] | None:
+        if not envelope:
+            return None
+        try:
+            found = self._codec.decode_json(envelope, "summary", _place(run_id))
+        except (SignatureError, SerializationError, ValueError) as error:
+            log.warning("The index is not believed, the journal tells where flow run %s stands: %s", run_id, error)
+            return None
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
     def holders(self, run_ids: Sequence[RunId]) -> list[LeaseHolder | None]:
         if not run_ids:
@@ -146,14 +161,6 @@ def _holder(lease: bytes, now: int) -> LeaseHolder:
     return LeaseHolder(int(lease[:9]), lease[23:].decode().partition("/")[0], int(lease[9:23]) > now)
 
 
-def _summary(run_id: RunId, text: bytes | None) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        log.warning("The summary of flow run %s cannot be read; its journal tells where it stands", run_id)
-        return None
-    return cast("dict[str, Any]", found)
+def _place(run_id: RunId) -> str:
+    """What a summary is signed for: this run, and its place in the index."""
+    return f"index/{run_id}"

@@ -51,7 +51,7 @@ KEYS = (
     KeySpec("e:<hour>:<route>", "list", "ttl", "index", "what ended otherwise than completed in an hour, as i:"),
     KeySpec("er:<hour>", "set", "ttl", "index", "routes of that hour, as ir:"),
     KeySpec("x:<minute>", "hash", "ttl", "settle", "per state and route: how many runs began it"),
-    KeySpec("f:<run_id>", "string", "ttl", "flow_save", "summary of a flow run (JSON)"),
+    KeySpec("f:<run_id>", "string", "ttl", "flow_save", "summary of a flow run (JSON, signed for it)"),
     KeySpec("fl:<run_id>", "string", "ttl", "flow_lease", "highest attempt of a flow run, its lease and holder"),
     KeySpec("fc:<run_id>", "string", "ttl", "ask_cancel", "highest attempt of a flow run that is to be cancelled"),
     KeySpec("fi", "zset", "permanent", "flow_save", "ids of recent flow runs, bounded"),

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.queue.makers import Register
+from tests.contract.queue.makers import CODEC, Register
 from tests.servers.redis import RedisServer
 
+from kapstan.codec import JSON, Codec, SigningKey
 from kapstan.ids import RunId, derived_id, new_id
 from kapstan.ports import FlowRuns
 from kapstan.queue.flow_runs import RedisFlowRuns
@@ -44,7 +45,7 @@ def spoil_and_index(
         with server.client() as client:
             client.set(f"{queue.prefix}f:{run_id}", body)
 
-    yield spoil, RedisFlowRuns(queue)
+    yield spoil, RedisFlowRuns(queue, CODEC)
     queue.close()
 
 
@@ -131,3 +132,35 @@ def test_a_run_that_is_deleted_is_gone_from_everywhere(index: FlowRuns) -> None:
     assert index.delete(run_id) is True
     assert index.load(run_id) is None
     assert index.newest(10) == []
+
+
+def _by(codec: Codec, place: str) -> bytes:
+    return codec.seal(JSON, b'{"state":"CANCELLED","outcome":"Cancelled","attempt":1,"ended":1.0}', "summary", place)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        pytest.param(lambda _: b'{"state":"CANCELLED","outcome":"Cancelled","attempt":1}', id="unsigned"),
+        pytest.param(lambda run_id: _by(Codec("team", [SigningKey.of(b"o" * 32)]), f"index/{run_id}"), id="other key"),
+        pytest.param(
+            lambda run_id: _by(Codec("other", [SigningKey.of(b"k" * 32)]), f"index/{run_id}"), id="other namespace"
+        ),
+        pytest.param(lambda _: _by(CODEC, f"index/{new_id()}"), id="other run"),
+        pytest.param(lambda run_id: _by(CODEC, run_id), id="other place"),
+    ],
+)
+def test_a_summary_that_the_namespace_did_not_write_for_this_run_is_not_believed(
+    server: RedisServer, forged: Callable[[RunId], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever can write to a Redis that tenants share could end the runs of another one."""
+    queue = RedisQueue(Settings(redis_url=server.url, namespace="team", lease_seconds=2.0), Register())
+    index, run_id = RedisFlowRuns(queue, CODEC), new_id()
+    index.save(run_id, {"state": "RUNNING"})
+    with server.client() as client:
+        client.set(f"{queue.prefix}f:{run_id}", _by(CODEC, f"index/{run_id}"))
+        assert index.load(run_id) is not None, "what the forgery is made of is good"
+        client.set(f"{queue.prefix}f:{run_id}", forged(run_id))
+    assert index.load(run_id) is None
+    assert "the journal tells where flow run" in caplog.text
+    queue.close()

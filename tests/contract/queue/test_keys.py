@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.queue.makers import TASK, done, run
+from tests.contract.queue.makers import CODEC, TASK, done, run
 from tests.servers.redis import RedisServer
 
 from kapstan.errors import ConfigurationError
@@ -37,7 +37,7 @@ def busy_day(queue: RedisQueue, hire, open_queue, server: RedisServer) -> None:
     while queue.depth([TASK, "b:b"]).ready + queue.depth([TASK, "b:b"]).delayed:
         worker.lane.step([done(claim) for claim in worker.lane.step([], 5).claims], 0)
     worker.lane.step([], 1)
-    runs = RedisFlowRuns(queue)
+    runs = RedisFlowRuns(queue, CODEC)
     runs.save(submissions[0].run_id, {"state": "RUNNING"})
     lease = runs.lease(submissions[0].run_id, 1, "me")
     assert lease is not None
