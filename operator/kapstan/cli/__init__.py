@@ -57,8 +57,8 @@ class _Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
-        except click.NoSuchCommand:
-            raise
+        except click.NoSuchCommand as error:
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kapstan"):
                 raise
@@ -86,3 +86,8 @@ def main() -> None:
     except KapstanError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"Error: {error.filename} cannot be used ({error.strerror})", err=True)
+        sys.exit(ExitCode.USAGE)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
 
 import click
-import yaml
 
+from kapstan.cli.manifests import read
 from kapstan.cli.target import Target, target_options
 from kapstan.errors import ConfigurationError
 from kapstan.ports import Cluster, Key, Manifest
-from kapstan.resources import API_VERSION, parse, validate
-
-_SUFFIXES = (".yaml", ".yml", ".json")
+from kapstan.resources import API_VERSION
 
 
 @click.command()
@@ -28,7 +25,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 )
 @target_options
 def command(paths: tuple[Path, ...], target: Target) -> None:
-    """Create or change resources from YAML files.
+    """Create or change resources from YAML files, as `kapstan get -o yaml` prints them, too.
 
     Without --kubeconfig, KAPSTAN_KUBECONFIG or --cluster they are kept on this machine, where `kapstan dev` runs them.
     """
@@ -55,33 +52,3 @@ async def apply(cluster: Cluster, manifest: Manifest) -> str:
     else:
         done = "configured"
     return f"{key.kind.lower()}.kapstan.dev/{key.name} {done}"
-
-
-def read(path: Path, namespace: str) -> list[Manifest]:
-    """Our manifests in a file or directory, valid by shape and rules; documents of other groups are left out.
-
-    Raises:
-        ConfigurationError: no YAML, or not a mapping.
-        InvalidResource: what the API server would refuse.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-        return [manifest for file in files for manifest in read(file, namespace)]
-    with click.open_file(str(path)) as file:
-        try:
-            documents: list[Any] = list(yaml.safe_load_all(file))
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{path} is no YAML: {error}") from None
-    found: list[Manifest] = []
-    for document in documents:
-        if document is None:
-            continue
-        if not isinstance(document, dict) or "metadata" not in document:
-            raise ConfigurationError(f"{path}: a document is no manifest: write apiVersion, kind, metadata and spec")
-        manifest = cast("Manifest", document)
-        if str(manifest.get("apiVersion", "")).partition("/")[0] != API_VERSION.partition("/")[0]:
-            continue
-        manifest["metadata"].setdefault("namespace", namespace)
-        validate(parse(manifest))
-        found.append(manifest)
-    return found

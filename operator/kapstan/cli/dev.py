@@ -11,8 +11,9 @@ import click
 from rich.console import Console
 
 from kapstan import settings
-from kapstan.cli.apply import apply, read
+from kapstan.cli.apply import apply
 from kapstan.cli.control import Control, serving, until_signal
+from kapstan.cli.manifests import read
 from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.ports import Key, Manifest
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from kapstan.cli.columns import find
+from kapstan.cli.manifests import as_yaml
 from kapstan.cli.target import Target, kind_of, target_options
 from kapstan.errors import NotFound
 from kapstan.ports import Cluster, Key, Kind, Manifest
@@ -42,7 +42,7 @@ def command(kind: str, name: str | None, output: str, target: Target) -> None:
     manifests = [manifest for each in found.values() for manifest in each]
     if output in ("yaml", "json"):
         document: Any = manifests[0] if name is not None else {"apiVersion": "v1", "kind": "List", "items": manifests}
-        click.echo(json.dumps(document, indent=2) if output == "json" else yaml.safe_dump(document, sort_keys=False))
+        click.echo(json.dumps(document, indent=2) if output == "json" else as_yaml(document))
         return
     if not manifests:
         click.echo(f"No resources found in namespace {target.namespace_or_default}.", err=True)

@@ -25,11 +25,19 @@ from kapstan.worker.flow_process import Attempt
 @click.option("--run-id", help="Id of the flow run. [default: a new one]")
 @click.option("--attempt", type=click.IntRange(min=1), default=1, show_default=True, help="Number of this attempt.")
 @click.option("--parameters", envvar=launch.PARAMETERS, help="Parameters of the flow, a JSON object.")
+@click.option(
+    "-p",
+    "--param",
+    "single",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One parameter, laid over --parameters: JSON, or else a text. May be given several times.",
+)
 @click.option("--parameters-ref", default="", help="Key of further ones in the store, laid over these.")
 @click.option("--again", is_flag=True, help="Go on with a run that failed: what failed is executed again.")
 @click.option("--name", envvar=launch.RUN_NAME, default="", help="Name of the run. [default: two words]")
 @click.option("--deployment", envvar=launch.DEPLOYMENT, default="", help="Deployment that it was made from.")
-def command(**options: Any) -> None:
+def command(single: tuple[str, ...], **options: Any) -> None:
     """Execute one attempt of a flow run (what a Job or a launcher starts).
 
     Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this
@@ -37,12 +45,17 @@ def command(**options: Any) -> None:
     Cancelled, 2 for a wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end
     could not be recorded.
     """
+    current = settings.current()  # what is wrong with it is said here, before a run is made
+    if not current.s3_endpoint:
+        settings.make_home(current.home_path)
     asked = read(**options)
+    given = {**asked.parameters, **dict(map(_named, single))}
+    _split(asked.entrypoint)
 
     def load() -> tuple[FlowSpec, dict[str, Any]]:
         key = asked.parameters_ref
         stored = stored_parameters.read(backends.current(), key) if key else {}
-        return load_flow(asked.entrypoint), {**asked.parameters, **stored}
+        return load_flow(asked.entrypoint), {**given, **stored}
 
     flow_process.execute(
         Attempt(
@@ -95,9 +108,7 @@ def load_flow(entrypoint: str) -> FlowSpec:
     """
     from kapstan.flows import spec_of
 
-    place, colon, name = entrypoint.rpartition(":")
-    if not colon or not place or not name:
-        raise ConfigurationError(f"{entrypoint!r}: give module:flow or file.py:flow, such as flows/etl.py:main")
+    place, name = _split(entrypoint)
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -113,6 +124,13 @@ def load_flow(entrypoint: str) -> FlowSpec:
     return spec
 
 
+def _split(entrypoint: str) -> tuple[str, str]:
+    place, _, name = entrypoint.rpartition(":")
+    if not place or not name:
+        raise ConfigurationError(f"{entrypoint!r}: give module:flow or file.py:flow, such as flows/etl.py:main")
+    return place, name
+
+
 def _run_id(text: str | None) -> ids.RunId:
     if text is None:
         return ids.new_id()
@@ -120,6 +138,16 @@ def _run_id(text: str | None) -> ids.RunId:
         return ids.parse(text)
     except ValueError as error:
         raise ConfigurationError(f"--run-id: {error}") from None
+
+
+def _named(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigurationError(f"--param {text!r}: write NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _object(text: str | None) -> dict[str, Any]:

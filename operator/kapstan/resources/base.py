@@ -355,7 +355,7 @@ class Resource(Model, frozen=True):
             return cls.model_validate(manifest, context=_WIRE, by_name=False, by_alias=True)
         except ValidationError as error:
             metadata = manifest.get("metadata")
-            name = str(cast("Mapping[str, Any]", metadata).get("name", "")) if isinstance(metadata, Mapping) else ""
+            name = str(cast("Mapping[str, Any]", metadata).get("name") or "") if isinstance(metadata, Mapping) else ""
             raise InvalidResource(problems_of(error, cls), kind=cls.kind_name(), name=name) from None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""Mistakes on the command line end with one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def kapstan(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kapstan", *arguments],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gett"], "No such command 'gett'. Did you mean 'get'?"),
+        (["flow-runs"], "'flow-run'"),
+        (["flow-run", "lst"], "Did you mean 'ls'?"),
+        (["flow-run", "ls", "--limt", "3"], "Did you mean '--limit'?"),
+        (["get", "pods"], "'pods' is no kind of Kapstan: write one of deployments (kdep)"),
+        (["run", "a:b", "-p", "x"], "--param 'x': write NAME=VALUE"),
+        (["run", "a:b", "--parameters", "[1]"], "--parameters '[1]': give a JSON object"),
+        (["run", "nowhere"], "'nowhere': give module:flow or file.py:flow"),
+    ],
+)
+def test_a_mistake_names_what_was_meant(tmp_path: Path, arguments: list[str], words: str) -> None:
+    ended = kapstan(*arguments, KAPSTAN_HOME=str(tmp_path))
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("KAPSTAN_LOG_LEVEL", "loud", "KAPSTAN_LOG_LEVEL='loud': give DEBUG"),
+        ("KAPSTAN_WORKER_LIMIT", "many", "KAPSTAN_WORKER_LIMIT='many': give a whole number"),
+        ("KAPSTAN_REDIS_URL", "redis:6379", "KAPSTAN_REDIS_URL: give an address"),
+        ("KAPSTAN_REDIS_URI", "redis://r", "did you mean KAPSTAN_REDIS_URL?"),
+        ("KAPSTAN_HOME", "/dev/null/home", "KAPSTAN_HOME='/dev/null/home' cannot be used (Not a directory)"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line_and_exit_code_2(name: str, value: str, words: str) -> None:
+    ended = kapstan("run", "a:b", **{name: value})
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cluster").write_text("")
+    ended = kapstan("get", "all", KAPSTAN_HOME=str(tmp_path))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+    assert str(tmp_path / "cluster") in ended.stderr
+
+
+def test_single_parameters_reach_the_flow(tmp_path: Path) -> None:
+    (tmp_path / "etl.py").write_text(
+        "from kapstan import flow\n"
+        "@flow\n"
+        "def etl(table: str, limit: int = 5, **options):\n"
+        "    print('GOT', table, limit, options)\n"
+    )
+    ended = kapstan(
+        "run",
+        f"{tmp_path}/etl.py:etl",
+        *["-p", "table=users", "-p", "limit=7", "-p", 'mode={"full": true}', "--parameters", '{"limit": 1, "a": 2}'],
+        KAPSTAN_HOME=str(tmp_path / "home"),
+    )
+    assert "GOT users 7 {'a': 2, 'mode': {'full': True}}" in ended.stdout + ended.stderr
+    assert ended.returncode == 0
