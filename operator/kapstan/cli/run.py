@@ -37,7 +37,7 @@ from kapstan.worker.flow_process import Attempt
 @click.option("--again", is_flag=True, help="Go on with a run that failed: what failed is executed again.")
 @click.option("--name", envvar=launch.RUN_NAME, default="", help="Name of the run. [default: two words]")
 @click.option("--deployment", envvar=launch.DEPLOYMENT, default="", help="Deployment that it was made from.")
-def command(single: tuple[str, ...], **options: Any) -> None:
+def command(**options: Any) -> None:
     """Execute one attempt of a flow run (what a Job or a launcher starts).
 
     Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this
@@ -49,13 +49,12 @@ def command(single: tuple[str, ...], **options: Any) -> None:
     if not current.s3_endpoint:
         settings.make_home(current.home_path)
     asked = read(**options)
-    given = {**asked.parameters, **dict(map(_named, single))}
     _split(asked.entrypoint)
 
     def load() -> tuple[FlowSpec, dict[str, Any]]:
         key = asked.parameters_ref
         stored = stored_parameters.read(backends.current(), key) if key else {}
-        return load_flow(asked.entrypoint), {**given, **stored}
+        return load_flow(asked.entrypoint), {**asked.parameters, **stored}
 
     flow_process.execute(
         Attempt(
@@ -76,6 +75,7 @@ def read(
     run_id: str | None,
     attempt: int,
     parameters: str | None,
+    single: tuple[str, ...],
     parameters_ref: str,
     again: bool,
     name: str,
@@ -93,7 +93,7 @@ def read(
         settings.current().namespace,
         name=name,
         deployment=deployment,
-        parameters=_object(parameters),
+        parameters={**_object(parameters), **dict(map(_named, single))},
         parameters_ref=parameters_ref,
         again=again,
     )
