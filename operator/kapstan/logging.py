@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Generator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kapstan import settings
@@ -36,6 +37,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 _ready = False
+_silenced = False
 _flow_runs = logging.getLogger("kapstan.flow_runs")
 _task_runs = logging.getLogger("kapstan.task_runs")
 
@@ -76,8 +78,37 @@ def tell_end(run: TaskRun, state: State) -> None:
         task_run_info(run, "Finished in state %s", state)
         return
     logger = task_run_logger(run)
-    logger.error("%s", state.message, exc_info=state.data if isinstance(state.data, BaseException) else None)
+    logger.error("%s", state.message, exc_info=told_of(state.data))
     logger.error("Finished in state %s", state)
+
+
+def told_of(error: Any) -> Any:
+    """``exc_info`` for the line of a run that ended by ``error``: without the frames that are ours, and None where the
+    line of another run inside this one has shown the traceback, or there is none.
+    """
+    frames = _frames(error.__traceback__) if isinstance(error, BaseException) else []
+    ours = [frame.tb_frame.f_code.co_filename.startswith(_PACKAGE) for frame in frames]
+    first = ours.index(False) if False in ours else len(ours)
+    if any(frame.tb_frame.f_code.co_filename.endswith(_RUNS) for frame in frames[first:]):
+        return None
+    kept: TracebackType | None = None
+    for frame, own in reversed(list(zip(frames, ours, strict=True))):
+        if not own:
+            kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return (type(error), error, kept) if frames else None
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
+_RUNS = (os.path.join("engine", "steps", "call.py"), os.path.join("engine", "flow_engine.py"))
+"""Where the code of a run is called."""
+
+
+def _frames(traceback: TracebackType | None) -> list[TracebackType]:
+    found: list[TracebackType] = []
+    while traceback is not None:
+        found.append(traceback)
+        traceback = traceback.tb_next
+    return found
 
 
 def get_run_logger() -> RunLogger:
@@ -98,17 +129,18 @@ def get_run_logger() -> RunLogger:
 @contextmanager
 def disable_run_logger() -> Generator[None]:
     """Silence the run loggers, for tests of functions that use ``get_run_logger``; those get a logger here anyway."""
-    loggers = [_flow_runs, _task_runs]
-    before = [logger.disabled for logger in loggers]
-    mark = current_task.set(current_task.get() or TaskRun("-" * 22, "null", 1, {}))
-    for logger in loggers:
+    global _silenced
+    mark, before = current_task.set(current_task.get() or TaskRun("-" * 22, "null", 1, {})), _silenced
+    _silenced = True
+    for logger in (_flow_runs, _task_runs):
         logger.disabled = True
     try:
         yield
     finally:
         current_task.reset(mark)
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        _silenced = before
+        for logger in (_flow_runs, _task_runs):
+            logger.disabled = before
 
 
 class _Console(logging.Handler):
@@ -124,15 +156,33 @@ class _Console(logging.Handler):
 
 
 class _Format(logging.Formatter):
+    """Each line names its run: also one of a user's own logger, by the context that it is written in."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03d | %(levelname)-7s | %(origin)s - %(message)s", datefmt="%H:%M:%S")
+
     def format(self, record: logging.LogRecord) -> str:
-        record.origin = getattr(record, "run", record.name)
+        run, task, flow = getattr(record, "run", ""), current_task.get(), current_flow.get()
+        if not run and task is not None:
+            run = f"Task run '{task.name}' - {record.name}"
+        elif not run and flow is not None:
+            run = f"Flow run '{flow.name}' - {record.name}"
+        record.origin = run or record.name
         return super().format(record)
 
 
 def set_up() -> None:
-    """Give the logger ``kapstan`` its level and a console handler, once per process."""
+    """Give the logger ``kapstan`` its level and a console handler, once per process; called for every run.
+
+    ``dictConfig`` and ``fileConfig`` disable the loggers that they do not name, unless they are told not to. Nobody
+    means the lines of runs by that, so those loggers are enabled again.
+    """
     global _ready
     if _ready:
+        if (_task_runs.disabled or _flow_runs.disabled) and not _silenced:
+            for name, logger in logging.Logger.manager.loggerDict.items():
+                if name.startswith("kapstan") and isinstance(logger, logging.Logger):
+                    logger.disabled = False
         return
     with _lock:
         if _ready:
@@ -141,30 +191,69 @@ def set_up() -> None:
         if top.level == logging.NOTSET:
             top.setLevel(settings.current().log_level.upper())
         handler = _Console()
-        handler.setFormatter(
-            _Format("%(asctime)s.%(msecs)03d | %(levelname)-7s | %(origin)s - %(message)s", datefmt="%H:%M:%S")
-        )
+        handler.setFormatter(_Format())
         top.addHandler(handler)
         _ready = True
 
 
+def configure_process(level: str) -> None:
+    """Send the lines of every logger to standard error: for processes that are ours, such as workers."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Format())
+    logging.basicConfig(level=level, handlers=[handler])
+
+
 # ---------------------------------------------------------------------------------------------- log_prints
 
-_print = builtins.print
-_redirected = False
+
+class _Capture:
+    """While at least one run with ``log_prints`` executes, ``print`` in such a run is a line of its log.
+
+    Elsewhere, and into a stream that the code has put in place of the console (``redirect_stdout``), it prints as ever;
+    the original is back when the last of these runs has ended.
+    """
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._print: Callable[..., None] = builtins.print
+        self._console: tuple[Any, ...] = ()
+
+    def __enter__(self) -> None:
+        with _lock:
+            self._running += 1
+            if self._running == 1:
+                self._console = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+                self._print, builtins.print = builtins.print, self._print_or_log
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            self._running -= 1
+            if self._running == 0 and builtins.print == self._print_or_log:
+                builtins.print = self._print
+
+    def _print_or_log(self, *values: Any, sep: str | None = None, file: Any = None, **options: Any) -> None:
+        run = current_task.get() or current_flow.get()
+        stream = sys.stdout if file is None else file
+        if run is None or not run.log_prints or all(stream is not known for known in self._console) or _in_a_handler():
+            self._print(*values, sep=sep, file=file, **options)
+        else:
+            get_run_logger().info("%s", (" " if sep is None else sep).join(map(str, values)))
 
 
-def redirect_prints() -> None:
-    """From now on ``print`` inside a run with ``log_prints`` becomes a log line of that run; elsewhere it prints."""
-    global _redirected
-    if not _redirected:
-        _redirected = True
-        builtins.print = _print_or_log
+def _in_a_handler() -> bool:
+    """Whether a log line is being written: what a handler prints must not become another one."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        if frame.f_code is logging.Logger.callHandlers.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
-def _print_or_log(*values: Any, sep: str | None = None, end: str | None = None, file: Any = None, flush: bool = False):
-    run = current_task.get() or current_flow.get()
-    if run is None or not run.log_prints or file not in (None, sys.stdout, sys.stderr):
-        _print(*values, sep=sep, end=end, file=file, flush=flush)
-        return
-    get_run_logger().info("%s", (" " if sep is None else sep).join(str(value) for value in values))
+_capture = _Capture()
+_nothing = nullcontext()
+
+
+def prints_captured(wanted: bool) -> AbstractContextManager[None]:
+    """Within it, what a run with ``log_prints`` prints becomes lines of its log; nothing happens unless ``wanted``."""
+    return _capture if wanted else _nothing

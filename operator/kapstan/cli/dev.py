@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +14,7 @@ from kapstan.cli.apply import apply
 from kapstan.cli.control import Control, serving, until_signal
 from kapstan.cli.manifests import read
 from kapstan.cluster.local.cluster import LocalCluster
+from kapstan.logging import configure_process
 from kapstan.ports import Key, Manifest
 
 _STYLE = {"Completed": "green", "Failed": "red", "Crashed": "red", "Cancelled": "yellow", "Running": "cyan"}
@@ -46,7 +46,7 @@ def command(directory: Path, paths: tuple[Path, ...], grace: float) -> None:
     """
     current, directory = settings.current(), directory.resolve()
     console = Console(highlight=False)
-    logging.basicConfig(level=current.log_level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    configure_process(current.log_level)
     lines = _Lines(console)
     manifests = [manifest for path in paths for manifest in read(path, current.namespace)]
 

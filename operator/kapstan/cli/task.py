@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from functools import partial
@@ -14,6 +13,7 @@ import click
 
 from kapstan import settings
 from kapstan.errors import ConfigurationError
+from kapstan.logging import configure_process
 from kapstan.ports import launch
 from kapstan.ports.launch import WorkerLaunch
 from kapstan.worker import entrypoints as entrypoints_module
@@ -53,7 +53,7 @@ def serve(**options: Any) -> None:
     for module in ("kapstan.tasks", "kapstan.flows"):
         importlib.import_module(module)
     level = settings.current().log_level
-    logging.basicConfig(level=level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    configure_process(level)
     sys.exit(
         service.run(
             partial(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from kapstan import settings
 from kapstan.cli.control import Control, serving, until_signal
 from kapstan.cli.target import Target, target_options
 from kapstan.errors import ConfigurationError, NotFound
+from kapstan.logging import configure_process
 from kapstan.ports import Cluster, Key
 from kapstan.reconcile.kinds.work_pool.decision import unserved
 from kapstan.reconcile.plan import SetStatus
@@ -41,7 +41,7 @@ def start(name: str, directory: Path, grace: float, target: Target) -> None:
     """
     current, directory = settings.current(), directory.resolve()
     pool = Key("WorkPool", target.namespace_or_default, name)
-    logging.basicConfig(level=current.log_level, format="%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    configure_process(current.log_level)
 
     async def work(cluster: Cluster) -> None:
         await _check(cluster, pool)

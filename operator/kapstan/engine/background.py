@@ -20,6 +20,7 @@ from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.loops import loops
+from kapstan.engine.naming import run_name
 from kapstan.engine.operations import Steps, Wait, drive
 from kapstan.errors import (
     BackendError,
@@ -31,7 +32,7 @@ from kapstan.errors import (
     ValueTooLarge,
 )
 from kapstan.ids import RunId, Token
-from kapstan.logging import redirect_prints, tell_end
+from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
 from kapstan.specs import TaskSpec
 from kapstan.states import State
@@ -72,8 +73,6 @@ class BackgroundEngine:
         self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
-        if self._log_prints or any(spec.log_prints for spec in specs.values()):
-            redirect_prints()
 
     @property
     def executing(self) -> bool:
@@ -124,6 +123,7 @@ class BackgroundEngine:
             spec.name,
             claim.attempt,
             lambda: spec.bind(tuple(args), kwargs),
+            name="" if spec.task_run_name is None else _name(spec, args, kwargs),
             tags=spec.tags,
             flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
             log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
@@ -229,6 +229,15 @@ class _Claimed(Ledger):
 
     def branch(self, _: TaskExecution) -> Branch:
         return Branch(self._claim.run_id)
+
+
+def _name(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The run's name as ``task_run_name`` makes it; the usual one where that does not work: the run goes on."""
+    try:
+        return run_name(spec.task_run_name, spec.bind(args, kwargs))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's function)
+        logger.warning("The task_run_name of %s gives no name: %s: %s", spec.name, type(error).__name__, error)
+        return ""
 
 
 def _fits(spec: TaskSpec, args: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from kapstan.engine.run_index import RunIndex
 from kapstan.engine.steps.call import ends_the_caller
 from kapstan.errors import BackendError, CancelRun, Fenced, JournalLost, ParameterError, Parked, SerializationError
 from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, after_retry, read_journal
-from kapstan.logging import set_up
+from kapstan.logging import set_up, told_of
 from kapstan.runs.records import result_ref
 from kapstan.states import AttemptOutcome, Paused, State, StateType
 
@@ -139,7 +139,7 @@ class FlowAttempt:
         if isinstance(state.data, ParameterError):
             return None
         delay = float(flow.spec.delay_before(self._retries + 1))
-        flow.logger.warning("%s", state.message, exc_info=_raised(state))
+        flow.logger.warning("%s", state.message, exc_info=told_of(state.data))
         flow.logger.info("Retrying in %s seconds...", delay)
         return delay
 
@@ -171,7 +171,7 @@ class FlowAttempt:
         if state.is_completed():
             flow.logger.info("Finished in state %s", state)
         else:
-            flow.logger.error("Finished in state %s", state, exc_info=_raised(state))
+            flow.logger.error("Finished in state %s", state, exc_info=told_of(state.data))
         return state
 
     def break_off(self, error: BaseException) -> State | None:
@@ -268,7 +268,3 @@ class FlowAttempt:
             "pid": os.getpid(),
         }
         self._index.save(flow.run_id, summary, last=last)
-
-
-def _raised(state: State) -> BaseException | None:
-    return state.data if isinstance(state.data, BaseException) and state.data.__traceback__ is not None else None

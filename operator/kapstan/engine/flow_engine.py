@@ -19,7 +19,7 @@ from kapstan.engine.operations import Call, Do, Limited, Operation, Sleep, Steps
 from kapstan.engine.pending import promises, resolved
 from kapstan.ids import RunId, new_id, run_name
 from kapstan.journal import TaskOutcome
-from kapstan.logging import redirect_prints
+from kapstan.logging import prints_captured
 from kapstan.specs import FlowSpec
 from kapstan.states import State
 
@@ -60,8 +60,6 @@ def make_run(
     log_prints = spec.log_prints
     if log_prints is None:
         log_prints = parent.log_prints if parent is not None else backend.settings.log_prints
-    if log_prints:
-        redirect_prints()
     return FlowRun(
         spec,
         run_id,
@@ -108,7 +106,7 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
         return known
     marks = current_flow.set(flow), current_task.set(None), branch.current.set(None)
     try:
-        with executing():
+        with executing(), prints_captured(flow.log_prints):
             flow.begun = True
             flow.check_stopped()
             while True:

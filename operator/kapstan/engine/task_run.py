@@ -24,7 +24,6 @@ from kapstan.engine.pending import Pending
 from kapstan.engine.threads import Submitted
 from kapstan.errors import TaskTimeout
 from kapstan.ids import new_id
-from kapstan.logging import redirect_prints
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
@@ -52,8 +51,6 @@ def prepare(
     log_prints = spec.log_prints
     if log_prints is None:
         log_prints = flow.log_prints if flow is not None else settings.current().log_prints
-    if log_prints:
-        redirect_prints()
     run = TaskRun(
         run_id,
         spec.name,

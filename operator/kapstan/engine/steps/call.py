@@ -13,6 +13,7 @@ from kapstan.engine.execution import TaskExecution
 from kapstan.engine.limits import TimeUp
 from kapstan.engine.operations import Call, Limited, Operation, Steps
 from kapstan.errors import CancelRun, Fenced, HandBack, JournalLost, Parked
+from kapstan.logging import prints_captured
 from kapstan.states import State
 
 
@@ -26,7 +27,8 @@ def call(execution: TaskExecution) -> Steps[State]:
     mark = current_task.set(run)
     branch_mark = None if body is None else branch.current.set(body)
     try:
-        result: Any = yield operation
+        with prints_captured(run.log_prints):
+            result: Any = yield operation
     except Exception as error:  # noqa: BLE001  (user code)
         return returns.failed(error, "Task run encountered an exception")
     except BaseException as error:
