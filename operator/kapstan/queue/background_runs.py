@@ -28,6 +28,7 @@ _ANSWERS = {b"OK": Change.DONE, b"NONE": Change.UNKNOWN, b"NOT": Change.REFUSED,
 _COUNTED = {"s": "submitted", "r": "running", "c": "completed", "f": "failed", "x": "crashed", "k": "cancelled"}
 _MOST_AT_ONCE = 200
 _SEARCHED = 20_000
+_LEAST = 20  # records that are read together, though fewer are missing
 
 
 class RedisBackgroundRuns:
@@ -48,15 +49,18 @@ class RedisBackgroundRuns:
         found: list[ListedRun] = []
         read = 0
         for batch in batches:
-            places = batch[: SCANNED - read]
-            for place, record in zip(places, self._heads([place.run_id for place in places]), strict=True):
-                read += 1
-                if record is not None and _fits(chosen, record, place, ends=kind == "e"):
-                    found.append(ListedRun(record, place.at / 1000 if kind == "i" else made_at(place.run_id)))
-                if len(found) == limit:
-                    return BackgroundPage(self._surroundings(found), cursor_of(kind, place))
-                if read == SCANNED:
-                    return BackgroundPage(self._surroundings(found), cursor_of(kind, place), place.at / 1000)
+            at = 0
+            while at < len(batch):
+                places = batch[at : at + min(max(limit - len(found), _LEAST), SCANNED - read)]
+                at += len(places)
+                for place, record in zip(places, self._heads([place.run_id for place in places]), strict=True):
+                    read += 1
+                    if record is not None and _fits(chosen, record, place, ends=kind == "e"):
+                        found.append(ListedRun(record, place.at / 1000 if kind == "i" else made_at(place.run_id)))
+                    if len(found) == limit:
+                        return BackgroundPage(self._surroundings(found), cursor_of(kind, place))
+                    if read == SCANNED:
+                        return BackgroundPage(self._surroundings(found), cursor_of(kind, place), place.at / 1000)
         return BackgroundPage(self._surroundings(found))
 
     def look(self, run_id: RunId) -> ListedRun | None:

@@ -81,85 +81,81 @@ class RunLists:
                         return
 
     def _of_hour(self, base: int, lists: list[str], before: Place | None, size: int) -> Iterator[list[Place]]:
-        first = max(16, 2 * size // len(lists))
-        tails = [_Tail(f"{self._queue.prefix}{name}", base, first) for name in lists]
+        tails = [_Tail(f"{self._queue.prefix}{name}", base, max(16, 2 * size // len(lists))) for name in lists]
         for tail, length in zip(tails, self._queue.commands([pack("LLEN", tail.key) for tail in tails]), strict=True):
-            tail.stop = length
+            tail.start = length
         if before is not None and before.at < base + HOUR:
             self._go_to(tails, before)
+        self._read([tail for tail in tails if tail.start])
         while True:
-            self._fill([tail for tail in tails if not tail.places and tail.stop])
-            known = max((tail.places[0] for tail in tails if tail.stop and tail.places), default=None)
-            found: list[Place] = []
-            for tail in tails:
-                found += tail.take(known)
-            if not found:
-                return
-            found.sort(reverse=True)
+            floor = max(tail.bound for tail in tails)
+            found = sorted((place for tail in tails for place in tail.take(floor)), reverse=True)
             if before is not None:
                 found = [place for place in found if place < before]
             for at in range(0, len(found), size):
                 yield found[at : at + size]
+            more = [tail for tail in tails if tail.start and tail.bound == floor]
+            if not more:
+                return
+            self._read(more)
 
     def _go_to(self, tails: list[_Tail], before: Place) -> None:
-        """Let each tail end behind its last entry that is not newer than ``before``."""
-        ranges = {tail: (0, tail.stop) for tail in tails}
+        """Let each tail begin behind its last entry that is not newer than ``before``."""
+        ends = self._queue.commands([pack("LINDEX", tail.key, -1) for tail in tails])
+        ranges = {
+            tail: (0, tail.start)
+            for tail, end in zip(tails, ends, strict=True)
+            if end is not None and tail.place(end).at > before.at
+        }
         while ranges:
             middles = {tail: (low + high) // 2 for tail, (low, high) in ranges.items() if low < high}
             for tail in ranges.keys() - middles.keys():
-                tail.stop = ranges.pop(tail)[0]
+                tail.start = ranges.pop(tail)[0]
             reads = [pack("LINDEX", tail.key, middle) for tail, middle in middles.items()]
             for (tail, middle), entry in zip(middles.items(), self._queue.commands(reads), strict=True):
                 low, high = ranges[tail]
                 newer = entry is None or tail.place(entry).at > before.at
                 ranges[tail] = (low, middle) if newer else (middle + 1, high)
 
-    def _fill(self, tails: list[_Tail]) -> None:
-        while tails:
-            reads = [pack("LRANGE", tail.key, tail.start, tail.stop - 1) for tail in tails]
-            for tail, entries in zip(tails, self._queue.commands(reads), strict=True):
-                tail.put(entries)
-            tails = [tail for tail in tails if not tail.places and tail.stop]
+    def _read(self, tails: list[_Tail]) -> None:
+        reads = [pack("LRANGE", tail.key, tail.next_start, tail.start - 1) for tail in tails]
+        for tail, entries in zip(tails, self._queue.commands(reads), strict=True):
+            tail.put(entries)
 
 
 class _Tail:
-    """The unread end of one list: entries before ``stop`` are still to be read, ``places`` were read, oldest first."""
+    """The end of one list, read from behind: entries from ``start`` on were read, those before it are still to be."""
 
     def __init__(self, key: str, base: int, size: int) -> None:
         self.key = key
-        self.stop = 0
-        self.places: list[Place] = []
+        self.start = 0
         self._base = base
         self._size = size
+        self._places: list[Place] = []
 
     @property
-    def start(self) -> int:
-        return max(0, self.stop - self._size)
+    def next_start(self) -> int:
+        return max(0, self.start - self._size)
+
+    @property
+    def bound(self) -> int:
+        """No entry that is still to be read is newer than this moment; -1: all were read."""
+        return self._places[0].at if self.start else -1
 
     def place(self, entry: bytes) -> Place:
         return Place(self._base + int.from_bytes(entry[:_ENTRY], "big"), entry[_ENTRY:].decode())
 
     def put(self, entries: list[bytes]) -> None:
-        """Take what ``start`` to ``stop`` held. Entries of one millisecond are sorted by id and so must come together:
-        the first ones are left for the next read where more of them may stand before."""
-        start = self.start
-        places = [self.place(entry) for entry in entries]
-        held = 0
-        if start > 0:
-            while held < len(places) and places[held].at == places[0].at:
-                held += 1
-        if held == len(places) and places:
-            self._size *= 4
-            return
+        """Take what stands between ``next_start`` and ``start``."""
+        self._places = [self.place(entry) for entry in entries] + self._places
+        self.start = self.next_start if entries else 0
         self._size = min(2 * self._size, _LONGEST)
-        self.places = sorted(places[held:])
-        self.stop = start + held if places else 0
 
-    def take(self, known: Place | None) -> list[Place]:
-        """What was read and is not older than ``known``, up to where every list was read; all, where it is None."""
-        at = 0
-        if known is not None:
-            while at < len(self.places) and self.places[at] < known:
-                at += 1
-        taken, self.places = self.places[at:], self.places[:at]
+    def take(self, floor: int) -> list[Place]:
+        """What was read and is newer than ``floor``: nothing that is still to be read belongs among it. The oldest
+        entry read stays, where more are to come: it is the bound."""
+        at = len(self._places)
+        while at and self._places[at - 1].at > floor:
+            at -= 1
+        taken, self._places = self._places[at:], self._places[:at]
         return taken
