@@ -10,9 +10,19 @@ from typing import Any
 from kapstan.engine import definition, ended, returns, values
 from kapstan.engine.definition import Definition
 from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.limits import TimeUp
 from kapstan.engine.run_index import RunIndex
 from kapstan.engine.steps.call import ends_the_caller
-from kapstan.errors import BackendError, CancelRun, Fenced, JournalLost, ParameterError, Parked, SerializationError
+from kapstan.errors import (
+    BackendError,
+    CancelRun,
+    Fenced,
+    HandBack,
+    JournalLost,
+    ParameterError,
+    Parked,
+    SerializationError,
+)
 from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, after_retry, read_journal
 from kapstan.logging import set_up, told_of
 from kapstan.runs.records import result_ref
@@ -189,7 +199,9 @@ class FlowAttempt:
             return None
         if flow.ending:
             return None
-        if not ends_the_caller(reason):  # the code's own doing, such as sys.exit()
+        # In a process of its own every stop is told by stop_here: nothing else may have the run started again for ever.
+        untold = flow.on_stop is not None and flow.parent is None and flow.stopped is None
+        if not ends_the_caller(reason) or (untold and not isinstance(reason, (HandBack, CancelRun, Parked, TimeUp))):
             self.end(returns.failed(reason, "Flow run encountered an exception"))
             return None
         flow.ending = True

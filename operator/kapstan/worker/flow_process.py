@@ -178,9 +178,8 @@ class _Lease:
 
 
 def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
-    for number in (signal.SIGTERM, _SUPERSEDED):
+    for number in (signal.SIGTERM, signal.SIGINT, _SUPERSEDED):
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     reset_signals_in_forks()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -213,7 +212,7 @@ def _flow(attempt: Attempt, load: Load, backend: Backend) -> FlowRun:
         spec, parameters = load()
     except BackendError:
         raise
-    except Exception as error:  # noqa: BLE001  (importing user code raises anything)
+    except BaseException as error:  # noqa: BLE001  (importing user code raises anything, or calls sys.exit())
         failure = error
 
         def fail() -> None:
@@ -236,6 +235,13 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
         if flow.begun:  # before that, the engine looks as soon as the attempt can be ended in its journal
             raise error
 
+    def interrupt(_got: int, _frame: Any) -> None:
+        if flow.ending:
+            return
+        flow.stop_here(HandBack("SIGINT"))
+        if flow.begun:
+            raise KeyboardInterrupt
+
     def cancel(_got: int, _frame: Any) -> None:
         if flow.ending or flow.stopped is not None:
             return
@@ -246,6 +252,7 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
     flow.on_stop = lambda: _send(os.getpid(), signal.SIGTERM)
     for number in (signal.SIGTERM, _SUPERSEDED):
         signal.signal(number, break_off)
+    signal.signal(signal.SIGINT, interrupt)
     signal.signal(CANCEL_SIGNAL, cancel)
     if _cancel_asked.is_set():  # while the flow was imported
         flow.stop_here(CancelRun("cancelled by a person"))
@@ -261,13 +268,13 @@ def _run(attempt: Attempt, flow: FlowRun) -> int:
         return ExitCode.HANDED_BACK
     except CancelRun:
         return ExitCode.FAILED
-    except SystemExit:
-        return ExitCode.FAILED
     except JournalLost:
         raise
     except BaseException as error:
         if isinstance(error, Exception):
             raise
+        if flow.stopped is None:  # the code's own doing, recorded as its failure: started again it would end so again
+            return ExitCode.FAILED
         logger.info("Flow run '%s' is handed back after %.1f s", flow.name, time.monotonic() - started)
         return ExitCode.HANDED_BACK
 
