@@ -7,7 +7,7 @@ background runs goes through ``Queue.wait``: one connection serves every waiting
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -17,7 +17,7 @@ from uuid import UUID
 from kapstan import backend as backends
 from kapstan import ids, states
 from kapstan.context import current_flow
-from kapstan.engine import values
+from kapstan.engine import values, watcher
 from kapstan.engine.pending import Pending, Resolvable
 from kapstan.engine.waiting import without_place
 from kapstan.errors import UnknownRun
@@ -106,7 +106,7 @@ class Future(Resolvable, Generic[R]):
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
         """Call ``fn(future)`` once when the run has ended, at once if it has; on another thread otherwise."""
-        self.on_done(lambda: fn(self))
+        self.on_done(functools.partial(fn, self))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Future) and cast("Future[Any]", other)._run_id == self._run_id
@@ -142,7 +142,7 @@ class Future(Resolvable, Generic[R]):
         elif _journalled(self._run_id) is not None:
             callback()
         else:
-            _watcher.add(self._run_id, callback)
+            watcher.add(self._run_id, callback)
 
     def _ended_state(self) -> State:
         """``state`` for whoever has waited: a run that the queue does not know does not come any more."""
@@ -316,37 +316,3 @@ def _completed(record: RunRecord) -> State:
         states.StateType.COMPLETED,
         loader=lambda: values.open_value(backend, record.envelope, "result", record.run_id),
     )
-
-
-class _Watcher:
-    """Calls back when background runs end: a thread for each batch of runs that were added together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._added: dict[RunId, list[Callable[[], object]]] = {}
-
-    def add(self, run_id: RunId, callback: Callable[[], object]) -> None:
-        with self._lock:
-            start = not self._added
-            self._added.setdefault(run_id, []).append(callback)
-        if start:
-            threading.Thread(target=self._watch, name="kapstan-futures", daemon=True).start()
-
-    def _watch(self) -> None:
-        with self._lock:
-            batch, self._added = self._added, {}
-        while batch:
-            for run_id in backends.current().queue.wait(list(batch), None):
-                for callback in batch.pop(run_id):
-                    callback()
-
-
-_watcher = _Watcher()
-
-
-def _after_fork() -> None:
-    global _watcher
-    _watcher = _Watcher()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -6,6 +6,7 @@ import the surface above it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -15,6 +16,8 @@ from kapstan.engine import limits
 from kapstan.engine.waiting import without_place
 from kapstan.ids import RunId
 from kapstan.states import State
+
+logger = logging.getLogger("kapstan.engine")
 
 
 class Resolvable:
@@ -85,7 +88,7 @@ class Pending(Resolvable):
             if self._ended is not None:
                 self._ended.set()
         for callback in callbacks:
-            callback()
+            tell(callback)
 
     def on_done(self, callback: Callable[[], object]) -> None:
         with self._lock:
@@ -93,6 +96,15 @@ class Pending(Resolvable):
                 self._callbacks.append(callback)
                 return
         callback()
+
+
+def tell(callback: Callable[[], object]) -> None:
+    """Call ``callback``; what it raises is logged with its name, for the thread that calls it serves others, too."""
+    try:
+        callback()
+    except BaseException:
+        function = getattr(callback, "func", callback)
+        logger.exception("Error in the callback %s of a run", getattr(function, "__qualname__", repr(function)))
 
 
 class UpstreamFailed(Exception):

@@ -27,11 +27,13 @@ def refusing(path: Path) -> Generator[None]:
         ) from error
 
 
-def make_folder(folder: Path) -> None:
-    """``folder`` and what is missing above it, for their owner only."""
+def make_folder(folder: Path, *, fsync: bool = False) -> None:
+    """``folder`` and what is missing above it, for their owner only; ``fsync``: the names of new ones are durable."""
     for path in reversed((folder, *folder.parents)):
         if not path.is_dir():
             path.mkdir(mode=0o700, exist_ok=True)
+            if fsync:
+                sync_folder(path.parent)
 
 
 def take_lock(descriptor: int, path: Path, deadline: float) -> None:

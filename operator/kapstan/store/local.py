@@ -40,7 +40,7 @@ class LocalStore:
         self._deadline = deadline
         with refusing(root):
             for folder in (self._objects, self._aside, self._locks):
-                make_folder(folder)
+                make_folder(folder, fsync=fsync)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalStore:
@@ -128,7 +128,7 @@ class LocalStore:
         try:
             move(aside, path)
         except FileNotFoundError:
-            make_folder(path.parent)
+            make_folder(path.parent, fsync=self._fsync)
             move(aside, path)
         if self._fsync:
             sync_folder(path.parent)

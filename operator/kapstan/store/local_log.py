@@ -46,7 +46,7 @@ class LocalLog:
     def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         with refusing(self._path):
             if self._descriptor < 0:
-                make_folder(self._path.parent)
+                make_folder(self._path.parent, fsync=self._fsync)
                 flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, 0o600)
             with self._locked():

@@ -19,7 +19,7 @@ from kapstan.ports import Stored
 from kapstan.settings import Settings
 from kapstan.store.keys import check_key
 from kapstan.store.probe import probe, probe_when_due
-from kapstan.store.s3_wire import Unknown, Wire, error_of
+from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire, error_of
 from kapstan.store.segments import SegmentLog
 
 _PAGE = 1000  # the most that a LIST answers and that a bulk delete takes
@@ -55,17 +55,18 @@ class S3Store:
         return self._wire.until_known(f"GET {key}", lambda: self._get(key))
 
     def _get(self, key: str) -> Stored | None:
-        reply = self._wire.send("GET", self._path(key))
-        return None if reply.code else Stored(reply.body, reply.etag)
+        reply = self._wire.send("GET", self._path(key), accept=(NO_SUCH_KEY,))
+        return None if reply.code else Stored(reply.body, _etag(reply))
 
     def put(self, key: str, body: bytes) -> None:
-        self._wire.until_known(f"PUT {key}", lambda: self._wire.send("PUT", self._path(key), body=body))
+        self._wire.until_known(f"PUT {key}", lambda: _etag(self._wire.send("PUT", self._path(key), body=body)))
 
     def create(self, key: str, body: bytes) -> bool:
         def attempt() -> bool:
-            reply = self._wire.send("PUT", self._path(key), body=body, headers={"if-none-match": "*"})
+            headers = {"if-none-match": "*"}
+            reply = self._wire.send("PUT", self._path(key), body=body, headers=headers, accept=(PRECONDITION_FAILED,))
             if not reply.code:
-                return True
+                return bool(_etag(reply))
             there = self._get(key)
             if there is None:
                 raise Unknown("412, and then there was no object")
@@ -75,9 +76,11 @@ class S3Store:
 
     def replace(self, key: str, body: bytes, version: str) -> str | None:
         def attempt() -> str | None:
-            reply = self._wire.send("PUT", self._path(key), body=body, headers={"if-match": version})
+            missed = (PRECONDITION_FAILED, NO_SUCH_KEY)
+            headers = {"if-match": version}
+            reply = self._wire.send("PUT", self._path(key), body=body, headers=headers, accept=missed)
             if not reply.code:
-                return reply.etag
+                return _etag(reply)
             there = self._get(key)
             return there.version if there is not None and there.body == body else None
 
@@ -89,8 +92,11 @@ class S3Store:
         if after:
             query["start-after"] = self._prefix + after
         while True:
-            reply = self._wire.until_known(f"LIST {prefix}", lambda: self._wire.send("GET", self._bucket, query=query))
-            page = reply.body.decode()
+            reply = self._wire.until_known(
+                f"LIST {prefix}",
+                lambda: _document(self._wire.send("GET", self._bucket, query=query), "ListBucketResult"),
+            )
+            page = reply.body.decode("utf-8", "replace")
             found = [html.unescape(key) for key in re.findall(r"<Key>([^<]*)</Key>", page)]
             yield from (key[cut:] for key in found)
             if "<IsTruncated>true</IsTruncated>" not in page:
@@ -158,3 +164,16 @@ class S3Store:
 
     def _path(self, key: str) -> str:
         return f"{self._bucket}/{self._prefix}{check_key(key)}"
+
+
+def _etag(reply: Reply) -> str:
+    """The version that every store names with an object; a success without one came from something in front of it."""
+    if not reply.etag:
+        raise Unknown(f"{reply.status} without an ETag: no answer of an S3 store; what is in front of it?")
+    return reply.etag
+
+
+def _document(reply: Reply, root: str) -> Reply:
+    if f"<{root}".encode() not in reply.body:
+        raise Unknown(f"{reply.status} without <{root}>: no answer of an S3 store; what is in front of it?")
+    return reply

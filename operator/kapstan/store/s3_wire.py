@@ -32,6 +32,9 @@ log = logging.getLogger("kapstan.store")
 
 # Whether the request took effect is not known after these: 409 is a race on AWS, 499 is MinIO shutting down.
 _UNKNOWN = frozenset({408, 409, 429, 499})
+_UNKNOWN_CODES = frozenset({"RequestTimeout", "SlowDown"})  # of status 400 and others
+_NEVER = frozenset({501, 505})  # what is asked for does not exist there, and repeating does not make it
+PRECONDITION_FAILED, NO_SUCH_KEY = "PreconditionFailed", "NoSuchKey"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
 _REPLY_SECONDS, _CONNECT_SECONDS, _BYTES_PER_SECOND = 5.0, 3.0, 1024 * 1024
 _WORTH_TELLING = 1.0  # seconds without an answer after which the log says so
@@ -45,12 +48,15 @@ _FIXES = {
     "NoSuchBucket": "create the bucket, or name another one in KAPSTAN_S3_BUCKET",
     "InvalidBucketName": "bucket names have 3 to 63 lower-case letters, digits and dashes; see KAPSTAN_S3_BUCKET",
     "RequestTimeTooSkewed": "the clocks of this machine and of the store differ by more than 15 minutes",
+    "NotImplemented": "this store has no conditional writes; use MinIO or another S3 that has",
+    "PermanentRedirect": "the bucket is elsewhere: check KAPSTAN_S3_ENDPOINT and KAPSTAN_S3_REGION",
+    "TemporaryRedirect": "the bucket is elsewhere: check KAPSTAN_S3_ENDPOINT and KAPSTAN_S3_REGION",
     "AuthorizationHeaderMalformed": "check KAPSTAN_S3_REGION",
 }
 
 
 class Reply(NamedTuple):
-    """An answer that settles the request. ``code`` is S3's word for an error, "" for a success."""
+    """An answer that settles the request. ``code`` is S3's word for an error, "" for a success and for nothing else."""
 
     status: int
     body: bytes
@@ -103,7 +109,7 @@ class Wire:
     ) -> Reply:
         """One request, sent once. ``path`` begins with ``/bucket``; ``headers`` are in lower case and are signed.
 
-        Returns 2xx, 412, 404 of a missing object and the error codes in ``accept``; the rest raises.
+        Returns the success of an S3 store, and the error codes in ``accept``; the rest raises.
 
         Raises:
             Unknown: no answer, or one that says nothing.
@@ -150,14 +156,19 @@ class Wire:
         return self._judge(f"{method} {path}", answer, accept)
 
     def _judge(self, what: str, answer: urllib3.BaseHTTPResponse, accept: tuple[str, ...]) -> Reply:
+        """By the status first: a proxy on the way answers in words of its own, or in none."""
         status, body, etag = answer.status, answer.data, answer.headers.get("etag", "")
-        if 200 <= status < 300:
+        if status in (200, 204):
             return Reply(status, body, etag, "")
         code, message = error_of(body)
-        if status == 412 or code == "NoSuchKey" or code in accept:
+        if status == 412:
+            code = PRECONDITION_FAILED
+        if code and code in accept:
             return Reply(status, body, etag, code)
-        if status in _UNKNOWN or status >= 500:
+        if status in _UNKNOWN or code in _UNKNOWN_CODES or (status >= 500 and status not in _NEVER):
             raise Unknown(f"{status} {code or 'without a reason'}")
+        if status < 300 or (status == 404 and not code):
+            raise Unknown(f"{status} that is no answer of an S3 store; what is in front of it?")
         # MinIO's word for a signed header that is missing is AccessDenied, too; only its message tells.
         fix = _FIXES.get("UnsignedHeaders" if "not signed" in message else code)
         raise StoreRefused(

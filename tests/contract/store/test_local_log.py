@@ -208,3 +208,23 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreRefused, match=r"the local store cannot use .*/file: File exists\. KAPSTAN_HOME must be"):
         LocalStore(tmp_path / "file" / "store")
+
+
+def test_with_fsync_the_name_of_every_new_folder_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store = LocalStore(tmp_path / "a" / "b" / "store", fsync=True)
+    store.put("values/run/1", b"value")
+    log = store.log("flows/run")
+    log.open(b"open")
+    log.close()
+    top = tmp_path / "a"
+    folders = {top.parent, top, *(path for path in top.rglob("*") if path.is_dir() and any(path.iterdir()))}
+    locks = top / "b" / "store" / "locks"  # lock files need not survive
+    assert {folder.stat().st_ino for folder in folders - {locks}} <= synced

@@ -201,3 +201,87 @@ def tls_in_front(folder: Path, certificate: Path) -> Iterator[str]:
         yield f"https://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def answering(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> Iterator[S3Store]:
+    """A store behind something that gives this one answer to everything."""
+
+    class Odd(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = answer  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    settings = Settings(
+        s3_endpoint=f"http://127.0.0.1:{server.server_port}",
+        s3_access_key="a",
+        s3_secret_key="b",
+        store_deadline_seconds=0.05,
+    )
+    try:
+        with opened(settings) as store:
+            yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+CALLS = {
+    "get": lambda store: store.get("k"),
+    "put": lambda store: store.put("k", b"mine"),
+    "create": lambda store: store.create("k", b"mine"),
+    "replace": lambda store: store.replace("k", b"mine", '"v"'),
+    "keys": lambda store: list(store.keys("k")),
+}
+HTML = b"<html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (200, HTML, StoreUnavailable),
+        (202, b"", StoreUnavailable),
+        (206, b"part", StoreUnavailable),
+        (301, b"", StoreRefused),
+        (302, HTML, StoreRefused),
+        (304, b"", StoreRefused),
+        (307, b"<Error><Code>TemporaryRedirect</Code></Error>", StoreRefused),
+        (400, b"<Error><Code>RequestTimeout</Code></Error>", StoreUnavailable),
+        (403, HTML, StoreRefused),
+        (404, b"", StoreUnavailable),
+        (404, HTML, StoreUnavailable),
+        (404, b"<Error><Code>NoSuchBucket</Code></Error>", StoreRefused),
+        (409, b"", StoreUnavailable),
+        (413, HTML, StoreRefused),
+        (501, b"", StoreRefused),
+        (503, HTML, StoreUnavailable),
+    ],
+)
+def test_an_answer_that_is_not_the_store_s_is_never_taken_for_success_or_absence(
+    call: str, status: int, body: bytes, error: type[Exception]
+) -> None:
+    with answering(status, body) as store, pytest.raises(error):
+        CALLS[call](store)
+
+
+@pytest.mark.parametrize("body", [b"", HTML, b"<Error><Code>PreconditionFailed</Code></Error>"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_412_is_no_success_whatever_its_body(call: str, body: bytes) -> None:
+    with answering(412, body) as store, pytest.raises((StoreUnavailable, StoreRefused)):
+        CALLS[call](store)
