@@ -37,3 +37,44 @@ def _text(current: Settings, name: str) -> str:
     value = getattr(current, name)
     secret = next(field.metadata["secret"] for field in fields(Settings) if field.name == name)
     return "********" if secret and value else str(value)
+
+
+@command.command()
+def reference() -> None:
+    """Print docs/settings.md: every setting with its default and meaning, and every option of tasks and flows."""
+    click.echo(rendered(), nl=False)
+
+
+def rendered() -> str:
+    """docs/settings.md, made of the code."""
+    from kapstan.engine.options import FlowOptions, TaskOptions
+
+    lines = [
+        "# Settings and options",
+        "",
+        "Made by `kapstan config reference`; do not edit. `kapstan config view` shows the values of a process.",
+        "An empty variable is not set. An alias is Prefect's name for the same setting; ours wins.",
+        "",
+        "| variable | default | alias | meaning |",
+        "|---|---|---|---|",
+    ]
+    for field in fields(Settings):
+        about = field.metadata
+        alias, default = (
+            f"`{about['alias']}`" if about["alias"] else "",
+            f"`{field.default}`" if field.default != "" else "",
+        )
+        lines.append(f"| `KAPSTAN_{field.name.upper()}` | {default} | {alias} | {about['doc']} |")
+    for title, options in (("Options of `@task`", TaskOptions), ("Options of `@flow`", FlowOptions)):
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "None takes an option back to its default.",
+            "",
+            "| option | meaning |",
+            "|---|---|",
+        ]
+        for name, kind in options.__annotations__.items():
+            lines.append(f"| `{name}` | {kind.__metadata__[1]} |")
+    return "\n".join(lines) + "\n"

@@ -69,3 +69,15 @@ def test_every_command_of_the_cli_can_be_loaded_and_has_help() -> None:
     for name in COMMANDS:
         command = importlib.import_module(f"kapstan.cli.{name.replace('-', '_')}").command
         assert command.help, name
+
+
+def test_the_reference_of_settings_is_what_the_code_says() -> None:
+    from kapstan.cli.config import rendered
+
+    assert (ROOT / "docs" / "settings.md").read_text() == rendered(), "run: kapstan config reference > docs/settings.md"
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in index] == []
