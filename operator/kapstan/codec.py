@@ -2,8 +2,8 @@
 
 An envelope: format (1 byte), serializer (1), key id (4), signature (16: HMAC-SHA256, cut), body. The signature covers
 namespace, purpose, the key of the place it stands in, serializer and body, so that a valid envelope cannot be moved to
-another run, task or
-purpose. Control plane and CLI read envelopes with ``Codec.describe`` or ``decode_json``, which never unpickle.
+another run, task or purpose. Control plane and CLI read envelopes with ``Codec.describe`` or ``decode_json``, which
+never unpickle.
 """
 
 from __future__ import annotations

@@ -113,8 +113,7 @@ class Launcher(Protocol):
         ...
 
     async def start(self, request: JobRequest) -> None:
-        """Start an attempt. Is it there already (same name, same owner), nothing happens; never starts a finished one
-        again.
+        """Start an attempt. Does nothing if it is there already (same name, same owner), even if it has finished.
 
         Raises:
             InvalidResource: it can never be started so (a pod template that is refused); repeating cannot help.

@@ -72,9 +72,14 @@ def test_every_command_of_the_cli_can_be_loaded_and_has_help() -> None:
 
 
 def test_the_reference_of_settings_is_what_the_code_says() -> None:
+    """Names, defaults, aliases and options; the words may be newer in the code for a while."""
     from kapstan.cli.config import rendered
 
-    assert (ROOT / "docs" / "settings.md").read_text() == rendered(), "run: kapstan config reference > docs/settings.md"
+    def facts(text: str) -> list[str]:
+        return [line.rpartition(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+
+    written = (ROOT / "docs" / "settings.md").read_text()
+    assert facts(written) == facts(rendered()), "run: kapstan config reference > docs/settings.md"
 
 
 def test_every_decision_is_in_the_index() -> None:

@@ -29,7 +29,7 @@ class Bells:
         self._watches: dict[Path, asyncio.Task[None]] = {}
 
     def hang(self, process: Process, key: Key, ready: Path | None = None) -> None:
-        """Tell of this process from now on; again for one that is told of already, to take note of its stop."""
+        """Watch this process from now on. Called again for one that is watched, it notes that process' stop."""
         if process.folder not in self._watches:
             watch = asyncio.get_running_loop().create_task(self._watch(process, key, ready))
             self._watches[process.folder] = watch
