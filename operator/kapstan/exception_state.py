@@ -56,6 +56,10 @@ def state_of_exception(error: BaseException) -> ExceptionState:
     return ExceptionState(args, attributes, members, error.__cause__, error.__context__, error.__suppress_context__)
 
 
+def is_group(error: BaseException) -> bool:
+    return isinstance(error, BaseExceptionGroup)
+
+
 def made(kind: type[BaseException], group: tuple[Any, ...]) -> BaseException:
     """An exception of class ``kind`` without its state; ``group``: message and exceptions of one that is a group."""
     native = next(base for base in kind.__mro__ if base.__module__ == "builtins")
@@ -65,13 +69,10 @@ def made(kind: type[BaseException], group: tuple[Any, ...]) -> BaseException:
 def restore(error: BaseException, state: ExceptionState) -> None:
     """Set what ``state_of_exception`` took, on what ``made`` gave."""
     args, attributes, members, cause, context, suppress_context = state
-    target: Any = error
-    if not isinstance(error, BaseExceptionGroup):
-        target.args = args
-    for name, value in {**members, **attributes}.items():
-        object.__setattr__(target, name, value)
-    error.__cause__, error.__context__ = cause, context
-    error.__suppress_context__ = suppress_context
+    links = {"__cause__": cause, "__context__": context, "__suppress_context__": suppress_context}
+    held = {} if is_group(error) else {"args": args}
+    for name, value in {**held, **members, **attributes, **links}.items():
+        object.__setattr__(error, name, value)  # the class may have a __setattr__ of its own
 
 
 def _members(error: BaseException) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class FlowAttempt:
         flow = self._flow
         if not state.is_completed():
             error = state.result(raise_on_failure=False) if state.is_final() else RuntimeError(state.message)
-            return self._written(lambda: values.seal_failure(self._backend, error, flow.run_id))
+            return self._written(lambda: values.seal_failure(self._backend, error, flow.run_id).envelope)
         if not state.has_data or flow.spec.persist_result is False:
             return None
         try:

@@ -200,7 +200,14 @@ class FlowRun(Ledger):
         value: bytes | None = None
         if state.type is not StateType.COMPLETED:
             error = state.result(raise_on_failure=False)
-            value = values.seal_failure(self.backend, error, run_id)
+            value, replayed = values.seal_failure(self.backend, error, run_id)
+            if replayed is not error and self.spec.entrypoint:
+                self._warn_once(
+                    f"failure {type(error)}",
+                    f"{type(error).__qualname__} of {spec.name} cannot be kept as it is; the flow sees what it would "
+                    f"see when it is resumed: {type(replayed).__qualname__}",
+                )
+                object.__setattr__(state, "data", replayed)  # frozen for users; nobody has seen it yet
         elif state.has_data:
             try:
                 value = values.seal_value(self.backend, state.data, "result", run_id, what=f"the result of {spec.name}")
@@ -237,7 +244,7 @@ class FlowRun(Ledger):
                 if kind is StateType.COMPLETED:
                     data = values.open_value(self.backend, outcome.value, "result", key)
                 else:
-                    data = values.open_failure(self.backend, outcome.value, key, state=kind.lower())
+                    data = values.open_failure(self.backend, outcome.value, key, state=kind.lower(), replay=True)
                 return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
             except BackendError as error:
                 self.logger.warning("The outcome of run '%s' cannot be read now; waiting: %s", outcome.name, error)

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import base64
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
+from kapstan import pickling
 from kapstan.backend import Backend
-from kapstan.codec import Purpose, Reference, digest
+from kapstan.codec import PICKLE, Purpose, Reference, digest
 from kapstan.errors import (
     CrashedRun,
     KapstanError,
     MissingResult,
     RunFailed,
-    SerializationError,
     SignatureError,
+    UnreadableValue,
     ValueTooLarge,
 )
+from kapstan.exception_state import is_group
+from kapstan.identity import find, importable_name
 from kapstan.ids import RunId, new_id
 from kapstan.runs.stored import arguments_key as arguments_key
+from kapstan.runs.stored import readable
 
 _TRACEBACK_CHARACTERS = 16_000
 _PLACE = "\0"
@@ -52,9 +56,9 @@ def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) ->
     """The value of ``envelope``, fetched from the store if it refers there.
 
     Raises:
-        SignatureError, SerializationError: as ``Codec.decode``; also an object that is not the one referred to.
-        MissingResult: the object is gone.
-        StoreUnavailable: the store is away.
+        Unreadable: it can never be read here: UnreadableValue (its class is gone), SignatureError (also an object that
+            is not the one referred to), MissingResult (the object is gone).
+        StoreUnavailable, StoreRefused: it cannot be read now.
     """
     value = backend.codec.decode(envelope, purpose, key)
     if type(value) is Reference:
@@ -76,38 +80,90 @@ def _fetch(backend: Backend, reference: Reference) -> bytes:
     return stored.body
 
 
-def seal_failure(backend: Backend, error: BaseException, key: str) -> bytes:
-    """As ``failure_envelope``; above ``inline_bytes`` an envelope that refers to the store.
+class SealedFailure(NamedTuple):
+    """A failure as it is kept.
+
+    Attributes:
+        envelope: signed; refers to the store where it is large.
+        replayed: what a flow that is resumed by another process will see in its place: the exception itself if it comes
+            back as it is, else what is left of it. A flow that can be resumed must see the same at its first run.
+    """
+
+    envelope: bytes
+    replayed: BaseException
+
+
+def seal_failure(backend: Backend, error: BaseException, key: str) -> SealedFailure:
+    """The failure of run ``key``; above ``inline_bytes`` an envelope that refers to the store.
 
     Raises:
         StoreUnavailable, StoreRefused: it is large and the store does not take it.
     """
-    envelope = failure_envelope(backend, error, key)
-    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, "result", key)
+    envelope, replayed = _sealed(backend, error, key)
+    if len(envelope) > backend.settings.inline_bytes:
+        envelope = to_store(backend, envelope, "result", key)
+    return SealedFailure(envelope, replayed)
 
 
 def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
     """The envelope of a failure, signed for ``key`` and whole; never raises for what the exception holds."""
-    codec = backend.codec
+    return _sealed(backend, error, key)[0]
+
+
+def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, BaseException]:
     body: dict[str, Any] = {
         "type": type(error).__qualname__,
         "message": _printable(error),
         "traceback": _traceback(error),
     }
+    lost: list[str] = []
+    replayed: BaseException = RunFailed(_told(body))
     if backend.settings.allow_pickle:
         try:
-            pickled = codec.encode(error, "result", key, what="the exception")
-            if isinstance(codec.decode(pickled, "result", key), BaseException):
-                body["exception"] = base64.b64encode(pickled).decode()
-        except (SerializationError, RecursionError):
-            pass  # its text still tells what happened
-    for part in ("exception", "traceback"):  # what is left out, in this order, where the whole is above max_value_bytes
+            pickled, rebuilt = pickling.dumps_exception(error, lost.append)
+            body["exception"] = base64.b64encode(backend.codec.seal(PICKLE, pickled, "result", key)).decode()
+            body["lost"] = lost
+            body["local"] = not _findable(error)
+            if not body["local"]:
+                replayed = _noted(rebuilt, lost) if lost else error
+        except Exception:  # noqa: BLE001  (whatever a user's class raises); its text still tells what happened
+            body.pop("exception", None)
+    envelope = _within_limit(backend, body, key)
+    if "exception" not in body:
+        replayed = RunFailed(_told(body))
+    if replayed is not error:
+        replayed.__cause__ = error
+        replayed.__traceback__ = error.__traceback__
+    return envelope, replayed
+
+
+def _within_limit(backend: Backend, body: dict[str, Any], key: str) -> bytes:
+    """The envelope of ``body``, from which is taken in this order what makes it larger than ``max_value_bytes``."""
+    for part in ("exception", "traceback"):
         try:
-            return codec.encode(body, "result", key)
+            return backend.codec.encode(body, "result", key)
         except ValueTooLarge:
             body.pop(part, None)
             body.setdefault("traceback", "")
-    return codec.encode({**body, "message": body["message"][:200]}, "result", key)
+    body["message"] = body["message"][:200]
+    return backend.codec.encode(body, "result", key)
+
+
+def _findable(error: BaseException) -> bool:
+    """Whether another process that runs the same code has the class of ``error``, and of those in a group."""
+    inside: tuple[BaseException, ...] = getattr(error, "exceptions", ()) if is_group(error) else ()
+    kind = type(error)
+    return all(map(_findable, inside)) and find(importable_name(kind.__module__), kind.__qualname__) is kind
+
+
+def _noted(error: BaseException, lost: list[str]) -> BaseException:
+    if lost:
+        error.add_note(f"not kept, since it cannot be pickled: {', '.join(lost)}")
+    return error
+
+
+def _told(body: dict[str, Any]) -> str:
+    return f"{body['type']}: {body['message']}" if body["type"] else body["message"]
 
 
 def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
@@ -115,34 +171,49 @@ def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
     return backend.codec.encode({"type": "", "message": reason, "traceback": ""}, "result", run_id)
 
 
-def open_failure(backend: Backend, envelope: bytes, key: str, *, state: str = "failed") -> BaseException:
+def open_failure(
+    backend: Backend, envelope: bytes, key: str, *, state: str = "failed", replay: bool = False
+) -> BaseException:
     """The exception of a failed run: the user's own where it can be rebuilt here, else ours with its type and message.
 
     The traceback of the process that raised it is attached as a note.
+
+    Args:
+        replay: a resumed flow goes on with it: it is ``SealedFailure.replayed``, or an error is raised.
+
+    Raises:
+        Unreadable: with ``replay``: it can never be read here, as when its class is gone.
+        StoreUnavailable, StoreRefused: with ``replay``: it cannot be read now.
     """
     if not envelope:
         return CrashedRun("the run crashed") if state == "crashed" else RunFailed("the run failed")
     try:
         body = open_value(backend, envelope, "result", key)
-    except KapstanError as error:
-        return error
-    error = _rebuild(backend, body, key)
+        error = None if replay and body.get("local") else _rebuild(backend, body, key)
+    except UnreadableValue:
+        if replay:
+            raise
+        body, error = readable(backend, envelope, "result", key), None
+    except KapstanError as unread:
+        if replay:
+            raise
+        return unread
     if error is None:
-        text = f"{body['type']}: {body['message']}" if body["type"] else body["message"]
-        error = CrashedRun(text) if state == "crashed" else RunFailed(text)
+        error = CrashedRun(_told(body)) if state == "crashed" else RunFailed(_told(body))
     if body["traceback"]:
         error.add_note(f"raised in the run:\n{body['traceback'].rstrip()}")
     return error
 
 
 def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException | None:
+    """
+    Raises:
+        UnreadableValue: its class is not importable here.
+    """
     if "exception" not in body:
         return None
-    try:
-        error = backend.codec.decode(base64.b64decode(body["exception"]), "result", key)
-    except SerializationError:
-        return None  # its class is not importable here
-    return error if isinstance(error, BaseException) else None
+    error = backend.codec.decode(base64.b64decode(body["exception"]), "result", key)
+    return _noted(error, body.get("lost") or []) if isinstance(error, BaseException) else None
 
 
 def _printable(error: BaseException) -> str:

@@ -38,7 +38,7 @@ def fail(backend: Backend, run_id: RunId) -> None:
     hired = worker(backend.queue, (TASK,))
     (claim,) = hired.lane.step([], 1).claims
     assert claim.run_id == run_id
-    error = values.seal_failure(backend, ValueError("no funds"), run_id)
+    error = values.seal_failure(backend, ValueError("no funds"), run_id).envelope
     hired.lane.step([Outcome(run_id, claim.token, "failed", error)], 0)
     hired.close()
 
