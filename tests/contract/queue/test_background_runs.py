@@ -119,6 +119,25 @@ class TestPages:
         rest = runs.page(BackgroundFilter(states=frozenset({"completed"})), 50, page.cursor or "")
         assert (rest.runs, rest.cursor) == ([], None)
 
+    def test_runs_of_one_moment_are_read_on_only_where_the_page_stands(
+        self, queue: RedisQueue, runs: RedisBackgroundRuns, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A bulk submit gives hundreds of runs one millisecond, in every list; a page needs those of the newest."""
+        for number in range(30):
+            queue.submit_many([run(f"m:task{number}") for _ in range(250)])
+        read = 0
+        commands = queue.commands
+
+        def counted(packed):
+            nonlocal read
+            replies = commands(packed)
+            read += sum(len(reply) for reply in replies if isinstance(reply, list))
+            return replies
+
+        monkeypatch.setattr(queue, "commands", counted)
+        assert {listed.record.task for listed in runs.page(ALL, 50).runs} == {"m:task29"}
+        assert read < 30 * 16 + 1000
+
     def test_routes_beyond_the_five_hundredth_share_a_list(self, queue: RedisQueue, runs: RedisBackgroundRuns) -> None:
         submissions = [run(f"m:task{number}") for number in range(510)]
         for submission in submissions:
