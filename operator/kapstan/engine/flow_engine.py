@@ -13,8 +13,9 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.context import current_flow, current_task
 from kapstan.engine import branch, naming, returns
+from kapstan.engine.executing import executing
 from kapstan.engine.flow_attempt import FlowAttempt
-from kapstan.engine.flow_run import FlowRun, executing
+from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.operations import Call, Do, Limited, Operation, Sleep, Steps, Wait, Walk, adrive, drive
 from kapstan.engine.pending import promises, resolved
 from kapstan.ids import RunId, new_id, run_name

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import reprlib
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kapstan.backend import Backend
@@ -345,37 +343,3 @@ class FlowRun(Ledger):
         if self._stopped is None and self.parent is not None:
             return self.parent.stopped
         return self._stopped
-
-
-# ---------------------------------------------------------------------------------------------- what executes here
-
-_executing = 0
-
-
-@contextmanager
-def executing() -> Generator[None]:
-    """While a flow run executes in this process."""
-    global _executing
-    with _executing_lock:
-        _executing += 1
-    try:
-        yield
-    finally:
-        with _executing_lock:
-            _executing -= 1
-
-
-def executing_flows() -> int:
-    """How many flow runs execute in this process."""
-    return _executing
-
-
-_executing_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _executing, _executing_lock
-    _executing, _executing_lock = 0, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -16,8 +16,9 @@ from kapstan import context, settings, states
 from kapstan.context import TaskRun, current_flow
 from kapstan.engine import branch, naming
 from kapstan.engine.chain import walk
+from kapstan.engine.executing import executing_flows
 from kapstan.engine.execution import Ledger, TaskExecution
-from kapstan.engine.flow_run import FlowRun, executing_flows
+from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.limits import TimeUp
 from kapstan.engine.operations import adrive, drive
 from kapstan.engine.pending import Pending
