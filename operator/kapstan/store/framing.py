@@ -39,8 +39,14 @@ def scan(data: bytes) -> Scan:
 
 
 def is_damaged(data: bytes, end: int) -> bool:
-    """Whether a good frame follows the bad one at ``end``: then it is no torn tail, and cutting it would lose what was
-    acknowledged."""
+    """Whether the bad frame at ``end`` is no torn tail: a good one follows it, or all of it is there but for its
+    newline. To cut it would lose what was acknowledged."""
+    head = _head_at(data, end)
+    if head is not None:
+        stop = end + _HEAD + head[0]
+        whole = len(data) > stop and zlib.crc32(data[end + _HEAD : stop]) == head[1]
+        if whole or _body_at(data, stop + 1) is not None:
+            return True
     position = data.find(b"\n", end)
     while position != -1:
         if _body_at(data, position + 1) is not None:
@@ -49,15 +55,23 @@ def is_damaged(data: bytes, end: int) -> bool:
     return False
 
 
-def _body_at(data: bytes, position: int) -> bytes | None:
-    start = position + _HEAD
-    head = data[position:start]
+def _head_at(data: bytes, position: int) -> tuple[int, int] | None:
+    """Length and checksum of the frame at ``position``; None if there is no head of a frame."""
+    head = data[position : position + _HEAD]
     if len(head) < _HEAD or head[8] != 32 or head[17] != 32:
         return None
     try:
-        end = start + int(head[:8], 16)
-        checksum = int(head[9:17], 16)
+        length, checksum = int(head[:8], 16), int(head[9:17], 16)
     except ValueError:
         return None
+    return None if length < 0 else (length, checksum)
+
+
+def _body_at(data: bytes, position: int) -> bytes | None:
+    head = _head_at(data, position)
+    if head is None:
+        return None
+    start = position + _HEAD
+    end = start + head[0]
     body = data[start:end]
-    return body if data[end : end + 1] == b"\n" and zlib.crc32(body) == checksum else None
+    return body if data[end : end + 1] == b"\n" and zlib.crc32(body) == head[1] else None

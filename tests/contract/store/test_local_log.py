@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -81,6 +82,15 @@ def test_a_changed_byte_with_good_records_behind_it_is_damage_and_no_torn_tail(n
             with pytest.raises(StoreUnsafe, match=f"is damaged at byte {first}, and records follow"):
                 use()
         assert path.read_bytes() == damaged
+
+
+def test_a_changed_newline_loses_no_record_silently(new_log, path: Path) -> None:  # type: ignore[no-untyped-def]
+    whole = write(new_log)
+    ends = itertools.accumulate(len(frame(record)) for record in RECORDS)
+    for at in (end - 1 for end in ends):
+        path.write_bytes(whole[:at] + b"\x0b" + whole[at + 1 :])
+        with pytest.raises(StoreUnsafe, match="is damaged at byte"):
+            new_log().open(b"open 2")
 
 
 def test_what_was_acknowledged_survives_the_kill_of_its_writer(new_log, path: Path) -> None:  # type: ignore[no-untyped-def]
