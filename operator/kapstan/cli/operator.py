@@ -28,6 +28,11 @@ def command() -> None:
 @click.option("--retry-seconds", type=float, default=2.0, show_default=True, help="How often the Lease is renewed.")
 @click.option("--health-port", type=int, default=8080, show_default=True, help="Port of /healthz and /readyz.")
 @click.option(
+    "--credentials",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Directory with a folder for each namespace that has a Redis and an object store of its own.",
+)
+@click.option(
     "--pod-security",
     type=click.Choice(["restricted", "privileged"]),
     default="restricted",
@@ -44,6 +49,7 @@ def start(
     renew_seconds: float,
     retry_seconds: float,
     health_port: int,
+    credentials: Path | None,
     pod_security: str,
 ) -> None:
     """Run the operator until SIGTERM."""
@@ -66,6 +72,7 @@ def start(
         renew_seconds=renew_seconds,
         retry_seconds=retry_seconds,
         health_port=health_port,
+        credentials=credentials,
         restricted=pod_security == "restricted",
     )
     current = settings.current()

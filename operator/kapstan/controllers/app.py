@@ -61,6 +61,7 @@ class Options:
     renew_seconds: float = 10.0
     retry_seconds: float = 2.0
     health_port: int = 8080
+    credentials: Path | None = None
     restricted: bool = True
     """Whether pods are held to Pod Security `restricted`, whatever their templates say."""
 
@@ -74,7 +75,7 @@ class Operator:
         self._watches = watches
         cache = Cache()
         launcher = KubernetesLauncher(client, cache, restricted=options.restricted)
-        self._namespaces = Namespaces(settings, options.signing_keys, self._record_changed)
+        self._namespaces = Namespaces(settings, options.signing_keys, self._record_changed, options.credentials)
         self._loop = Loop(
             KubernetesCluster(client),
             {"kubernetes": launcher},

@@ -1,0 +1,62 @@
+"""Secrets of one's own: what the chart reads, mounts and no longer writes."""
+
+from __future__ import annotations
+
+import pytest
+from tests.cluster.errors import CommandFailed
+from tests.contract.kubernetes.operators import RELEASE, Manifest, rendered, signing_key
+
+SERVED = ("namespaces={team,other}", signing_key("team"), signing_key("other"))
+SERVICES = ("redis.url=redis://r", "s3.endpoint=http://s", "s3.secretKey=shared-secret")
+
+
+def secrets(manifests: list[Manifest]) -> dict[tuple[str, str], set[str]]:
+    """(namespace, name) -> keys."""
+    return {
+        (one["metadata"].get("namespace", ""), one["metadata"]["name"]): set(one["data"])
+        for one in manifests
+        if one["kind"] == "Secret"
+    }
+
+
+def operator(manifests: list[Manifest]) -> Manifest:
+    (found,) = (one for one in manifests if one["kind"] == "Deployment")
+    return found["spec"]["template"]["spec"]
+
+
+def read(pod: Manifest) -> set[str]:
+    """Names of the Secrets that the operator's pod is given."""
+    (container,) = pod["containers"]
+    mounted = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    return mounted | {source["secretRef"]["name"] for source in container["envFrom"]}
+
+
+def test_with_secrets_of_ones_own_the_chart_writes_none() -> None:
+    mine = ("redis.existingSecret=my-redis", "s3.existingSecret=my-s3", "signing.existingSecret=my-keys")
+    manifests = rendered("system", "namespaces={team,other}", *mine)
+    assert secrets(manifests) == {}
+    assert read(operator(manifests)) == {"my-redis", "my-s3", "my-keys"}
+
+
+def test_one_secret_of_ones_own_leaves_the_rest_to_the_chart() -> None:
+    manifests = rendered("system", *SERVED, "redis.existingSecret=my-redis", "s3.endpoint=http://s")
+    written = secrets(manifests)
+    assert set(written) == {("", f"{RELEASE}-operator"), ("", f"{RELEASE}-signing-keys")}
+    assert "KAPSTAN_REDIS_URL" not in written["", f"{RELEASE}-operator"]
+    assert read(operator(manifests)) == {"my-redis", f"{RELEASE}-operator", f"{RELEASE}-signing-keys"}
+
+
+def test_a_namespace_with_credentials_of_its_own_is_given_none_of_the_shared_ones() -> None:
+    manifests = rendered("system", *SERVED, *SERVICES, "credentials.team=team-services")
+    assert ("team", "kapstan-workload") not in secrets(manifests)
+    assert ("other", "kapstan-workload") in secrets(manifests)
+    pod = operator(manifests)
+    assert "team-services" in read(pod)
+    (container,) = pod["containers"]
+    assert "--credentials=/etc/kapstan/credentials" in container["args"]
+    assert "/etc/kapstan/credentials/team" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_development_services_bring_their_own_secrets() -> None:
+    with pytest.raises(CommandFailed, match=r"devServices\.enabled makes its own Secrets"):
+        rendered("system", *SERVED, "devServices.enabled=true", "redis.existingSecret=mine")
