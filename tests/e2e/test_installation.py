@@ -40,6 +40,27 @@ def test_a_flow_that_raises_fails_with_its_words(installed: Installed) -> None:
     assert "broken on purpose" in run["status"]["diagnosis"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    list(enumerate(["$(KAPSTAN_SIGNING_KEY)", "$$(KAPSTAN_SIGNING_KEY)", "$(KAPSTAN_NAMESPACE)", "pa$$word", "$("])),
+)
+def test_the_kubelet_expands_nothing_that_a_user_wrote(installed: Installed, number: int, text: str) -> None:
+    installed.deploy("echo", "echo")
+    installed.run(f"echo-{number}", "echo", parameters={"text": text})
+    installed.wait("flowruns", f"echo-{number}", ".status.phase", "Completed")
+    assert _result(installed, f"echo-{number}") == text
+
+
+def test_a_key_of_parameters_shows_no_secret(installed: Installed) -> None:
+    """A user who may only create FlowRuns read the signing key from the status."""
+    installed.deploy("echo", "echo")
+    installed.run("thief", "echo", parametersRef={"key": "parameters/$(KAPSTAN_SIGNING_KEY)"})
+    run = installed.wait("flowruns", "thief", ".status.phase", "Failed")
+    assert "parameters/$(KAPSTAN_SIGNING_KEY)" in run["status"]["message"]
+    with installed.backend() as backend:
+        assert backend.settings.signing_key not in json.dumps(run)
+
+
 def test_a_pod_holds_no_token_and_no_rights(installed: Installed) -> None:
     service = {
         "apiVersion": "v1",

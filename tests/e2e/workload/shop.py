@@ -24,6 +24,11 @@ def sum_of_squares(count: int = 3) -> int:
 
 
 @flow
+def echo(text: str = "") -> str:
+    return text
+
+
+@flow
 def broken() -> None:
     raise ValueError("broken on purpose")
 
