@@ -26,11 +26,12 @@ from kapstan.cluster.kubernetes.client import Client
 from kapstan.cluster.kubernetes.cluster import RESOURCES, KubernetesCluster
 from kapstan.cluster.kubernetes.launcher import KubernetesLauncher
 from kapstan.cluster.kubernetes.render import WORKLOAD_SECRET
-from kapstan.controllers.informers import SOURCES, Informers, Source
+from kapstan.controllers.informers import Informers, Source, sources
 from kapstan.errors import NotFound
-from kapstan.ports import Key, Kind, Launcher
+from kapstan.ports import Key, Kind, Launcher, Manifest
 from kapstan.reconcile.cache import key_of_manifest
 from kapstan.reconcile.loop import Loop
+from kapstan.reconcile.table import TABLE
 from kapstan.resources import API_VERSION
 
 NAMESPACE = "launcher"
@@ -66,6 +67,8 @@ async def kubernetes(site: Site) -> AsyncGenerator[Place]:
     def make(changed: Callable[[Key], None]) -> Launcher:
         cache = Cache()
         informers = Informers(client, cast("Loop", Heard(changed)), cache, [NAMESPACE])
+        for stream in informers.streams:  # until all of them are listed the namespace is not served
+            informers.watch_opened(stream)
         watches.extend(asyncio.create_task(follow(client, informers, source)) for source in CHILDREN)
         return KubernetesLauncher(client, cache)
 
@@ -85,7 +88,7 @@ async def kubernetes(site: Site) -> AsyncGenerator[Place]:
         assert [end for end in ends if not isinstance(end, asyncio.CancelledError)] == [], "a watch ended by itself"
 
 
-CHILDREN = [source for source in SOURCES if source.resource not in RESOURCES.values()]
+CHILDREN = [source for source in sources(TABLE) if source.resource not in RESOURCES.values()]
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Heard:
     """In the place of the loop, which would reconcile the owners of what the informers hear of."""
 
     enqueue: Callable[[Key], None]
+
+    def changed(self, manifest: Manifest) -> None:
+        """Nobody looks at our resources here."""
+
+    def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
+        return []
 
 
 async def follow(client: Client, informers: Informers, source: Source) -> None:
