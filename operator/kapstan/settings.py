@@ -80,7 +80,7 @@ class Settings:
     )
     redis_url: str = _setting(
         "",
-        "redis://, rediss:// or unix:// address; empty: the embedded server of this home.",
+        "redis://, rediss://, unix:// or redis+sentinel:// address; empty: the embedded server of this home.",
         secret=True,
         check=_address("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
     )

@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.queue import server, wire
 from kapstan.queue.scripts import SCRIPTS
+from kapstan.queue.sentinel import SentinelAddress
 from kapstan.queue.wire import ConnectionLost, Refused, Wire, pack, refusal
 from kapstan.settings import Settings
 
@@ -32,6 +33,7 @@ class Dialer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._pool: ConnectionPool | None = None
+        self._sentinel: SentinelAddress | None = None
         self._lock = threading.Lock()
         self._gone_since: float | None = None
 
@@ -43,8 +45,11 @@ class Dialer:
             ConfigurationError: the address, the user, the version or the memory policy cannot work.
         """
         pool = self._dialling()
+        options = dict(pool.connection_kwargs)
         try:
-            line = Wire(pool.connection_class(**pool.connection_kwargs))
+            if self._sentinel is not None:
+                options["host"], options["port"] = self._sentinel.primary()
+            line = Wire(pool.connection_class(**options))
         except AuthenticationError as error:
             raise ConfigurationError(f"Redis refuses this user ({error}); see KAPSTAN_REDIS_URL") from None
         except ResponseError as error:
@@ -54,6 +59,8 @@ class Dialer:
                 server.ensure(self.settings.home_path, fsync=self.settings.fsync)
             raise ConnectionLost(str(error)) from None
         try:
+            if self._sentinel is not None and line.call(pack("ROLE"))[0] not in (b"master", "master"):
+                raise Refused("READONLY the Sentinels name a Redis that is no primary (any more)")
             self._prepare(line)
         except BaseException:
             line.close()
@@ -64,6 +71,8 @@ class Dialer:
         with self._lock:
             if self._pool is None:
                 url = self.settings.redis_url or server.ensure(self.settings.home_path, fsync=self.settings.fsync)
+                self._sentinel = SentinelAddress.parse(url)
+                url = self._sentinel.server if self._sentinel is not None else url
                 try:
                     self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
                         url, protocol=3, socket_timeout=wire.PATIENCE, socket_connect_timeout=5.0, **_keepalive(url)
@@ -116,6 +125,8 @@ class Dialer:
         """Where Redis is, without the password."""
         if self._pool is None:
             return "the embedded server" if not self.settings.redis_url else "KAPSTAN_REDIS_URL"
+        if self._sentinel is not None:
+            return f"{self._sentinel.service} (by Sentinel)"
         kwargs = self._pool.connection_kwargs
         return kwargs.get("path") or f"{kwargs.get('host', 'localhost')}:{kwargs.get('port', 6379)}"
 
