@@ -67,6 +67,7 @@ class Flow(_Attributes, Generic[P, R]):
             own_signature=own_signature,
             coerce=coercion(name, plain, signature) if values.get("validate_parameters", True) else None,
             entrypoint=_entrypoint(plain),
+            module=identity.importable_name(getattr(plain, "__module__", None) or "__main__"),
             **values,
         )
 

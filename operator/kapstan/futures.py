@@ -305,7 +305,7 @@ def _state_of(record: RunRecord) -> State:
         return states.Cancelled()
     error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
     make = states.Failed if record.state == "failed" else states.Crashed
-    return make(message=f"{type(error).__name__}: {error}", data=error)
+    return make(message=f"{type(error).__name__}: {values.printable(error)}", data=error)
 
 
 def _completed(record: RunRecord) -> State:

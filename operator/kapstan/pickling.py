@@ -143,12 +143,17 @@ def _pickler_class() -> type[Any]:
         def reducer_override(self, obj: Any) -> Any:
             kind = cast("type[Any]", type(obj))
             if issubclass(kind, (type, types.FunctionType)):
-                named = _named(obj)
-                if named is not None:
-                    return named
+                by_name = _named(obj)
+                if by_name is not None:
+                    return by_name
             elif issubclass(kind, BaseException):
                 if self.keeping is not None or not pickles_itself(kind):
                     return _taken_apart(obj, kind, self.keeping)
+            elif getattr(obj, "__dict__", {}).get("__module__") in MAINS:  # a task of the script: pickled by its name
+                name = obj.__reduce_ex__(5)
+                if isinstance(name, str):
+                    return named, (importable_name(obj.__module__), name, None)
+                return name
             elif kind is memoryview:
                 return _memory, (obj.tobytes(), obj.format, obj.shape)
             elif issubclass(kind, io.IOBase) and not issubclass(kind, (io.BytesIO, io.StringIO)):

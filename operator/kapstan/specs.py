@@ -111,6 +111,7 @@ class FlowSpec(FlowPolicy):
     Attributes:
         signature, own_signature: as in ``TaskSpec``.
         coerce: turns parameters into what the annotations name, or raises ParameterTypeError; None: taken as given.
+        module: what the module of ``fn`` is called by those that import it.
         entrypoint: how another process finds the flow: ``module:name`` or ``/path/file.py:name``; "" if it cannot.
     """
 
@@ -122,6 +123,7 @@ class FlowSpec(FlowPolicy):
     own_signature: inspect.Signature | None = None
     coerce: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     entrypoint: str = ""
+    module: str = ""
 
     @property
     def submit_limit(self) -> int | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from kapstan import settings
 from kapstan.errors import ConfigurationError
+from kapstan.identity import doubt_about_main
 from kapstan.worker import entrypoints, service
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def serve(
     for task, spec in zip(tasks, specs, strict=True):
         if spec is None:
             raise ConfigurationError(f"serve() takes tasks; {task!r} is none: decorate it with @task")
+    if doubt := doubt_about_main():
+        warnings.warn(doubt, UserWarning, stacklevel=2)
     by_identity = entrypoints.by_identity(spec for spec in specs if spec is not None)
     service.run(
         lambda: by_identity,

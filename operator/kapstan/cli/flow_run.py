@@ -225,10 +225,11 @@ def _start(start: Start) -> None:
         )
     if os.path.isdir(defined.folder):
         os.chdir(defined.folder)
-    entrypoint, parameters = defined.entrypoint, defined.parameters
+    entrypoint, module = defined.entrypoint, defined.module
 
     def load() -> tuple[FlowSpec, dict[str, Any]]:
-        return load_flow(entrypoint), parameters
+        spec = load_flow(entrypoint, module_name=module)
+        return spec, definition.parameters(backends.current(), start.run_id)
 
     backends.use(backend.settings)  # connections do not survive the fork that follows
     attempt = Attempt(start.run_id, start.attempt, entrypoint, name=defined.name, again=start.again)

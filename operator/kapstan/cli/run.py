@@ -99,8 +99,11 @@ def read(
     )
 
 
-def load_flow(entrypoint: str) -> FlowSpec:
+def load_flow(entrypoint: str, *, module_name: str = "") -> FlowSpec:
     """Import the flow that ``entrypoint`` names; this runs the user's code.
+
+    Args:
+        module_name: under which name to import a file, where it is known: the names of its tasks follow from it.
 
     Raises:
         ConfigurationError: there is no such module, or no such flow in it; the message names those that are there.
@@ -112,7 +115,7 @@ def load_flow(entrypoint: str) -> FlowSpec:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    module: Any = entrypoints.import_place(place)
+    module: Any = entrypoints.import_place(place, module_name)
     value: Any = module
     for part in name.split("."):
         value = getattr(value, part, None)

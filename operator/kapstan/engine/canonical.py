@@ -21,11 +21,14 @@ import copyreg
 import datetime
 import decimal
 import enum
+import functools
 import hashlib
+import json
 import pathlib
+import reprlib
 import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from kapstan.engine.graph_digest import Ambiguous, Child, Node, fold, framed, short
@@ -60,6 +63,46 @@ def unkeyable(value: Any) -> list[str]:
     walk = _Walk()
     walk.encode(value)
     return sorted(set(walk.unkeyed))
+
+
+_TEXT_BYTES = 200
+
+
+def described(parameters: Mapping[str, Any]) -> str:
+    """The arguments in at most 200 bytes, for people and for ``difference``: name, digest and short repr of each."""
+    room = max(8, _TEXT_BYTES // max(1, len(parameters)) - 14)
+    parts = [
+        [name[:24], digest({"": value})[:6], _short_repr(value, max(8, room - len(name[:24])))]
+        for name, value in parameters.items()
+    ]
+    while len(text := json.dumps(parts, separators=(",", ":"))) > _TEXT_BYTES:
+        parts.pop()
+    return text
+
+
+def difference(before: str, parameters: Mapping[str, Any]) -> str:
+    """What differs between the arguments that ``before`` describes and ``parameters``: ``order: 'a' -> 'b'``."""
+    try:
+        known: dict[str, tuple[str, str]] = {name: (mark, text) for name, mark, text in json.loads(before)}
+    except ValueError:
+        return "other inputs"
+    lines: list[str] = []
+    for name, value in parameters.items():
+        mark, text = known.get(name[:24], ("", "(not kept)"))
+        if mark != digest({"": value})[:6]:
+            lines.append(f"{name}: {text} -> {_short_repr(value, 60)}")
+    lines += [
+        f"{name}: {known[name][1]} -> (not given)" for name in known if name not in {key[:24] for key in parameters}
+    ]
+    return "; ".join(lines) or "other inputs"
+
+
+def _short_repr(value: Any, width: int) -> str:
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # noqa: BLE001  (a user's __repr__)
+        text = f"<{type(value).__qualname__}>"
+    return (text if len(text) <= width else text[: width - 1] + "~").encode("ascii", "replace").decode()
 
 
 def _encoded(parameters: dict[str, Any], *, strict: bool) -> bytes:
@@ -228,6 +271,11 @@ def _memory(view: memoryview) -> tuple[Any, ...]:
     return ("memoryview", view.format, view.shape, view.tobytes())
 
 
+def _partial(made: functools.partial[Any]) -> tuple[Any, ...]:
+    attributes = vars(made) or None  # an empty dict comes to be when somebody looks for it
+    return ("partial", made.func, made.args, made.keywords, attributes)
+
+
 _EMPTY: dict[Any, Any] = {}
 _FORMS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
     datetime.datetime: _moment,
@@ -237,6 +285,7 @@ _FORMS: dict[type[Any], Callable[[Any], tuple[Any, ...]]] = {
     decimal.Decimal: _plain,
     uuid.UUID: _plain,
     complex: _plain,
+    functools.partial: _partial,
     memoryview: _memory,
     types.FunctionType: _function,
     types.CodeType: _code,

@@ -13,7 +13,7 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.engine import values
-from kapstan.errors import SerializationError
+from kapstan.errors import MissingResult, SerializationError
 from kapstan.ids import RunId, new_nonce
 
 FORMAT = 1
@@ -27,6 +27,7 @@ class Definition:
         entrypoint: ``module:name`` or ``/path/file.py:name``; "" for a flow that only its own process can find.
         folder: working directory of the program that started it.
         parameters: arguments by name; None if they could not be serialised.
+        module: what the module of the flow is called, so that a file is imported under the same name again.
     """
 
     flow: str
@@ -34,6 +35,7 @@ class Definition:
     entrypoint: str
     folder: str
     parameters: dict[str, Any] | None
+    module: str = ""
 
 
 def write(backend: Backend, run_id: RunId, definition: Definition) -> None:
@@ -51,21 +53,38 @@ def write(backend: Backend, run_id: RunId, definition: Definition) -> None:
         "name": definition.name,
         "entrypoint": definition.entrypoint,
         "folder": definition.folder,
+        "module": definition.module,
         "parameters": None if sealed is None else base64.b64encode(sealed).decode(),
     }
     backend.store.create(_key(run_id), backend.codec.encode(body, "summary", run_id))
 
 
 def read(backend: Backend, run_id: RunId) -> Definition | None:
-    """The definition of ``run_id``, or None; unpickles, so only what runs user code anyway calls it."""
+    """The definition of ``run_id``, or None; its parameters are for ``parameters`` to read.
+
+    ``Definition.parameters`` is {} where there are some, None where not.
+    """
     stored = backend.store.get(_key(run_id))
     if stored is None:
         return None
     body = backend.codec.decode_json(stored.body, "summary", run_id)
-    parameters = None
-    if body["parameters"] is not None:
-        parameters = values.open_value(backend, base64.b64decode(body["parameters"]), "arguments", run_id)
-    return Definition(body["flow"], body["name"], body["entrypoint"], body["folder"], parameters)
+    there: dict[str, Any] | None = None if body["parameters"] is None else {}
+    return Definition(body["flow"], body["name"], body["entrypoint"], body["folder"], there, body.get("module", ""))
+
+
+def parameters(backend: Backend, run_id: RunId) -> dict[str, Any]:
+    """The arguments of ``run_id``. They are unpickled, and may be of classes that the flow's file defines: read them
+    after the flow was imported.
+
+    Raises:
+        Unreadable: they can never be read here.
+        StoreUnavailable: they cannot be read now.
+    """
+    stored = backend.store.get(_key(run_id))
+    sealed = None if stored is None else backend.codec.decode_json(stored.body, "summary", run_id)["parameters"]
+    if sealed is None:
+        raise MissingResult(f"the parameters of run {run_id} are not stored")
+    return values.open_value(backend, base64.b64decode(sealed), "arguments", run_id)
 
 
 def here() -> str:

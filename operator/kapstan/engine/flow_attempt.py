@@ -135,7 +135,7 @@ class FlowAttempt:
         definition.write(
             self._backend,
             flow.run_id,
-            Definition(flow.spec.name, flow.name, entry, definition.here(), flow.parameters),
+            Definition(flow.spec.name, flow.name, entry, definition.here(), flow.parameters, flow.spec.module),
         )
 
     # ------------------------------------------------------------------ retries

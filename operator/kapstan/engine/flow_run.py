@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kapstan.backend import Backend
-from kapstan.engine import limits, values
+from kapstan.engine import canonical, limits, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.delayed import Delayed
 from kapstan.engine.execution import Ledger, TaskExecution
@@ -211,6 +210,7 @@ class FlowRun(Ledger):
                 value = values.seal_value(self.backend, state.data, "result", run_id, what=f"the result of {spec.name}")
             except SerializationError as error:
                 self._warn_once(spec.identity, f"{error}; it runs again when this flow run is resumed")
+        pure = not isinstance(spec, TaskSpec) or spec.effect is EffectClass.PURE
         return TaskOutcome(
             key=run_id,
             task=spec.identity,
@@ -223,6 +223,7 @@ class FlowRun(Ledger):
             value=value,
             effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
             position="" if execution is None else execution.position,
+            inputs="" if execution is None or pure else canonical.described(execution.run.parameters),
         )
 
     # ------------------------------------------------------------------ reading what is there
@@ -262,10 +263,9 @@ class FlowRun(Ledger):
         before = self.memo.other_inputs(spec.identity, position)
         if before is None:
             return
-        now = reprlib.repr(parameters)
         what = (
-            f"task {spec.name} was executed as run '{before.name}' with {before.inputs or 'other inputs'}; "
-            f"this attempt calls it with {now}"
+            f"task {spec.name} was executed as run '{before.name}' with other inputs than this attempt calls it with "
+            f"({canonical.difference(before.inputs, parameters)})"
         )
         if before.effect is not EffectClass.PURE:
             raise self.stop(Parked(f"{what}; its effect is not repeated"))

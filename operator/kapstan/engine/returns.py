@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from kapstan import states
+from kapstan.engine import values
 from kapstan.engine.pending import Resolvable
 from kapstan.errors import TaskTimeout
 from kapstan.states import State, StateType
@@ -33,7 +34,7 @@ def state_of(result: Any) -> State:
 def failed(error: BaseException, what: str) -> State:
     """The state of a run that raised: Failed, named ``TimedOut`` if its own limit ended it."""
     name = "TimedOut" if isinstance(error, TaskTimeout) else "Failed"
-    message = f"{what}: {type(error).__name__}: {error}"
+    message = f"{what}: {type(error).__name__}: {values.printable(error)}"
     return State(StateType.FAILED, name, message, data=error, has_data=True)
 
 

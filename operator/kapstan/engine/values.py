@@ -113,7 +113,7 @@ def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
 def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, BaseException]:
     body: dict[str, Any] = {
         "type": type(error).__qualname__,
-        "message": _printable(error),
+        "message": printable(error),
         "traceback": _traceback(error),
     }
     lost: list[str] = []
@@ -216,7 +216,8 @@ def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException 
     return _noted(error, body.get("lost") or []) if isinstance(error, BaseException) else None
 
 
-def _printable(error: BaseException) -> str:
+def printable(error: BaseException) -> str:
+    """The message of ``error``, whatever its ``__str__`` does."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  (a user's __str__)

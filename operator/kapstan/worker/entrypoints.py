@@ -64,8 +64,8 @@ def spec_of(value: Any) -> TaskSpec | None:
     return spec if isinstance(spec, TaskSpec) else None
 
 
-def import_place(place: str) -> ModuleType:
-    """The module called ``place``, or of the file ``place``.
+def import_place(place: str, name: str = "") -> ModuleType:
+    """The module called ``place``, or of the file ``place``, that one imported as ``name`` if there is a name.
 
     Raises:
         ConfigurationError: there is none.
@@ -78,7 +78,7 @@ def import_place(place: str) -> ModuleType:
             if error.name is None or not place.startswith(error.name):
                 raise
             raise ConfigurationError(f"there is no module {place!r} on the path ({error})") from None
-    return import_file(place)
+    return import_file(place, name=name)
 
 
 def _task(module: ModuleType, name: str, entrypoint: str) -> TaskSpec:

@@ -103,6 +103,18 @@ def test_an_exception_comes_back_without_what_cannot_be_pickled() -> None:
     assert "attribute 'lock' (_thread.lock)" in raised.__notes__[0]
 
 
+def test_an_exception_whose_str_raises_is_an_end_like_others() -> None:
+    def fail() -> None:
+        raise Mute
+
+    assert type(error(outcome(spec(fail), claim()))) is Mute
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 def test_without_pickle_a_failure_is_text() -> None:
     backends.use(Settings(home=settings.current().home, allow_pickle=False))
 

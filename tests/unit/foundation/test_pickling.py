@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import importlib
 import json
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -210,3 +212,33 @@ def test_memory_comes_back_as_memory_and_open_files_are_refused(tmp_path: Path) 
         assert (type(back), back.format, back.tolist()) == (memoryview, view.format, view.tolist())
     with (tmp_path / "f").open("w") as file, pytest.raises(Exception, match="an open file"):
         pickling.dumps(file)
+
+
+SCRIPT = """
+import sys
+from kapstan import pickling, task
+
+@task
+def send(): ...
+
+class Order: ...
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(pickling.dumps([send, Order, Order()]))
+"""
+
+
+def test_what_a_script_pickles_is_the_importers_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_script.py").write_text(SCRIPT)
+    body = subprocess.run([sys.executable, "shop_script.py"], cwd=tmp_path, capture_output=True, check=True).stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(LookupError, match="'shop_script' with 'send' is not loaded here"):
+        pickling.loads(body)
+    assert "shop_script" not in sys.modules, "reading a value imports no script"
+    module: Any = importlib.import_module("shop_script")
+    try:
+        task, kind, order = pickling.loads(body)
+        assert task is module.send
+        assert kind is type(order) is module.Order
+    finally:
+        del sys.modules["shop_script"]
