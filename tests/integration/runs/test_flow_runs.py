@@ -172,7 +172,8 @@ class TestCancel:
             "Cancelled",
             "ended: Cancelled",
         }
-        assert ends(backend, run_id).count("Cancelled") == 1
+        # One that opened the journal between another's reading and its own repeats that other's end.
+        assert {end for end in ends(backend, run_id) if end is not None} == {"Cancelled"}
         assert everyone_says(backend, run_id) == {"Cancelled"}
 
     @pytest.mark.parametrize("end", ["Completed", "Failed"])

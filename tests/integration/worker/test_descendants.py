@@ -33,9 +33,15 @@ def begun(sink: Sink, *events: tuple[str, str]) -> dict[tuple[str, str], int]:
 
 
 def zombies(worker: Worker) -> list[int]:
-    return [
-        pid for pid in worker.children() if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    ]
+    return [pid for pid in worker.children() if state_of(pid) == "Z"]
+
+
+def state_of(pid: int) -> str:
+    """The letter of a process' state, "" if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def lives(pid: int) -> bool:

@@ -72,7 +72,7 @@ def test_a_function_that_was_defined_anew_runs_as_it_is_now() -> None:
 def test_the_options_of_a_copy_hold() -> None:
     tries: list[int] = []
 
-    @task(name="fails-often")
+    @task(name="embedded-fails-often")
     def fails_often() -> int:
         tries.append(1)
         if len(tries) < 3:
@@ -86,7 +86,7 @@ def test_the_options_of_a_copy_hold() -> None:
 
 
 def test_runs_that_submit_runs_and_wait_for_them_end() -> None:
-    @task(name="nests")
+    @task(name="embedded-nests")
     def nests(depth: int) -> int:
         return depth and 1 + nests.submit(depth - 1).result(timeout=60)
 
@@ -136,7 +136,7 @@ def test_generator_exit_fails_its_run() -> None:
 
 
 def test_a_run_is_cancelled_where_it_runs(sink: Sink) -> None:
-    @task(name="spins-on")
+    @task(name="embedded-spins-on")
     def spins_on() -> None:
         served.tell("began", "spin", os.getpid())
         while True:
@@ -153,7 +153,7 @@ def test_a_run_is_cancelled_where_it_runs(sink: Sink) -> None:
 def test_a_retry_while_redis_is_away_is_made_when_it_is_back(server: RedisServer, sink: Sink, gate: Gate) -> None:
     tries: list[int] = []
 
-    @task(name="flaky", retries=1)
+    @task(name="embedded-flaky", retries=1)
     def flaky() -> int:
         tries.append(1)
         if len(tries) == 1:
