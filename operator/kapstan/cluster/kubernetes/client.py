@@ -148,6 +148,7 @@ class Client:
     async def close(self) -> None:
         await self.session.close()
         await self.watching.close()
+        await asyncio.sleep(0.25)  # TLS connections end a moment after their session, and aiohttp does not wait
 
     # ------------------------------------------------------------------ verbs
 
