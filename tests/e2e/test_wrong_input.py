@@ -18,10 +18,11 @@ from tests.e2e.sink import Sink
 from tests.e2e.workload.background import effect
 
 from kapstan import backend, ids
-from kapstan.codec import FORMAT, JSON, Codec, SigningKey
+from kapstan.codec import FORMAT, JSON, Codec
 from kapstan.errors import CrashedRun, SerializationError
 from kapstan.futures import Future
 from kapstan.ports import Submission
+from kapstan.signing_key import SigningKey
 
 TYPED = "background.py:typed"
 

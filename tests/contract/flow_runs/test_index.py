@@ -9,12 +9,13 @@ import pytest
 from tests.contract.queue.makers import CODEC, Register
 from tests.servers.redis import RedisServer
 
-from kapstan.codec import JSON, Codec, SigningKey
+from kapstan.codec import JSON, Codec
 from kapstan.ids import RunId, derived_id, new_id
 from kapstan.ports import FlowRuns
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.redis import RedisQueue
 from kapstan.settings import Settings
+from kapstan.signing_key import SigningKey
 from kapstan.store.local_runs import LocalFlowRuns
 
 

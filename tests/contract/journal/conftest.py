@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.servers.minio import Minio, minio
 
-from kapstan.codec import Codec, SigningKey
+from kapstan.codec import Codec
 from kapstan.ids import RunId, new_id, new_nonce
 from kapstan.journal import Journal
 from kapstan.ports import RunLog, Store
+from kapstan.signing_key import SigningKey
 from kapstan.store.local import LocalStore
 from kapstan.store.s3 import S3Store
 

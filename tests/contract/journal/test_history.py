@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kapstan.codec import Codec, SigningKey
+from kapstan.codec import Codec
 from kapstan.errors import Fenced, SerializationError, SignatureError
 from kapstan.ids import RunId, new_id
 from kapstan.journal import (
@@ -18,6 +18,7 @@ from kapstan.journal import (
     read_journal,
 )
 from kapstan.ports import Store
+from kapstan.signing_key import SigningKey
 
 
 def outcome(key: str, state: str = "COMPLETED", value: bytes | None = b"\x00value") -> TaskOutcome:

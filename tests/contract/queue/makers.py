@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kapstan.codec import Codec, SigningKey
+from kapstan.codec import Codec
 from kapstan.ids import RunId, new_id
 from kapstan.ports import Claim, Lane, Outcome, Queue, Session, Submission
+from kapstan.signing_key import SigningKey
 
 TASK = "shop.tasks:charge"
 CODEC = Codec("team", [SigningKey.of(b"k" * 32)])

@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 
-from kapstan.codec import Codec, SigningKey
+from kapstan.codec import Codec
 from kapstan.errors import SignatureError, StoreUnsafe
 from kapstan.ports import Store
+from kapstan.signing_key import SigningKey
 from kapstan.store.era import StoredEra
 
 CODEC = Codec("ns", [SigningKey.of(b"k" * 32)])

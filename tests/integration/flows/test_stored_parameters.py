@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.integration.flows.conftest import Runs
 
-from kapstan import backend, codec, ids
+from kapstan import backend, codec, ids, signing_key
 from kapstan.backend import Backend
 
 KEY = "parameters/x"
@@ -57,12 +57,12 @@ def unsigned(_: Backend) -> bytes:
 
 
 def of_another_namespace(ours: Backend) -> bytes:
-    key = codec.local_key(ours.settings.home_path)
+    key = signing_key.local_key(ours.settings.home_path)
     return codec.Codec("other", [key]).encode(LARGE, "value", KEY)
 
 
 def by_another_key(ours: Backend) -> bytes:
-    key = codec.SigningKey.of(bytes(32))
+    key = signing_key.SigningKey.of(bytes(32))
     return codec.Codec(ours.settings.namespace, [key]).encode(LARGE, "value", KEY)
 
 

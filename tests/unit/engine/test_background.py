@@ -11,7 +11,7 @@ import pytest
 
 from kapstan import backend as backends
 from kapstan import settings
-from kapstan.codec import Codec, SigningKey
+from kapstan.codec import Codec
 from kapstan.context import current_task
 from kapstan.engine import values
 from kapstan.engine.background import BackgroundEngine, RetryLater
@@ -19,6 +19,7 @@ from kapstan.errors import HandBack, RunFailed, SerializationError, TaskTimeout
 from kapstan.ids import Token, new_id
 from kapstan.ports import Claim, Outcome
 from kapstan.settings import Settings
+from kapstan.signing_key import SigningKey
 from kapstan.tasks import Task
 
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kapstan import codec
-from kapstan.codec import Codec, Reference, SigningKey
+from kapstan import codec, signing_key
+from kapstan.codec import Codec, Reference
 from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
 from kapstan.settings import Settings
+from kapstan.signing_key import SigningKey
 
 OLD, NEW, FOREIGN = (SigningKey.of(bytes([n]) * 32) for n in (1, 2, 3))
 
@@ -148,31 +149,31 @@ def test_an_envelope_costs_22_bytes() -> None:
 
 def test_the_local_key_is_made_once_for_all_who_race(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: codec.local_key(tmp_path / "home"), range(32)))
+        keys = set(pool.map(lambda _: signing_key.local_key(tmp_path / "home"), range(32)))
     assert len(keys) == 1
     assert stat.S_IMODE((tmp_path / "home" / "signing.key").stat().st_mode) == 0o600
     assert os.listdir(tmp_path / "home") == ["signing.key"]
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    codec.local_key(tmp_path)
+    signing_key.local_key(tmp_path)
     (tmp_path / "signing.key").chmod(0o644)
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        codec.local_key(tmp_path)
+        signing_key.local_key(tmp_path)
 
 
 def test_a_key_that_a_volumes_group_was_given_is_taken_back(tmp_path: Path) -> None:
     """Kubernetes makes every file of a volume with fsGroup readable and writable for that group, at each mount."""
-    before = codec.local_key(tmp_path)
+    before = signing_key.local_key(tmp_path)
     (tmp_path / "signing.key").chmod(0o660)
-    assert codec.local_key(tmp_path) == before
+    assert signing_key.local_key(tmp_path) == before
     assert stat.S_IMODE((tmp_path / "signing.key").stat().st_mode) == 0o600
 
 
 def test_a_home_for_the_key_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"KAPSTAN_HOME=.* cannot be used"):
-        codec.local_key(tmp_path / "file")
+        signing_key.local_key(tmp_path / "file")
 
 
 def test_a_short_key_is_refused_with_the_fix() -> None:
