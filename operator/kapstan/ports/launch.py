@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from kapstan import ids
 from kapstan.ids import RunId
+from kapstan.ports.launcher import JobRequest
 
 NAMESPACE: Final = "KAPSTAN_NAMESPACE"
 ENTRYPOINT: Final = "KAPSTAN_FLOW_ENTRYPOINT"
@@ -46,6 +47,24 @@ class FlowRunLaunch:
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     parameters_ref: str = ""
     again: bool = False
+
+    @classmethod
+    def of(cls, request: JobRequest, entrypoint: str, deployment: str) -> FlowRunLaunch:
+        """What ``request`` starts.
+
+        Args:
+            entrypoint, deployment: of the request's Deployment: its flow's entrypoint, its name.
+        """
+        return cls(
+            entrypoint,
+            request.run_id,
+            request.attempt,
+            request.run.namespace,
+            deployment=deployment,
+            parameters=request.parameters,
+            parameters_ref=request.parameters_ref or "",
+            again=request.again,
+        )
 
     def command(self) -> list[str]:
         """The arguments of ``kapstan``."""

@@ -12,7 +12,7 @@ unknown fields), then our rules (`validate`), which may compare fields with each
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
@@ -34,6 +34,7 @@ from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from kapstan.errors import InvalidResource
+from kapstan.resources.rule import Rule
 from kapstan.resources.wording import problems_of
 
 GROUP = "kapstan.dev"
@@ -84,70 +85,6 @@ _ANY_VALUE: JsonDict = {"additionalProperties": {"nullable": True, "x-kubernetes
 Parameters = Annotated[JsonObject, Field(json_schema_extra=_ANY_VALUE)]
 """Parameters by name. Declared as a map of any values, because CEL compares the keys of such a map and not those of an
 object with unknown fields; nullable, because the API server would drop a parameter that is null."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule of ours, once for the API server (CEL) and once for this process (Python), with one message.
-
-    ``cel`` is evaluated on the object that the rule belongs to; it compares with the stored object where it says
-    ``oldSelf``, and is then checked on updates only. None: CEL cannot express it, so the operator checks it and
-    reports a condition. ``message`` may hold ``%s`` and ``%d``, filled from the fields named by ``arguments``.
-    ``field`` is the field to blame, below the object; ``reason`` is one of the API server's four.
-    """
-
-    field: str
-    message: str
-    holds: Callable[[Any, Any], bool]
-    cel: str | None = None
-    arguments: tuple[str, ...] = ()
-    reason: Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"] = "FieldValueInvalid"
-
-    @property
-    def is_transition(self) -> bool:
-        return "oldSelf" in (self.cel or "")
-
-    def text(self, subject: BaseModel) -> str:
-        """The message for this object; fields are read by their names in manifests, dotted below the object."""
-        return self.message % tuple(_at(subject, argument) for argument in self.arguments)
-
-    def as_validation(self) -> dict[str, str]:
-        """The entry of ``x-kubernetes-validations``."""
-        assert self.cel is not None
-        validation = {"rule": self.cel, "fieldPath": f".{self.field}", "reason": self.reason}
-        if self.arguments:
-            values = ", ".join(f"self.{argument}" for argument in self.arguments)
-            quoted = self.message.replace("\\", "\\\\").replace("'", "\\'")
-            validation["messageExpression"] = f"'{quoted}'.format([{values}])"
-        else:
-            validation["message"] = self.message
-        return validation
-
-
-def _at(subject: BaseModel, dotted: str) -> Any:
-    value: Any = subject
-    for part in dotted.split("."):
-        value = getattr(value, _attribute(value, part))
-    return value
-
-
-def _attribute(subject: BaseModel, alias: str) -> str:
-    return next(name for name, field in type(subject).model_fields.items() if field.alias == alias)
-
-
-def immutable(field: str, *, instead: str, untyped: bool = False) -> Rule:
-    """A field that keeps its first value, or its first absence.
-
-    The rule stands on the parent: on an optional field itself it would be bypassed by removing and adding it again.
-    A map of any values has no type in CEL (``untyped``) and is reached around the type checker.
-    """
-
-    def unchanged(new: BaseModel, old: BaseModel) -> bool:
-        return _at(new, field) == _at(old, field)
-
-    new, old = (f"dyn(self).{field}", f"dyn(oldSelf).{field}") if untyped else (f"self.{field}", f"oldSelf.{field}")
-    cel = f"has({new}) == has({old}) && (!has({new}) || {new} == {old})"
-    return Rule(field, f"{field} is immutable: {instead}", unchanged, cel, reason="FieldValueForbidden")
 
 
 class Model(BaseModel, frozen=True):

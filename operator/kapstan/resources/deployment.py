@@ -20,12 +20,12 @@ from kapstan.resources.base import (
     Parameters,
     Reference,
     Resource,
-    Rule,
     Status,
     Timestamp,
     name_rules,
 )
 from kapstan.resources.flowrun import Phase
+from kapstan.resources.rule import Rule
 
 ENTRYPOINT = r"^[^\x00-\x20\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*$"
 NEXT_RUNS = 3

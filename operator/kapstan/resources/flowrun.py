@@ -19,12 +19,11 @@ from kapstan.resources.base import (
     Parameters,
     Reference,
     Resource,
-    Rule,
     Status,
     Timestamp,
-    immutable,
     name_rules,
 )
+from kapstan.resources.rule import Rule, immutable
 from kapstan.states import AttemptOutcome
 
 NAME_LIMIT = 63

@@ -13,7 +13,8 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from kapstan.errors import InvalidResource
-from kapstan.resources.base import Model, Problem, Resource, Rule
+from kapstan.resources.base import Model, Problem, Resource
+from kapstan.resources.rule import Rule
 from kapstan.resources.wording import path_of
 
 

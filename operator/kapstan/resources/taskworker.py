@@ -12,18 +12,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kapstan.resources.base import (
-    AGE,
-    NAME_LIMIT,
-    Column,
-    JsonObject,
-    Model,
-    Resource,
-    Rule,
-    Status,
-    Timestamp,
-    name_rules,
-)
+from kapstan.resources.base import AGE, NAME_LIMIT, Column, JsonObject, Model, Resource, Status, Timestamp, name_rules
+from kapstan.resources.rule import Rule
 
 SERVED = r"^[^\x00-\x20\x7f:]+(:[A-Za-z_][A-Za-z0-9_.]*)?$"
 TaskEntry = Annotated[str, Field(min_length=1, max_length=256)]

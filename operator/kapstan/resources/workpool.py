@@ -19,11 +19,11 @@ from kapstan.resources.base import (
     Model,
     Reference,
     Resource,
-    Rule,
     Status,
     Timestamp,
     name_rules,
 )
+from kapstan.resources.rule import Rule
 
 PoolType = Literal["kubernetes", "process"]
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from tests.contract.bad_samples import BAD_SAMPLES
 
 from kapstan.resources import KINDS
-from kapstan.resources.base import Model, Rule
+from kapstan.resources.base import Model
+from kapstan.resources.rule import Rule
 
 
 def models_below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -70,16 +70,7 @@ def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
         DEPLOYMENT_LABEL: deployment.metadata.name,
         WORK_POOL_LABEL: pool.metadata.name,
     }
-    launch = FlowRunLaunch(
-        flow.entrypoint,
-        request.run_id,
-        request.attempt,
-        request.run.namespace,
-        deployment=deployment.metadata.name,
-        parameters=request.parameters,
-        parameters_ref=request.parameters_ref or "",
-        again=request.again,
-    )
+    launch = FlowRunLaunch.of(request, flow.entrypoint, deployment.metadata.name)
     container = _container(FLOW_CONTAINER, flow.image, launch)
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
     if pool.spec.service_account_name:

@@ -121,16 +121,7 @@ class ProcessLauncher:
         flow = deployment.spec.flow
         cwd = self._code("spec.flow.directory", flow.directory, "Deployment", deployment.metadata.name)
         self._ignore_image(flow.image)
-        launch = FlowRunLaunch(
-            flow.entrypoint,
-            request.run_id,
-            request.attempt,
-            request.run.namespace,
-            deployment=deployment.metadata.name,
-            parameters=request.parameters,
-            parameters_ref=request.parameters_ref or "",
-            again=request.again,
-        )
+        launch = FlowRunLaunch.of(request, flow.entrypoint, deployment.metadata.name)
         await self._execute(process, {"uid": request.uid, "number": request.attempt}, launch, cwd)
         self._bells.hang(process, request.run)
 
