@@ -18,10 +18,11 @@ from kapstan.context import TaskRun
 from kapstan.engine import branch, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
+from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.loops import loops
 from kapstan.engine.naming import run_name
-from kapstan.engine.operations import Steps, Wait, drive
+from kapstan.engine.operations import Wait, drive
 from kapstan.errors import (
     BackendError,
     CancelRun,
@@ -128,27 +129,36 @@ class BackgroundEngine:
             flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
             log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
         )
-        claimed = _Claimed(self, claim)
-        steps = walk(TaskExecution(spec, args, kwargs, (), run, claimed))
+        execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
         try:
-            later = self._until_ready(claim, steps)
-            if later is not None:
-                return later
+            return self._walked(claim, execution)
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")
-        assert claimed.ended is not None, "the chain of a run ends with its outcome"
-        return claimed.ended
+        except BackendError:
+            raise
+        except BaseException as error:
+            if ends_the_caller(error):
+                raise
+            logger.exception("Task run '%s' crashed outside of its task", run.name)
+            return self._failure(claim, error, "crashed")
 
-    def _until_ready(self, claim: Claim, steps: Steps[State]) -> RetryLater | None:
-        """Drive ``steps`` to their end; not if they wait for runs that have not ended, for which no lane is held."""
-        first = next(steps)
-        if type(first) is Wait and not all(item.done for item in first.waited_for):
-            steps.close()
-            tries = self._waiting[claim.run_id] = self._waiting.pop(claim.run_id, 0) + 1
-            return RetryLater(claim.run_id, claim.token, min(_FIRST_LOOK * 2 ** (tries - 1), _LONGEST_LOOK), False)
-        self._waiting.pop(claim.run_id, None)
-        drive(steps, first)
-        return None
+    def _walked(self, claim: Claim, execution: TaskExecution) -> Outcome | RetryLater:
+        """What the chain of the run comes to. A run that waits for others, which have not ended, goes back: no lane is
+        held for it."""
+        steps = walk(execution)
+        try:
+            first = next(steps)
+            if type(first) is Wait and not all(item.done for item in first.waited_for):
+                steps.close()
+                tries = self._waiting[claim.run_id] = self._waiting.pop(claim.run_id, 0) + 1
+                return RetryLater(claim.run_id, claim.token, min(_FIRST_LOOK * 2 ** (tries - 1), _LONGEST_LOOK), False)
+            self._waiting.pop(claim.run_id, None)
+            state = drive(steps, first)
+        except StopIteration as end:  # nothing had to be asked for
+            state = end.value
+        ledger = execution.ledger
+        assert isinstance(ledger, _Claimed)
+        return ledger.ended or self.outcome(claim, execution, state)  # no step had it kept: it never began
 
     def time_limit(self, task: str) -> float | None:
         """Seconds that a run of ``task`` may take."""

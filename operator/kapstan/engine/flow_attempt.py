@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 from kapstan.engine import definition, ended, returns, values
+from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.definition import Definition
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.limits import TimeUp
 from kapstan.engine.run_index import RunIndex
-from kapstan.engine.steps.call import ends_the_caller
 from kapstan.errors import (
     BackendError,
     CancelRun,
@@ -55,11 +55,14 @@ class FlowAttempt:
 
         Raises:
             Fenced: this attempt or a later one has begun.
-            JournalLost: the journal cannot be opened.
+            JournalLost: the journal cannot be read or opened.
         """
         set_up()
         flow = self._flow
-        known = self._known()
+        try:
+            known = self._known()
+        except BackendError as error:  # no answer is no reason to execute it again
+            raise JournalLost(f"whether flow run {flow.run_id} has ended cannot be read: {error}") from error
         if known is not None:
             return known
         if flow.parent is not None:

@@ -132,12 +132,14 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
 def _execute(flow: FlowRun, step: FlowAttempt) -> Steps[State]:
     """The flow's function once: until it has returned and everything that it submitted has ended, within its limit."""
     seconds = flow.spec.timeout_seconds
+    body = Walk(_body(flow, step))
+    limited = None if seconds is None else Limited(seconds, body)
     try:
-        body = Walk(_body(flow, step))
-        return (yield body if seconds is None else Limited(seconds, body))
+        return (yield limited or body)
     except Exception as error:  # noqa: BLE001  (user code)
-        state = returns.failed(error, "Flow run encountered an exception")
-    if state.name != "TimedOut":
+        timed_out = limited is not None and limited.expired
+        state = returns.failed(error, "Flow run encountered an exception", timed_out=timed_out)
+    if not timed_out:
         yield from _submitted(flow)
     return state
 

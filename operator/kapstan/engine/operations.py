@@ -17,6 +17,7 @@ from kapstan.engine.branch import Branch, number_tasks
 from kapstan.engine.functions import asettled, settled
 from kapstan.engine.pending import Resolvable, when_done
 from kapstan.engine.waiting import without_place
+from kapstan.errors import TaskTimeout
 
 T = TypeVar("T")
 
@@ -126,19 +127,47 @@ class Walk(Operation):
 
 
 class Limited(Operation):
-    """``operation``, ended when ``seconds`` are over. Raises as ``limits.within``."""
+    """``operation``, ended when ``seconds`` are over. Raises as ``limits.within``.
 
-    __slots__ = ("operation", "seconds")
+    Attributes:
+        expired: whether it was: a ``TaskTimeout`` may also be that of something that was called.
+    """
+
+    __slots__ = ("_inner", "expired", "operation", "seconds")
 
     def __init__(self, seconds: float, operation: Operation) -> None:
         self.seconds = seconds
         self.operation = operation
+        self.expired = False
+        self._inner: TaskTimeout | None = None
 
     def block(self) -> Any:
-        return limits.within(self.seconds, self.operation.block)
+        try:
+            return limits.within(self.seconds, self._block)
+        except TaskTimeout as error:
+            self.expired = error is not self._inner
+            raise
+
+    def _block(self) -> Any:
+        try:
+            return self.operation.block()
+        except TaskTimeout as error:
+            self._inner = error
+            raise
 
     async def on_loop(self) -> Any:
-        return await limits.awithin(self.seconds, self.operation.on_loop)
+        try:
+            return await limits.awithin(self.seconds, self._on_loop)
+        except TaskTimeout as error:
+            self.expired = error is not self._inner
+            raise
+
+    async def _on_loop(self) -> Any:
+        try:
+            return await self.operation.on_loop()
+        except TaskTimeout as error:
+            self._inner = error
+            raise
 
 
 class Sleep(Operation):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from kapstan import states
 from kapstan.context import current_task
+from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.functions import driven
 from kapstan.specs import TaskSpec
 
@@ -43,6 +44,8 @@ def _granted(spec: TaskSpec, error: Exception) -> bool:
     try:
         answer = condition(spec.task, current_task.get(), state)
         return bool(driven(answer) if inspect.iscoroutine(answer) else answer)
-    except Exception:
+    except BaseException as raised:
+        if ends_the_caller(raised):
+            raise
         logger.exception("The retry_condition_fn of task %s raised: no retry", spec.name)
         return False

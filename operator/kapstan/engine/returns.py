@@ -8,7 +8,6 @@ from typing import Any, cast
 from kapstan import states
 from kapstan.engine import values
 from kapstan.engine.pending import Resolvable
-from kapstan.errors import TaskTimeout
 from kapstan.states import State, StateType
 
 
@@ -31,9 +30,9 @@ def state_of(result: Any) -> State:
     return states.Completed(data=result)
 
 
-def failed(error: BaseException, what: str) -> State:
+def failed(error: BaseException, what: str, *, timed_out: bool = False) -> State:
     """The state of a run that raised: Failed, named ``TimedOut`` if its own limit ended it."""
-    name = "TimedOut" if isinstance(error, TaskTimeout) else "Failed"
+    name = "TimedOut" if timed_out else "Failed"
     message = f"{what}: {type(error).__name__}: {values.printable(error)}"
     return State(StateType.FAILED, name, message, data=error, has_data=True)
 

@@ -16,6 +16,7 @@ from kapstan import context, settings, states
 from kapstan.context import TaskRun, current_flow
 from kapstan.engine import branch, naming
 from kapstan.engine.chain import walk
+from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.executing import executing_flows
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.flow_run import FlowRun
@@ -99,7 +100,7 @@ def submit(execution: TaskExecution) -> Pending:
             error = TaskTimeout("the time limit of the flow was over")
             pending.finish(State(states.StateType.FAILED, "TimedOut", str(error), data=error, has_data=True))
         else:
-            if not isinstance(result, Exception):  # Fenced and its like must reach the flow, not end in this thread
+            if ends_the_caller(result):  # Fenced and its like must reach the flow, not end in this thread
                 flow.stop(result)
             pending.finish(states.Crashed(message=f"{type(result).__name__}: {result}", data=result))
 

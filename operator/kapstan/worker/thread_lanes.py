@@ -22,7 +22,7 @@ from kapstan.engine.background import BackgroundEngine, RetryLater
 from kapstan.engine.limits import Limit
 from kapstan.engine.waiting import belongs_to
 from kapstan.errors import BackendError, CancelRun, HandBack
-from kapstan.ids import RunId
+from kapstan.ids import RunId, Token
 from kapstan.logging import set_up
 from kapstan.ports import Claim, Lane, Outcome, Session
 from kapstan.specs import TaskSpec
@@ -32,6 +32,7 @@ from kapstan.worker.executor import TROUBLE, Executor
 from kapstan.worker.lease import FENCE
 
 logger = logging.getLogger("kapstan.worker")
+_MOST_EXPECTED = 100_000
 _STOP_SECONDS = 2.0
 """How long ``stop`` waits for runs that it has interrupted."""
 
@@ -64,11 +65,11 @@ class ThreadLanes:
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._lanes: list[_Lane] = []
+        self._wanted = lanes
         self._order = Order.SERVE
         self._session: Session = backend.queue.open_session(queue, self._tasks, lanes, queue=queue)
         self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
-        for _ in range(lanes):
-            self._add()
+        self._fill()
         self._supervisor.start()
 
     def serves(self, identity: str) -> bool:
@@ -78,6 +79,8 @@ class ThreadLanes:
         """Run ``run_id`` is of exactly this function and these options."""
         if self.specs.get(spec.identity) is not spec:
             self.expected[run_id] = spec
+            while len(self.expected) > _MOST_EXPECTED:  # the oldest were executed by other processes of the application
+                self.expected.pop(next(iter(self.expected)), None)
 
     def retire(self) -> None:
         """Claim no more; what runs is finished, and the session ends after it."""
@@ -102,7 +105,7 @@ class ThreadLanes:
     @contextmanager
     def without_place(self) -> Generator[None]:
         """See ``engine.waiting``: a further lane serves while this thread waits."""
-        spare = self._add()
+        spare = self._add(spare=True)
         try:
             yield
         finally:
@@ -111,7 +114,15 @@ class ThreadLanes:
 
     # ------------------------------------------------------------------ lanes
 
-    def _add(self) -> _Lane | None:
+    def _fill(self) -> None:
+        """As many lanes as there shall be, also after an outage in which one could not be opened."""
+        with self._lock:
+            there = sum(not lane.spare for lane in self._lanes)
+        for _ in range(self._wanted - there):
+            if self._add() is None:
+                return
+
+    def _add(self, *, spare: bool = False) -> _Lane | None:
         """One more lane; None if there is no queue for it, or the lanes are to leave."""
         with self._lock:
             if self._order != Order.SERVE:
@@ -122,7 +133,7 @@ class ThreadLanes:
         except BackendError as error:
             logger.warning("The queue is away; no further lane for runs that are waited for: %s", error)
             return None
-        lane = _Lane(self, number, line)
+        lane = _Lane(self, number, line, spare=spare)
         with self._lock:
             self._lanes.append(lane)
         lane.start()
@@ -149,7 +160,7 @@ class ThreadLanes:
     def _supervise(self) -> None:
         """Renew the lease until the last lane has left."""
         beat = self.backend.settings.beat_seconds
-        acknowledged = time.monotonic()
+        acknowledged, away = time.monotonic(), False
         while True:
             with self._lock:
                 lanes = list(self._lanes)
@@ -157,8 +168,9 @@ class ThreadLanes:
                     break
             now, due = time.monotonic(), beat
             try:
-                renewed = self._session.renew()
-                acknowledged = now
+                renewed = self._session.renew(self._held(lanes) if away else None)
+                acknowledged, away = now, False
+                self._fill()
                 if renewed.next_due is not None:
                     due = min(beat, renewed.next_due)
                 for lane in lanes:
@@ -166,12 +178,18 @@ class ThreadLanes:
                     if not renewed.alive:
                         lane.line.wake()  # whoever waits for work must ask again
             except TROUBLE as error:
+                away = True
                 logger.warning("The background of this process cannot renew its lease: %s", error)
             if time.monotonic() - acknowledged >= FENCE * self.backend.settings.lease_seconds:
                 for lane in lanes:
                     lane.fence()
             self._wait(max(due, 0.001), beat)
         self._close()
+
+    @staticmethod
+    def _held(lanes: list[_Lane]) -> dict[RunId, Token]:
+        """Every claim of these lanes: announced after an outage, so that a server that is a new start leaves them."""
+        return {run_id: token for lane in lanes for run_id, token in lane.held()}
 
     def _wait(self, due: float, beat: float) -> None:
         try:
@@ -183,8 +201,9 @@ class ThreadLanes:
 class _Lane(threading.Thread):
     """One executor on a thread."""
 
-    def __init__(self, lanes: ThreadLanes, number: int, line: Lane) -> None:
+    def __init__(self, lanes: ThreadLanes, number: int, line: Lane, *, spare: bool) -> None:
         super().__init__(name=f"kapstan-background-{number}", daemon=True)
+        self.spare = spare
         self._all = lanes
         self.line = line
         self._slot = Board(1).slots[0]
@@ -207,6 +226,9 @@ class _Lane(threading.Thread):
         if order == Order.STOP:
             self._interrupt(HandBack)
         self.line.wake()
+
+    def held(self) -> list[tuple[RunId, Token]]:
+        return self._slot.held()
 
     def cancel(self, cancelled: list[RunId]) -> None:
         """Interrupt the run that executes, if it is one of ``cancelled``."""

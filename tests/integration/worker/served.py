@@ -94,6 +94,16 @@ def fails_once(tag: str) -> str:
 
 
 @task
+def delays_another(tag: str, gate: str) -> str:
+    """Submits a run, and is long enough to be killed after that."""
+    child = mark.delay(tag)
+    tell("delayed", tag, os.getpid())
+    with open(gate, "rb", buffering=0) as pipe:
+        pipe.read(1)
+    return child.result(timeout=30)
+
+
+@task
 def identity(value: Any) -> Any:
     return value
 

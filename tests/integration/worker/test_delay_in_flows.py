@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.integration.worker import served
-from tests.integration.worker.conftest import Sink, Start
+from tests.integration.worker.conftest import Gate, Sink, Start
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
@@ -127,3 +129,13 @@ def test_equal_calls_stay_two_runs(start: Start, sink: Sink) -> None:
 
     assert two() == ["a", "a"]
     assert len(sink.events) == 2
+
+
+def test_a_background_run_that_is_executed_again_submits_its_runs_once(start: Start, sink: Sink, gate: Gate) -> None:
+    start(limit=2)
+    run = served.delays_another.delay("a", gate.path)
+    os.kill(sink.expect("delayed", "a"), signal.SIGKILL)
+    sink.expect("delayed", "a")  # executed again
+    gate.open()
+    assert run.result(timeout=30) == "a"
+    assert len([event for event in sink.events if event[0] == "ran"]) == 1

@@ -19,7 +19,7 @@ from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
 from kapstan import task
-from kapstan.errors import CancelledRun, CrashedRun
+from kapstan.errors import CancelledRun, CrashedRun, QueueUnavailable
 from kapstan.tasks import Task
 from kapstan.worker import in_process
 
@@ -169,6 +169,21 @@ def test_a_retry_while_redis_is_away_is_made_when_it_is_back(server: RedisServer
     gate.open()
     server.start()
     assert run.result(timeout=60) == 2
+
+
+def test_lanes_that_could_not_be_opened_are_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = backends.current().queue
+    opens, refused = queue.open_lane, [0]
+
+    def refuse(*words: Any, **options: Any) -> Any:
+        if refused[0] < 2:  # the first lane of this process, and the first try at it again
+            refused[0] += 1
+            raise QueueUnavailable("away for a moment")
+        return opens(*words, **options)
+
+    monkeypatch.setattr(queue, "open_lane", refuse)
+    assert served.add.submit(1, 1).result(timeout=30) == 2
+    assert refused == [2]
 
 
 def test_each_application_has_a_queue_of_its_own(tmp_path: Path) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from kapstan import backend as backends
-from kapstan import settings
+from kapstan import settings, states
 from kapstan.codec import Codec
 from kapstan.context import current_task
-from kapstan.engine import values
+from kapstan.engine import chain, values
 from kapstan.engine.background import BackgroundEngine, RetryLater
+from kapstan.engine.pending import Resolvable
 from kapstan.errors import HandBack, RunFailed, SerializationError, TaskTimeout
 from kapstan.ids import Token, new_id
 from kapstan.ports import Claim, Outcome
 from kapstan.settings import Settings
 from kapstan.signing_key import SigningKey
+from kapstan.states import State
 from kapstan.tasks import Task
 
 
@@ -273,3 +275,53 @@ def test_a_failure_that_is_too_large_is_told_without_what_makes_it_so() -> None:
     raised = error(outcome(spec(fail), claim()))
     assert type(raised) is RunFailed
     assert str(raised).startswith("KeyError: 'xxx")
+
+
+class Upstream(Resolvable):
+    """A run that has failed, among the arguments of another."""
+
+    done = True
+    memo_reference = "0" * 22
+
+    def final_state(self) -> State:
+        return states.Failed(message="no")
+
+
+def test_a_run_whose_upstream_failed_is_failed_and_not_executed() -> None:
+    ended = outcome(spec(lambda value: pytest.fail("executed")), claim(Upstream()))
+    assert ended.state == "failed"
+    assert "something that it waits for ended as Failed" in str(error(ended))
+
+
+def test_a_step_that_needs_nothing_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cached(execution: Any, proceed: Any) -> Any:
+        return states.Completed(data="from the cache")
+        yield
+
+    monkeypatch.setattr(chain, "STEPS", (chain.Link(cached), *chain.STEPS))
+    assert value(outcome(spec(lambda: pytest.fail("executed")), claim())) == "from the cache"
+
+
+class Exits:
+    """A result that cannot be stored in the worst way."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+def exits(*_: Any) -> Any:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("fn", "options", "state"),
+    [
+        (Exits, {}, "crashed"),
+        (lambda: 1 / 0, {"retries": 3, "retry_condition_fn": exits}, "failed"),
+        (lambda: 1, {"task_run_name": exits}, "completed"),
+    ],
+)
+def test_code_of_the_users_that_exits_where_nobody_expects_it_ends_its_run_only(
+    fn: Callable[..., Any], options: dict[str, Any], state: str
+) -> None:
+    assert outcome(spec(fn, **options), claim()).state == state

@@ -110,6 +110,29 @@ def test_the_limit_of_a_task_is_an_exception_that_the_flow_may_catch() -> None:
     assert outer() == "caught"
 
 
+def test_the_limit_of_a_task_is_not_that_of_its_flow() -> None:
+    ended: list[str] = []
+
+    @task(name="semantics-over-its-limit", timeout_seconds=0.05)
+    def over_its_limit() -> None:
+        spin()
+
+    @task(name="semantics-goes-on")
+    def goes_on() -> None:
+        time.sleep(0.2)
+        ended.append("goes on")
+
+    @flow(name="outer", timeout_seconds=60)
+    def outer() -> None:
+        goes_on.submit()
+        over_its_limit()
+
+    state = outer(return_state=True)
+    assert state.name == "Failed"
+    assert isinstance(state.result(raise_on_failure=False), TaskTimeout)
+    assert ended == ["goes on"]  # the flow itself had time to wait for what it had submitted
+
+
 # ---------------------------------------------------------------------------------------------- code that exits
 
 
