@@ -1,8 +1,8 @@
 """Typed stubs of the Lua scripts: what each takes, in the order of the header comment of its file.
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
-other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections that they
-include; it is called by hash.
+other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections (of
+``prelude.lua`` and ``sessions.lua``) that they include; it is called by hash.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ P = ParamSpec("P")
 Argument = bytes | str | int
 _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _FOLDER = Path(__file__).with_name("lua")
-_HEAD, *_REST = re.split(r"^-- section: (\w+)\n", (_FOLDER / "prelude.lua").read_text(), flags=re.MULTILINE)
-_SECTIONS = dict(zip(_REST[::2], _REST[1::2], strict=True))
+_SHARED = [
+    re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
+    for name in ("prelude.lua", "sessions.lua")
+]
+_HEAD = _SHARED[0][0]
+_SECTIONS = {section: text for _, *rest in _SHARED for section, text in zip(rest[::2], rest[1::2], strict=True)}
 _INCLUDE = re.compile(r"^ *-- include: (\w+)$", re.MULTILINE)
 SCRIPTS: dict[str, Script[...]] = {}
 

@@ -12,10 +12,11 @@ from kapstan.queue import scripts
 from kapstan.queue.record import check_format
 
 FOLDER = Path(scripts.__file__).with_name("lua")
+SHARED = ("prelude", "sessions")
 
 
 def test_every_file_has_a_stub_and_every_stub_a_file() -> None:
-    files = {path.stem for path in FOLDER.glob("*.lua")} - {"prelude"}
+    files = {path.stem for path in FOLDER.glob("*.lua")} - {*SHARED}
     assert files == set(scripts.SCRIPTS)
 
 
@@ -30,7 +31,8 @@ def test_the_header_names_keys_arguments_and_reply(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
 def test_what_a_script_uses_of_the_prelude_is_included(name: str) -> None:
-    shared = re.findall(r"^local function (\w+)", (FOLDER / "prelude.lua").read_text(), re.MULTILINE)
+    texts = "".join((FOLDER / f"{file}.lua").read_text() for file in SHARED)
+    shared = re.findall(r"^local function (\w+)", texts, re.MULTILINE)
     text = re.sub(r"--.*", "", scripts.SCRIPTS[name].text)
     used = {function for function in shared if re.search(rf"(?<!function )\b{function}\(", text)}
     assert used <= set(re.findall(r"local function (\w+)", text))

@@ -60,10 +60,10 @@ def test_files_stay_readable() -> None:
     long = {}
     for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.lua"), *(ROOT / "tests").rglob("*.py")]:
         name, lines = str(path.relative_to(ROOT)), len(path.read_text().splitlines())
-        if lines > 400 and name not in LONGER:
+        if lines > (400 if name.startswith("tests/") else 350) and name not in LONGER:
             long[name] = lines
-    assert long == {}, "over 400 lines and not in the table of exceptions"
-    assert [name for name in LONGER if len((ROOT / name).read_text().splitlines()) <= 400] == [], (
+    assert long == {}, "over 350 lines (a test: 400) and not in the table of exceptions"
+    assert [name for name in LONGER if len((ROOT / name).read_text().splitlines()) <= 350] == [], (
         "no exception any more"
     )
 

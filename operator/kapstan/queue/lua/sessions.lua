@@ -1,0 +1,80 @@
+-- Further sections, as in prelude.lua: what becomes of a session's claims, its end, and sessions by name.
+
+-- section: release
+-- The claims of a session, of one lane (or of all: lane nil), as {rid, token, lane} in the order of submission.
+local function claims_of(session, lane)
+  local found = {}
+  local fields = call('HGETALL', P .. 'w:' .. session)
+  for i = 1, #fields, 2 do
+    local holder = sub(fields[i + 1], 15)
+    if #fields[i] == RID and (not lane or holder == lane) then
+      found[#found + 1] = {fields[i], sub(fields[i + 1], 1, 14), holder}
+    end
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] end)
+  return found
+end
+
+-- Take claims away from a session. Each run goes back to the front of its list, its token kept so that the next claim
+-- mints a greater one; one that was to be cancelled ends instead. `mark(claim, record)` may change the record first.
+-- The caller offers the routes it is answered.
+local function release(session, claims, ttl, mark)
+  local routes = {}
+  for i = #claims, 1, -1 do
+    local rid, token = claims[i][1], claims[i][2]
+    local record = call('GET', P .. 't:' .. rid)
+    call('HDEL', P .. 'w:' .. session, rid)
+    if record and state_of(record) == 'r' and token_of(record) == token then
+      local route = route_of(record)
+      count('r:', route, -1)
+      if mark then record = mark(claims[i], record) end
+      if record and has(record, CANCEL) then
+        finish(rid, record, 'k', token, '', ttl, session)
+      elseif record then
+        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
+        call('LPUSH', P .. 'q:' .. route, rid)
+        routes[route] = true
+      end
+    end
+  end
+  return routes
+end
+
+local function charged(record)
+  return sub(record, 1, 26) .. math.min(sub(record, 27, 27) + 1, 9) .. sub(record, 28)
+end
+
+-- section: end_session
+-- End a session: its runs go back, and none is charged (see lane_died). False: more than 1,000 claims were held, the rest
+-- is for the next call.
+local function end_session(session, ttl)
+  local w = P .. 'w:' .. session
+  local info = call('HGET', w, '@')
+  local claims = claims_of(session)
+  local more = #claims > 1000
+  while #claims > 1000 do table.remove(claims) end
+  local routes = release(session, claims, ttl)
+  if info then
+    local served = cjson.decode(info)
+    for _, route in ipairs(served.routes) do
+      for lane = 0, served.lanes - 1 do call('SREM', P .. 'idle:' .. route, session .. '|' .. lane) end
+    end
+  end
+  if more then
+    call('HDEL', w, '@')
+    call('ZADD', P .. 's', 0, session)
+  else
+    call('DEL', w)
+    call('ZREM', P .. 's', session)
+  end
+  call('PUBLISH', P .. 'S:' .. session, 'e')
+  offer_all(routes)
+  return not more
+end
+
+-- section: named
+-- Whether a session's name begins with `first`, up to the end or a separator.
+local function begins(session, first)
+  if sub(session, 1, #first) ~= first then return false end
+  return find(sub(session, #first, #first + 1), '[._-]') ~= nil or session == first
+end
