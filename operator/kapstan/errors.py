@@ -4,6 +4,7 @@ KapstanError
 ├── ConfigurationError          a setting, name or option that cannot work
 │   ├── UnknownSetting
 │   ├── DuplicateTask           two tasks of one identity in a process
+│   ├── OtherFlow               a run's journal is of another flow
 │   └── InvalidResource         a custom resource that the API server would refuse, too
 ├── SerializationError          a value that no allowed serializer carries
 │   ├── ValueTooLarge
@@ -64,6 +65,10 @@ class UnknownSetting(ConfigurationError):
 
 class DuplicateTask(ConfigurationError):
     """Two tasks of this process have the same identity; give one of them another ``name``."""
+
+
+class OtherFlow(ConfigurationError):
+    """The run was begun with another flow."""
 
 
 class InvalidResource(ConfigurationError):

@@ -119,7 +119,9 @@ class Settings:
         alias="PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS",
         least=1,
     )
-    default_retries: int = _setting(0, "Retries of tasks that name none.", alias="PREFECT_TASKS_DEFAULT_RETRIES")
+    default_retries: int = _setting(
+        0, "Retries of tasks that name none.", alias="PREFECT_TASKS_DEFAULT_RETRIES", most=998
+    )
     default_retry_delay_seconds: float = _setting(
         0.0, "Their delay.", alias="PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
     )

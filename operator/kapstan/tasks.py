@@ -20,7 +20,7 @@ from kapstan.engine.functions import iterated, runs_async
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
-from kapstan.errors import DuplicateTask
+from kapstan.errors import ConfigurationError, DuplicateTask
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
@@ -167,9 +167,15 @@ class Task(_Attributes, Generic[P, R]):
             deferred: ``delay`` instead of ``submit``.
 
         Raises:
+            ConfigurationError: ``wait_for`` of a deferred map, which the queue cannot hold to.
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables differ in length.
         """
+        if deferred and wait_for is not None:
+            raise ConfigurationError(
+                f"{self.name}.map(deferred=True, wait_for=...): background runs wait for their arguments only; pass "
+                "the futures as an argument"
+            )
         calls = expanded(self.spec, (*map(unmapped, self._bound), *args), kwargs)
         if deferred:
             run_ids = submission.submit_many(self.spec, calls)

@@ -237,7 +237,7 @@ def _start(start: Start) -> None:
 
 
 def _readable(run: FlowRunView) -> dict[str, Any]:
-    shown: dict[str, Any] = {**asdict(run), "tags": list(run.tags)}
+    shown: dict[str, Any] = {**asdict(run), "run_id": run.id, "tags": list(run.tags)}
     for name in ("created", "started", "ended"):
         shown[name] = moment(shown[name]) or None
     shown["took"] = None if run.took is None else round(run.took, 3)

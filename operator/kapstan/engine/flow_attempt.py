@@ -117,7 +117,11 @@ class FlowAttempt:
                 before = read_journal(self._backend.store, self._backend.codec, flow.run_id).last
                 attempt = 1 if before is None else before.number + 1
         journal = Journal(self._backend.store, self._backend.codec, flow.run_id)
-        history = journal.open(attempt, host=os.uname().nodename, now=self._started, retries=flow.spec.retries)
+        spec = flow.spec
+        identity = spec.identity if spec.entrypoint else ""  # one that could not be loaded stands for another
+        history = journal.open(
+            attempt, host=os.uname().nodename, now=self._started, retries=spec.retries, flow=identity
+        )
         flow.attempt = attempt
         flow.run_count = history.run_count
         self._retries = history.retries
@@ -247,7 +251,7 @@ class FlowAttempt:
         try:
             return write()
         except BackendError as error:
-            raise self._flow.stop(JournalLost(str(error))) from error
+            raise self._flow.stop(self._flow.lost(error)) from error
         except Fenced as error:
             self._flow.stop(error)
             raise

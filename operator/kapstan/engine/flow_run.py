@@ -165,7 +165,7 @@ class FlowRun(Ledger):
         try:
             return write()
         except BackendError as error:
-            raise self.stop(JournalLost(str(error))) from error
+            raise self.stop(self.lost(error)) from error
         except Fenced as error:
             self.stop(error)
             raise
@@ -183,7 +183,12 @@ class FlowRun(Ledger):
     def answered(self, error: BaseException | None) -> None:
         """The journal has stored what was posted, or cannot."""
         if error is not None:
-            self.stop(error if isinstance(error, Fenced) else JournalLost(str(error)))
+            self.stop(error if isinstance(error, Fenced) else self.lost(error))
+
+    def lost(self, error: BaseException) -> JournalLost:
+        """What ends this attempt where the store does not take its records: the cause, and the way on."""
+        way_on = f"When the store takes writes again, go on with: kapstan flow-run resume {self.run_id}"
+        return JournalLost(f"flow run '{self.name}' cannot record what it does and ends here: {error}. {way_on}")
 
     def _outcome(
         self,

@@ -33,6 +33,9 @@ class TaskRunner(Protocol):
 # ---------------------------------------------------------------------------------------------- checks
 # Each takes the option's name and a value other than None, and gives the form that the engine reads.
 
+MOST_RETRIES = 998
+"""A background run's record counts its executions in three digits."""
+
 
 def text(option: str, value: Any) -> str:
     """Raises:
@@ -54,10 +57,10 @@ def flag(option: str, value: Any) -> bool:
 
 def whole(option: str, value: Any) -> int:
     """Raises:
-    ConfigurationError: not a whole number, or negative.
+    ConfigurationError: not a whole number, negative, or more than a run's record can count.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RETRIES:
+        raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 to {MOST_RETRIES}")
     return value
 
 

@@ -35,6 +35,8 @@ class Opening:
     host: str = ""
     retries: int = 0
     """How many retries the flow's policy grants."""
+    flow: str = ""
+    """Identity of the flow that this attempt executes; "" for an attempt that only ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,8 @@ class History:
     outcomes: Mapping[RunId, TaskOutcome] = field(default_factory=dict[RunId, TaskOutcome])
     retries: int = 0
     run_count: int = 1
+    flow: str = ""
+    """Identity of the flow, as the first attempt that executed one noted it."""
 
     @property
     def last(self) -> Attempt | None:
@@ -205,10 +209,12 @@ def fold(records: Iterable[Record]) -> History:
     attempts: list[Attempt] = []
     outcomes: dict[RunId, TaskOutcome] = {}
     retries, run_count = 0, 1
+    flow = ""
     last_retry: Retry | None = None
     for record in records:
         match record:
             case Opening():
+                flow = flow or record.flow
                 attempts.append(
                     Attempt(record.attempt, record.token, record.started, record.host, retries=record.retries)
                 )
@@ -221,7 +227,7 @@ def fold(records: Iterable[Record]) -> History:
                 last_retry = record
             case AttemptEnd():
                 attempts[-1] = replace(attempts[-1], end=record)
-    return History(tuple(attempts), outcomes, retries, run_count)
+    return History(tuple(attempts), outcomes, retries, run_count, flow)
 
 
 def after_retry(outcomes: Mapping[RunId, TaskOutcome]) -> dict[RunId, TaskOutcome]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from kapstan.codec import Codec
-from kapstan.errors import BackendError, Fenced
+from kapstan.errors import BackendError, Fenced, OtherFlow
 from kapstan.ids import RunId, new_nonce
 from kapstan.journal.history import History, Opening, Record, decode, encode, fold, log_name
 from kapstan.ports import Store
@@ -66,13 +66,17 @@ class Journal:
         self._bell: SimpleQueue[_Entry | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def open(self, attempt: int, *, host: str, now: float, retries: int = 0, token: str | None = None) -> History:
+    def open(
+        self, attempt: int, *, host: str, now: float, retries: int = 0, token: str | None = None, flow: str = ""
+    ) -> History:
         """Begin ``attempt``: whoever wrote until now is fenced, and what was written is returned.
 
         Args:
             retries: how many the flow's policy grants; noted for who must decide about an attempt that was lost.
+            flow: identity of the flow that is executed; "" for none.
 
         Raises:
+            OtherFlow: the journal is of another flow; nothing was changed.
             Fenced: this attempt or a higher one has begun before; nothing was changed.
             StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError, SerializationError: as ``read_journal``.
         """
@@ -84,8 +88,13 @@ class Journal:
             highest = max((begun.number for begun in history.attempts), default=0)
             if highest >= attempt:
                 raise Fenced(f"attempt {highest} of run {self._run_id} has begun; attempt {attempt} must not go on")
+            if flow and history.flow and flow != history.flow:
+                raise OtherFlow(
+                    f"flow run {self._run_id} is of the flow {history.flow!r}, not of {flow!r}: resume it with the "
+                    "flow that it was begun with, or give the new one that name"
+                )
 
-        opening = Opening(attempt, token or new_nonce(), now, host, retries)
+        opening = Opening(attempt, token or new_nonce(), now, host, retries, flow)
         admit(self._log.open(encode(opening, self._codec, self._run_id), admit))
         return history
 

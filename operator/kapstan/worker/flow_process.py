@@ -24,7 +24,7 @@ from kapstan.backend import Backend
 from kapstan.engine import ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.loops import loops
-from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, SerializationError
+from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, OtherFlow, SerializationError
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
@@ -198,6 +198,9 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
                 logger.info("Flow run %s has ended before: %s", attempt.run_id, known.name)
                 return _code(known)
         return _run(attempt, _flow(attempt, load, backend))
+    except OtherFlow as error:
+        logger.error("%s", error)
+        return ExitCode.USAGE
     except (BackendError, JournalLost) as error:
         logger.error("Flow run %s: its end cannot be recorded: %s", attempt.run_id, error)
         return ExitCode.NOT_RECORDED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kapstan.codec import Codec
-from kapstan.errors import Fenced, SerializationError, SignatureError
+from kapstan.errors import Fenced, OtherFlow, SerializationError, SignatureError
 from kapstan.ids import RunId, new_id
 from kapstan.journal import (
     Attempt,
@@ -102,6 +102,15 @@ def test_a_retry_drops_what_did_not_complete_and_counts(store: Store, codec: Cod
     assert {key: found.state for key, found in history.outcomes.items()} == {"good": "COMPLETED", "bad": "COMPLETED"}
     assert history.retries == 0  # a person renews them
     assert history.run_count == 4
+
+
+def test_a_journal_is_of_one_flow(store: Store, codec: Codec, run_id: RunId) -> None:
+    Journal(store, codec, run_id).open(1, host="a", now=1.0, flow="shop:main")
+    with pytest.raises(OtherFlow, match="is of the flow 'shop:main', not of 'shop:other'"):
+        Journal(store, codec, run_id).open(2, host="a", now=2.0, flow="shop:other")
+    assert len(read_journal(store, codec, run_id).attempts) == 1, "nothing was changed"
+    Journal(store, codec, run_id).open(2, host="a", now=3.0)  # one that only ends the run
+    assert Journal(store, codec, run_id).open(3, host="a", now=4.0, flow="shop:main").flow == "shop:main"
 
 
 def test_a_record_of_another_run_or_key_is_refused(store: Store, codec: Codec, run_id: RunId) -> None:

@@ -215,7 +215,8 @@ class TestLost:
         assert (listed["state"], listed["type"], listed["took"]) == ("Lost", "CRASHED", None)
         assert listed["why"] == f"its process is gone; go on with kapstan flow-run resume {uuid(run_id)}"
         assert json.loads(kapstan("flow-run", "inspect", uuid(run_id), "-o", "json").stdout)["state"] == "Lost"
-        assert [run["id"] for run in json.loads(kapstan("flow-run", "ls", "--state", "lost", "-o", "json").stdout)]
+        listed = json.loads(kapstan("flow-run", "ls", "--state", "lost", "-o", "json").stdout)
+        assert [run["run_id"] for run in listed] == [run["id"] for run in listed] != []
 
     def test_a_lease_that_ran_out_tells_of_any_machine(self, backend: Backend) -> None:
         quick = Backend(replace(backend.settings, lease_seconds=0.2, beat_seconds=0.05))
