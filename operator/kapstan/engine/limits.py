@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import heapq
 import itertools
+import math
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from kapstan.errors import CancelRun, Fenced, HandBack, JournalLost, TaskTimeout
+from kapstan.main_thread import stretch
 
 T = TypeVar("T")
 _AGAIN = 1.0
@@ -98,15 +100,16 @@ def check() -> None:
 def wait(ended: threading.Event, timeout: float | None) -> bool:
     """``ended.wait(timeout)``, and ``TimeUp`` when a limit is up first: no signal wakes a thread other than the main
     one."""
-    until = None if timeout is None else time.monotonic() + timeout
+    until = math.inf if timeout is None else time.monotonic() + timeout
     while True:
-        left = remaining()
-        ours = None if until is None else max(0.0, until - time.monotonic())
-        if left is None or (ours is not None and ours <= left):
-            return ended.wait(ours)
-        if ended.wait(left):
+        left = until - time.monotonic()
+        limit = remaining()
+        nearest = left if limit is None else min(left, limit)
+        if ended.wait(stretch(None if nearest == math.inf else max(0.0, nearest))):
             return True
-        check()  # unless the clock says that it woke up a moment too early
+        if until <= time.monotonic():
+            return False
+        check()  # the clock may say that it woke up a moment too early
 
 
 def sleep(seconds: float) -> None:

@@ -18,6 +18,7 @@ import hiredis
 
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId
+from kapstan.main_thread import stretch
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import check_format
@@ -91,7 +92,7 @@ class Inbox:
                     if ended or (left is not None and left <= 0):
                         return ended
                     if self._reading:
-                        self._changed.wait(left)
+                        self._changed.wait(stretch(left))
                     else:
                         self._read_for_all(left)
             finally:
@@ -159,9 +160,9 @@ class Inbox:
     # ------------------------------------------------------------------ without the lock, by the one that reads
 
     def _read(self, timeout: float | None) -> Any:
-        """The next item; None if there is none in time, or after a new connection, which may have brought ends."""
+        """The next item; None if there is none so far, or after a new connection, which may bring ends."""
         if self._wire is not None:
-            return self._wire.receive(timeout, self._wake)
+            return self._wire.receive(stretch(timeout), self._wake)
         patience = self._dialer.settings.redis_retry_seconds
         brief = timeout is not None and timeout < patience
         try:

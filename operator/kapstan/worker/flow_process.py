@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -95,11 +96,23 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
 
 
 def _await_end(child: int) -> int:
-    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried."""
+    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried.
+
+    It sleeps on a pipe that every signal writes to: one that comes just before ``waitpid`` would be handled at its end.
+    """
+    bell, ring = os.pipe()
+    os.set_blocking(bell, False)
+    os.set_blocking(ring, False)
+    signal.signal(signal.SIGCHLD, lambda _got, _frame: None)  # without a handler it does not ring
+    signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
     while True:
-        pid, status = os.waitpid(-1, 0)
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == child:
             return os.waitstatus_to_exitcode(status)
+        if pid == 0:
+            select.select([bell], [], [])
+            with contextlib.suppress(BlockingIOError):
+                os.read(bell, 4096)
 
 
 def _leave(code: int) -> NoReturn:

@@ -18,6 +18,8 @@ from kapstan import backend
 
 MODULE = "tests.integration.worker.served"
 LEASE, BEAT = 2.0, 0.5
+MARK = "mark"
+"""A datagram of the test's own: what was sent before it has been read when it has."""
 
 
 @pytest.fixture
@@ -46,21 +48,32 @@ class Sink:
         self._path = path
         self._told = threading.Condition()
         self._events: list[Event] = []
-        self._read = 0
+        self._read = self._marks = self._asked = 0
         self._reader = threading.Thread(target=self._receive, daemon=True)
         self._reader.start()
 
     def _receive(self) -> None:
         while message := self._socket.recv(4096):
-            what, tag, pid = message.decode().split()
+            words = message.decode().split()
             with self._told:
-                self._events.append((what, tag, int(pid)))
+                if words[0] == MARK:
+                    self._marks += 1
+                else:
+                    what, tag, pid = words
+                    self._events.append((what, tag, int(pid)))
                 self._told.notify_all()
+
+    def _send(self, message: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(message, str(self._path))
 
     @property
     def events(self) -> list[Event]:
-        """Everything that was told so far."""
+        """Everything that was sent before this call."""
+        self._asked += 1
+        self._send(MARK.encode())
         with self._told:
+            assert self._told.wait_for(lambda: self._marks >= self._asked, 20.0), "the sink's reader has ended"
             return list(self._events)
 
     def next(self, timeout: float = 20.0) -> Event:
@@ -79,8 +92,7 @@ class Sink:
                 return event[2]
 
     def close(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", str(self._path))
+        self._send(b"")
         self._reader.join(5)
         self._socket.close()
 
