@@ -67,6 +67,7 @@ class ThreadLanes:
         self._lanes: list[_Lane] = []
         self._wanted = lanes
         self._order = Order.SERVE
+        self._left_alone = False  # what still runs does not let itself be broken off
         self._session: Session = backend.queue.open_session(queue, self._tasks, lanes, queue=queue)
         self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
         self._fill()
@@ -90,10 +91,14 @@ class ThreadLanes:
         """Break off what runs and give everything back; what does not let itself be broken off is left running."""
         self._give_order(Order.STOP)
         deadline = time.monotonic() + _STOP_SECONDS
-        for thread in [*self._lanes, self._supervisor]:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if self._supervisor.is_alive():
-            self._close()
+        with self._lock:
+            lanes = list(self._lanes)
+        for lane in lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._left_alone = True
+        self._session.wake()
+        self._supervisor.join(_STOP_SECONDS)
 
     def _close(self) -> None:
         """End the session: what it still holds goes back, and no lease must pass before others take it."""
@@ -135,8 +140,11 @@ class ThreadLanes:
             return None
         lane = _Lane(self, number, line, spare=spare)
         with self._lock:
+            lane.start()
             self._lanes.append(lane)
-        lane.start()
+            order = self._order
+        if order != Order.SERVE:  # given while this lane was opened
+            lane.obey(order)
         return lane
 
     def left(self, lane: _Lane) -> None:
@@ -158,13 +166,13 @@ class ThreadLanes:
     # ------------------------------------------------------------------ the supervising thread
 
     def _supervise(self) -> None:
-        """Renew the lease until the last lane has left."""
+        """Renew the lease until the last lane has left, or is left alone."""
         beat = self.backend.settings.beat_seconds
         acknowledged, away = time.monotonic(), False
         while True:
             with self._lock:
                 lanes = list(self._lanes)
-                if not lanes and self._order != Order.SERVE:
+                if self._left_alone or (not lanes and self._order != Order.SERVE):
                     break
             now, due = time.monotonic(), beat
             try:
