@@ -37,10 +37,6 @@ from kapstan.resources import API_VERSION
 NAMESPACE = "launcher"
 
 
-# A watch that is broken off may leave its connection to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-
-
 @dataclass(frozen=True)
 class Site:
     """Where on which cluster."""

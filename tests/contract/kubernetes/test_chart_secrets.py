@@ -7,6 +7,7 @@ from tests.cluster.errors import CommandFailed
 from tests.contract.kubernetes.operators import RELEASE, Manifest, rendered, signing_key
 
 SERVED = ("namespaces={team,other}", signing_key("team"), signing_key("other"))
+PORTS = ("networkPolicy.redisPorts={6379}", "networkPolicy.s3Ports={443}")
 SERVICES = ("redis.url=redis://r", "s3.endpoint=http://s", "s3.secretKey=shared-secret")
 
 
@@ -33,13 +34,13 @@ def read(pod: Manifest) -> set[str]:
 
 def test_with_secrets_of_ones_own_the_chart_writes_none() -> None:
     mine = ("redis.existingSecret=my-redis", "s3.existingSecret=my-s3", "signing.existingSecret=my-keys")
-    manifests = rendered("system", "namespaces={team,other}", *mine)
+    manifests = rendered("system", "namespaces={team,other}", *mine, *PORTS)
     assert secrets(manifests) == {}
     assert read(operator(manifests)) == {"my-redis", "my-s3", "my-keys"}
 
 
 def test_one_secret_of_ones_own_leaves_the_rest_to_the_chart() -> None:
-    manifests = rendered("system", *SERVED, "redis.existingSecret=my-redis", "s3.endpoint=http://s")
+    manifests = rendered("system", *SERVED, "redis.existingSecret=my-redis", "s3.endpoint=http://s", *PORTS)
     written = secrets(manifests)
     assert set(written) == {("", f"{RELEASE}-operator"), ("", f"{RELEASE}-signing-keys")}
     assert "KAPSTAN_REDIS_URL" not in written["", f"{RELEASE}-operator"]
