@@ -5,6 +5,7 @@ KapstanError
 │   ├── UnknownSetting
 │   ├── DuplicateTask           two tasks of one identity in a process
 │   ├── OtherFlow               a run's journal is of another flow
+│   ├── RunExpired              a run's journal was removed when its time was over
 │   └── InvalidResource         a custom resource that the API server would refuse, too
 ├── SerializationError          a value that no allowed serializer carries
 │   ├── ValueTooLarge
@@ -69,6 +70,10 @@ class DuplicateTask(ConfigurationError):
 
 class OtherFlow(ConfigurationError):
     """The run was begun with another flow."""
+
+
+class RunExpired(ConfigurationError):
+    """The run has ended, and its journal was removed when its time was over."""
 
 
 class InvalidResource(ConfigurationError):

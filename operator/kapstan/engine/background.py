@@ -72,6 +72,9 @@ class BackgroundEngine:
         self._codec = backend.codec
         self.inline_bytes = backend.settings.inline_bytes
         self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
+        self._owners: dict[
+            RunId, RunId
+        ] = {}  # the flow runs that submitted them, of large outcomes that are not stored
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -131,7 +134,10 @@ class BackgroundEngine:
         )
         execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
         try:
-            return self._walked(claim, execution)
+            ended = self._walked(claim, execution)
+            if run.flow_run_id and type(ended) is Outcome and len(ended.envelope) > self.inline_bytes:
+                self._owners[claim.run_id] = run.flow_run_id
+            return ended
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")
         except BackendError:
@@ -173,7 +179,10 @@ class BackgroundEngine:
         """
         if len(outcome.envelope) <= self.inline_bytes:
             return outcome
-        return outcome._replace(envelope=values.to_store(self._backend, outcome.envelope, "result", outcome.run_id))
+        owner = self._owners.get(outcome.run_id, "")
+        envelope = values.to_store(self._backend, outcome.envelope, "result", outcome.run_id, owner)
+        self._owners.pop(outcome.run_id, None)
+        return outcome._replace(envelope=envelope)
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""

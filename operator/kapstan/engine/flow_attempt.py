@@ -120,7 +120,13 @@ class FlowAttempt:
         spec = flow.spec
         identity = spec.identity if spec.entrypoint else ""  # one that could not be loaded stands for another
         history = journal.open(
-            attempt, host=os.uname().nodename, now=self._started, retries=spec.retries, flow=identity
+            attempt,
+            host=os.uname().nodename,
+            now=self._started,
+            retries=spec.retries,
+            flow=identity,
+            caller=flow.caller,
+            deployment=flow.deployment,
         )
         flow.attempt = attempt
         flow.run_count = history.run_count

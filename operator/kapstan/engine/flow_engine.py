@@ -40,7 +40,7 @@ def new_run(spec: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fl
         parent.check_stopped(line)
     run = make_run(spec, line.place(f"flow:{spec.identity}", parameters).key, resolved(parameters), parent=parent)
     task = current_task.get()
-    run.inside = line.task
+    run.inside, run.caller = line.task, line.root
     run.may_have_begun = parent is None or parent.attempt > 1 or parent.run_count > 1
     run.may_have_begun |= task is not None and task.run_count > 1
     return run

@@ -47,6 +47,7 @@ class FlowRun(Ledger):
         ending: its end is being recorded; nothing may break that off.
         execution: stands for the present execution of the flow's function.
         inside: the task run that made the call, None for a call by a flow itself or by nobody.
+        caller: the flow run or background run that the call was made in, "" for none.
         may_have_begun: whether whoever calls it may have called it before, with the same id.
     """
 
@@ -82,11 +83,10 @@ class FlowRun(Ledger):
         self._threads: Threads | None = None
         self._lock = threading.Lock()
         self._stopped: BaseException | None = None
-        self.begun = False
-        self.ending = False
+        self.begun = self.ending = False
         self._warned: set[str] = set()
         self.inside: RunId | None = None
-        self.may_have_begun = False
+        self.caller, self.may_have_begun = "", False
 
     @property
     def logger(self) -> RunLogger:
@@ -202,7 +202,7 @@ class FlowRun(Ledger):
         value: bytes | None = None
         if state.type is not StateType.COMPLETED:
             error = state.result(raise_on_failure=False)
-            value, replayed = values.seal_failure(self.backend, error, run_id)
+            value, replayed = values.seal_failure(self.backend, error, run_id, owner=self.run_id)
             if replayed is not error and self.spec.entrypoint:
                 self._warn_once(
                     f"failure {type(error)}",
@@ -212,7 +212,7 @@ class FlowRun(Ledger):
                 object.__setattr__(state, "data", replayed)  # frozen for users; nobody has seen it yet
         elif state.has_data:
             try:
-                value = values.seal_value(self.backend, state.data, "result", run_id, what=f"the result of {spec.name}")
+                value = values.seal_result(self.backend, state.data, run_id, spec.name, owner=self.run_id)
             except SerializationError as error:
                 self._warn_once(spec.identity, f"{error}; it runs again when this flow run is resumed")
         pure = not isinstance(spec, TaskSpec) or spec.effect is EffectClass.PURE

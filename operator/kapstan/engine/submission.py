@@ -61,7 +61,8 @@ def submit(
         run_id, content, call = _run_of(spec, args, kwargs, flow)
         if call is not None and not call.submit:
             return run_id
-    submission = _submission(backend, backend.codec, spec, run_id, body, content, queue, delay)
+    owner = "" if call is None or flow is None else flow.run_id
+    submission = _submission(backend, backend.codec, spec, run_id, body, content, owner, queue, delay)
     named(run_id)
     backend.queue.submit(submission)
     if flow is not None and call is not None:
@@ -81,7 +82,7 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
         runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
     # A generator: the queue draws from it while Redis works on the ones before.
     backend.queue.submit_many(
-        _submission(backend, codec, spec, run_id, body, content)
+        _submission(backend, codec, spec, run_id, body, content, "" if call is None or flow is None else flow.run_id)
         for (run_id, content, call), body in zip(runs, bodies, strict=True)
         if call is None or call.submit
     )
@@ -141,6 +142,7 @@ def _submission(
     run_id: RunId,
     body: tuple[bytes, bytes],
     content: str,
+    owner: RunId,
     queue: str = "default",
     delay: float = 0.0,
 ) -> Submission:
@@ -149,7 +151,7 @@ def _submission(
     envelope = codec.seal(*body, "arguments", key)
     content = content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
-        envelope = values.to_store(backend, envelope, "arguments", key)
+        envelope = values.to_store(backend, envelope, "arguments", key, owner)
     return Submission(run_id, identity, envelope, content, queue, delay, spec.effect)
 
 

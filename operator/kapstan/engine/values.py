@@ -32,9 +32,9 @@ _TRACEBACK_CHARACTERS = 16_000
 _PLACE = "\0"
 
 
-def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what: str) -> bytes:
+def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, owner: RunId = "", what: str) -> bytes:
     """The envelope of ``value``, signed for ``key`` (the id of its run); above ``inline_bytes`` an envelope that
-    refers to the store.
+    refers to the store. ``owner``: as ``to_store``.
 
     Raises:
         SerializationError: no allowed serializer carries it; the message names ``what``.
@@ -42,12 +42,24 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, what
         StoreUnavailable: it is large and the store is away.
     """
     envelope = backend.codec.encode(value, purpose, key, what=what)
-    return envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, key)
+    return (
+        envelope if len(envelope) <= backend.settings.inline_bytes else to_store(backend, envelope, purpose, key, owner)
+    )
 
 
-def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> bytes:
-    """Write ``envelope`` under a name of its own, beside the others of its run, and return one that refers to it."""
-    name = f"values/{key.partition(_PLACE)[0]}/{new_id()}"
+def seal_result(backend: Backend, value: Any, key: str, name: str, *, owner: RunId) -> bytes:
+    """As ``seal_value``: the result of the task or flow called ``name``."""
+    return seal_value(backend, value, "result", key, owner=owner, what=f"the result of {name}")
+
+
+def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "") -> bytes:
+    """Write ``envelope`` under a name of its own, beside the others of its run, and return one that refers to it.
+
+    The name says who may need it: ``owner``, the flow run in whose journal the reference may stand (default: the run
+    itself), and the run. Retention deletes what neither of them needs any more.
+    """
+    run_id = key.partition(_PLACE)[0]
+    name = f"values/{owner or run_id}/{run_id}/{new_id()}"
     backend.store.put(name, envelope)
     return backend.codec.refer(Reference(name, digest(envelope), len(envelope)), purpose, key)
 
@@ -93,15 +105,16 @@ class SealedFailure(NamedTuple):
     replayed: BaseException
 
 
-def seal_failure(backend: Backend, error: BaseException, key: str) -> SealedFailure:
-    """The failure of run ``key``; above ``inline_bytes`` an envelope that refers to the store.
+def seal_failure(backend: Backend, error: BaseException, key: str, *, owner: RunId = "") -> SealedFailure:
+    """The failure of run ``key``; above ``inline_bytes`` an envelope that refers to the store. ``owner``: as
+    ``to_store``.
 
     Raises:
         StoreUnavailable, StoreRefused: it is large and the store does not take it.
     """
     envelope, replayed = _sealed(backend, error, key)
     if len(envelope) > backend.settings.inline_bytes:
-        envelope = to_store(backend, envelope, "result", key)
+        envelope = to_store(backend, envelope, "result", key, owner)
     return SealedFailure(envelope, replayed)
 
 

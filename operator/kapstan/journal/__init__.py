@@ -18,9 +18,11 @@ here.
 
 from __future__ import annotations
 
+from kapstan.journal.burial import Changed, bury
 from kapstan.journal.history import (
     Attempt,
     AttemptEnd,
+    Grave,
     History,
     Opening,
     Record,
@@ -35,7 +37,9 @@ from kapstan.journal.writer import Done, Journal
 __all__ = [
     "Attempt",
     "AttemptEnd",
+    "Changed",
     "Done",
+    "Grave",
     "History",
     "Journal",
     "Opening",
@@ -43,6 +47,7 @@ __all__ = [
     "Retry",
     "TaskOutcome",
     "after_retry",
+    "bury",
     "log_name",
     "read_journal",
 ]

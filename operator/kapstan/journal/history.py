@@ -37,6 +37,24 @@ class Opening:
     """How many retries the flow's policy grants."""
     flow: str = ""
     """Identity of the flow that this attempt executes; "" for an attempt that only ends the run."""
+    caller: RunId | None = None
+    """The flow run or background run that called this one, "" for none; None: not told, as by older releases."""
+    deployment: str = ""
+    """Name of the deployment that the run was made from, "" for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grave:
+    """The run has ended and its journal was removed: this is all that is left, so that its id does not come back."""
+
+    at: float
+    """When it was buried."""
+    attempt: int
+    started: float
+    end: AttemptOutcome
+    """How the run ended; Failed for one that crashed."""
+    ended: float
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +114,14 @@ class AttemptEnd:
     """Suspended: when to go on; None: at a signal."""
 
 
-Record = Opening | TaskOutcome | Retry | AttemptEnd
+Record = Opening | TaskOutcome | Retry | AttemptEnd | Grave
 
 _KINDS: dict[str, type[Record]] = {
     "opening": Opening,
     "outcome": TaskOutcome,
     "retry": Retry,
     "end": AttemptEnd,
+    "grave": Grave,
 }
 _FIELDS = {
     kind: [(entry.name, entry.default, f',"{entry.name}":') for entry in fields(kind)] for kind in _KINDS.values()
@@ -193,6 +212,11 @@ class History:
     run_count: int = 1
     flow: str = ""
     """Identity of the flow, as the first attempt that executed one noted it."""
+    caller: RunId | None = None
+    """As in the first opening that tells."""
+    deployment: str = ""
+    buried: bool = False
+    """Only how it ended is still known: the journal was removed when its time was over."""
 
     @property
     def last(self) -> Attempt | None:
@@ -209,12 +233,14 @@ def fold(records: Iterable[Record]) -> History:
     attempts: list[Attempt] = []
     outcomes: dict[RunId, TaskOutcome] = {}
     retries, run_count = 0, 1
-    flow = ""
+    flow = deployment = ""
+    caller: RunId | None = None
     last_retry: Retry | None = None
     for record in records:
         match record:
             case Opening():
-                flow = flow or record.flow
+                flow, deployment = flow or record.flow, deployment or record.deployment
+                caller = record.caller if caller is None else caller
                 attempts.append(
                     Attempt(record.attempt, record.token, record.started, record.host, retries=record.retries)
                 )
@@ -227,7 +253,10 @@ def fold(records: Iterable[Record]) -> History:
                 last_retry = record
             case AttemptEnd():
                 attempts[-1] = replace(attempts[-1], end=record)
-    return History(tuple(attempts), outcomes, retries, run_count, flow)
+            case Grave():
+                end = AttemptEnd(record.attempt, record.end, record.ended, record.message)
+                return History((Attempt(record.attempt, "", record.started, "", end),), buried=True)
+    return History(tuple(attempts), outcomes, retries, run_count, flow, caller, deployment)
 
 
 def after_retry(outcomes: Mapping[RunId, TaskOutcome]) -> dict[RunId, TaskOutcome]:

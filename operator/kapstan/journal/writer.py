@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from kapstan.codec import Codec
-from kapstan.errors import BackendError, Fenced, OtherFlow
+from kapstan.errors import BackendError, Fenced, OtherFlow, RunExpired
 from kapstan.ids import RunId, new_nonce
 from kapstan.journal.history import History, Opening, Record, decode, encode, fold, log_name
 from kapstan.ports import Store
@@ -67,15 +67,26 @@ class Journal:
         self._thread: threading.Thread | None = None
 
     def open(
-        self, attempt: int, *, host: str, now: float, retries: int = 0, token: str | None = None, flow: str = ""
+        self,
+        attempt: int,
+        *,
+        host: str,
+        now: float,
+        retries: int = 0,
+        token: str | None = None,
+        flow: str = "",
+        caller: RunId | None = None,
+        deployment: str = "",
     ) -> History:
         """Begin ``attempt``: whoever wrote until now is fenced, and what was written is returned.
 
         Args:
             retries: how many the flow's policy grants; noted for who must decide about an attempt that was lost.
             flow: identity of the flow that is executed; "" for none.
+            caller, deployment: as ``Opening`` has them.
 
         Raises:
+            RunExpired: the journal was removed when its time was over.
             OtherFlow: the journal is of another flow; nothing was changed.
             Fenced: this attempt or a higher one has begun before; nothing was changed.
             StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError, SerializationError: as ``read_journal``.
@@ -85,6 +96,8 @@ class Journal:
         def admit(envelopes: Sequence[bytes]) -> None:
             nonlocal history
             history = fold(decode(envelope, self._codec, self._run_id) for envelope in envelopes)
+            if history.buried:
+                raise RunExpired(f"flow run {self._run_id} has ended and its journal was removed; it cannot go on")
             highest = max((begun.number for begun in history.attempts), default=0)
             if highest >= attempt:
                 raise Fenced(f"attempt {highest} of run {self._run_id} has begun; attempt {attempt} must not go on")
@@ -94,7 +107,7 @@ class Journal:
                     "flow that it was begun with, or give the new one that name"
                 )
 
-        opening = Opening(attempt, token or new_nonce(), now, host, retries, flow)
+        opening = Opening(attempt, token or new_nonce(), now, host, retries, flow, caller, deployment)
         admit(self._log.open(encode(opening, self._codec, self._run_id), admit))
         return history
 

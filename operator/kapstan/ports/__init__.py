@@ -24,7 +24,7 @@ from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, 
 from kapstan.ports.run_log import RunLog
 from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
 from kapstan.ports.session import Renewed, Session
-from kapstan.ports.store import EraRegister, Store, Stored
+from kapstan.ports.store import EraRegister, Listed, ListedLog, Store, Stored
 
 __all__ = [
     "CANCEL_SIGNAL",
@@ -47,6 +47,8 @@ __all__ = [
     "Lane",
     "Launcher",
     "LeaseHolder",
+    "Listed",
+    "ListedLog",
     "ListedRun",
     "Manifest",
     "Outcome",

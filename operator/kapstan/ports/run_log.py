@@ -38,8 +38,26 @@ class RunLog(Protocol):
         """
         ...
 
+    def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
+        """End the log for good with the record ``grave``: from now on it is all that ``read`` returns, nobody can
+        open the log any more, and whoever wrote until now is fenced. A log that does not exist stays so.
+
+        ``admit`` is shown what stands there (``[grave]`` if it is buried already) and may refuse by raising; it is
+        shown it again whenever another writer was faster.
+        """
+        ...
+
+    def clear(self) -> dict[str, str]:
+        """Delete what is left of a buried log, but for the grave; what was refused, and why. Can be repeated.
+
+        Raises:
+            ValueError: it is not buried.
+        """
+        ...
+
     def remove(self) -> None:
-        """Take the whole log away. Only of a run that has ended: a late writer would believe that it goes on."""
+        """Take the whole log away, a grave last. Only of a run that has ended: a late writer would believe that it
+        goes on."""
         ...
 
     def close(self) -> None: ...

@@ -15,6 +15,32 @@ class Stored(NamedTuple):
     version: str
 
 
+class Listed(NamedTuple):
+    """An object as a listing shows it. ``modified``: Unix seconds of its last write, by the store's own clock."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class ListedLog(NamedTuple):
+    """A log as a listing shows it. Times are Unix seconds by the store's own clock.
+
+    Attributes:
+        objects, size: how many objects (or files) it takes up, and bytes.
+        modified: of its last record.
+        before: of everything but the last object: tells an old log to which one object was just added.
+        bare: nothing is left but one object that cannot be the first: only a grave, or what a dead opener left.
+    """
+
+    name: str
+    objects: int
+    size: int
+    modified: float
+    before: float
+    bare: bool
+
+
 class Store(Protocol):
     """Objects by key, with conditional writes. Keys are ``/``-separated ASCII; bodies are at most 5 GiB.
     No key may be the folder of another one (``a`` and ``a/b``): MinIO would not list the latter.
@@ -53,9 +79,29 @@ class Store(Protocol):
         """The keys that begin with ``prefix`` and sort after ``after``, in ascending order."""
         ...
 
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """As ``keys``, with sizes and times; page by page, so that memory does not grow with their number."""
+        ...
+
+    def logs(self, prefix: str) -> Iterator[ListedLog]:
+        """The logs whose names begin with ``prefix`` (up to a slash), in ascending order; page by page as well."""
+        ...
+
+    def now(self) -> float:
+        """Unix seconds by the clock that the times of ``listed`` are of; this machine's may be another."""
+        ...
+
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the objects; those that are not there are no error. Never a register, never a journal of a live
-        run."""
+        run.
+
+        Raises:
+            StoreRefused: the first that was refused; the others are gone.
+        """
+        ...
+
+    def delete_each(self, keys: Sequence[str]) -> dict[str, str]:
+        """As ``delete``; answers with those that were refused, and why."""
         ...
 
     def probe(self) -> None:

@@ -12,14 +12,16 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from kapstan.errors import StoreRefused
 from kapstan.ids import new_nonce
-from kapstan.ports import Stored
+from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
 from kapstan.store.files import held, make_folder, refusing, sync_folder
 from kapstan.store.keys import check_key
-from kapstan.store.local_log import LocalLog
+from kapstan.store.local_listing import listed_logs, walked
+from kapstan.store.local_log import LOG, LocalLog
 from kapstan.store.probe import probe
 
 
@@ -81,26 +83,47 @@ class LocalStore:
         return _version(body)
 
     def keys(self, prefix: str, after: str = "") -> Iterator[str]:
-        folder, _, _ = prefix.rpartition("/")
-        found: list[str] = []
-        top = self._objects.joinpath(*(quote(part, safe="") for part in folder.split("/") if part))
-        for directory, _, names in os.walk(top):
-            above = "".join(f"{unquote(part)}/" for part in Path(directory).relative_to(self._objects).parts)
-            found += [above + unquote(name) for name in names]
-        yield from sorted(key for key in found if key.startswith(prefix) and key > after)
+        for key, _ in walked(self._objects, prefix):
+            if key > after:
+                yield key
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        for key, path in walked(self._objects, prefix):
+            with refusing(path):
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+            yield Listed(key, status.st_size, status.st_mtime)
+
+    def logs(self, prefix: str) -> Iterator[ListedLog]:
+        return listed_logs(self._root / "logs", prefix)
+
+    def now(self) -> float:
+        with refusing(self._aside), self._written(b"") as aside:
+            return aside.stat().st_mtime
 
     def delete(self, keys: Sequence[str]) -> None:
+        for key, reason in self.delete_each(keys).items():
+            raise StoreRefused(f"the local store cannot delete {self._path(key)}: {reason}")
+
+    def delete_each(self, keys: Sequence[str]) -> dict[str, str]:
+        refused: dict[str, str] = {}
         for key in keys:
             path = self._path(key)
-            with refusing(path), self._lock(key):
-                path.unlink(missing_ok=True)
+            try:
+                with self._lock(key):
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                refused[key] = error.strerror or str(error)
+        return refused
 
     def probe(self) -> None:
         probe(self)
 
     def log(self, name: str) -> LocalLog:
         *folders, last = (quote(part, safe="") for part in check_key(name).split("/"))
-        path = self._root.joinpath("logs", *folders, f"{last}.log")
+        path = self._root.joinpath("logs", *folders, f"{last}{LOG}")
         return LocalLog(path, fsync=self._fsync, deadline=self._deadline)
 
     def close(self) -> None:

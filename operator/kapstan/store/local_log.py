@@ -3,6 +3,9 @@
 Records are frames, appended with one ``write`` under a short lock. The end of the file plays the part of the segment's
 number: a writer whose end is not the file's end has been overtaken. The file is appended to and cut, never renamed or
 replaced: a late writer would keep the old one, with a lock and a size that look right.
+
+A log is *buried* by a file of its own beside it, ``<name>.grave``, written under the same lock; from then on the log
+itself does not count and may be deleted.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from kapstan.errors import Fenced, StoreUnsafe
+from kapstan.errors import Fenced, StoreRefused, StoreUnsafe
 from kapstan.store.files import make_folder, refusing, sync_folder, take_lock
 from kapstan.store.framing import frame, frames, is_damaged, scan
+
+LOG, GRAVE = ".log", ".grave"
 
 
 class LocalLog:
@@ -35,25 +40,39 @@ class LocalLog:
         self._fenced = False
         self._doubtful = b""  # a write that a signal's exception interrupted; at _end, if it was made
 
+    @property
+    def _grave_path(self) -> Path:
+        return self._path.with_name(self._path.name.removesuffix(LOG) + GRAVE)
+
     def read(self) -> list[bytes]:
         with refusing(self._path):
             try:
                 data = self._path.read_bytes()
             except FileNotFoundError:
-                return []
-        return self._good(data)[0]
+                data = b""
+            return self._grave() or self._good(data)[0]  # in this order: the log goes after the grave has come
+
+    def _grave(self) -> list[bytes]:
+        """The grave; [] if the log is not buried, or whoever was to bury it died while he wrote."""
+        try:
+            return scan(self._grave_path.read_bytes()).bodies
+        except FileNotFoundError:
+            return []
 
     def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
         with refusing(self._path):
             if self._descriptor < 0:
                 make_folder(self._path.parent, fsync=self._fsync)
-                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._descriptor = os.open(self._path, flags, 0o600)
+                self._descriptor = self._opened(os.O_CREAT)
             with self._locked():
+                self._reopen_if_gone()
                 size = os.fstat(self._descriptor).st_size
-                records, good = self._good(_read(self._descriptor, 0, size))
+                grave = self._grave()
+                records, good = (grave, 0) if grave else self._good(_read(self._descriptor, 0, size))
                 if admit is not None:
                     admit(records)
+                if grave:
+                    raise StoreRefused(f"the journal {self._path} was removed when its time was over; it cannot go on")
                 if good < size:
                     os.ftruncate(self._descriptor, good)  # a torn tail would hide the next record
                 self._end, self._fenced, self._doubtful = good, False, b""
@@ -84,9 +103,66 @@ class LocalLog:
             with refusing(self._path):
                 raise
 
+    def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
+        with refusing(self._path), self._held() as descriptor:
+            buried = self._grave()
+            if buried or descriptor >= 0:
+                size = 0 if descriptor < 0 else os.fstat(descriptor).st_size
+                admit(buried or self._good(_read(descriptor, 0, size))[0])
+            if buried or descriptor < 0:
+                return
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with os.fdopen(os.open(self._grave_path, flags, 0o600), "wb") as file:
+                file.write(frame(grave))
+                if self._fsync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if self._fsync:
+                sync_folder(self._path.parent)
+            os.write(descriptor, frame(grave))  # another end than whoever wrote until now remembers: it is fenced
+
+    def clear(self) -> dict[str, str]:
+        with refusing(self._path), self._held():
+            if not self._grave():
+                raise ValueError(f"the journal {self._path} is not buried")
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                return {str(self._path): error.strerror or str(error)}
+        return {}
+
     def remove(self) -> None:
-        with refusing(self._path):
+        with refusing(self._path), self._held():
             self._path.unlink(missing_ok=True)
+            self._grave_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _held(self) -> Generator[int]:
+        """Hold the lock of the file that stands there now; -1: there is none, which nobody has locked."""
+        while True:
+            try:
+                descriptor = self._opened(0)
+            except FileNotFoundError:
+                yield -1
+                return
+            try:
+                take_lock(descriptor, self._path, self._deadline)
+                if os.fstat(descriptor).st_nlink:
+                    yield descriptor
+                    return
+            finally:
+                os.close(descriptor)
+
+    def _opened(self, flags: int) -> int:
+        return os.open(self._path, flags | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def _reopen_if_gone(self) -> None:
+        """Take the file that stands there now, where the one that was opened was deleted before it was locked."""
+        while not os.fstat(self._descriptor).st_nlink:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._descriptor = self._opened(os.O_CREAT)
+            take_lock(self._descriptor, self._path, self._deadline)
 
     def close(self) -> None:
         if self._descriptor >= 0:

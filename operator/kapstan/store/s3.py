@@ -13,16 +13,19 @@ import html
 import re
 import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 
 from kapstan.errors import StoreRefused
-from kapstan.ports import Stored
+from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
 from kapstan.store.keys import check_key
 from kapstan.store.probe import probe, probe_when_due
-from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire, error_of
-from kapstan.store.segments import SegmentLog
+from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire
+from kapstan.store.segments import SegmentLog, listed_logs
 
 _PAGE = 1000  # the most that a LIST answers and that a bulk delete takes
+_TRANSIENT = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout"})  # of one object of many
 
 
 class S3Store:
@@ -87,7 +90,31 @@ class S3Store:
         return self._wire.until_known(f"replace {key}", attempt)
 
     def keys(self, prefix: str, after: str = "") -> Iterator[str]:
-        cut = len(self._prefix)
+        for page in self._pages(prefix, after):
+            yield from (_key_of(entry, self._prefix) for entry in page)
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        for page in self._pages(prefix):
+            for entry in page:
+                modified = datetime.fromisoformat(_field(entry, "LastModified")).timestamp()
+                yield Listed(_key_of(entry, self._prefix), int(_field(entry, "Size")), modified)
+
+    def logs(self, prefix: str) -> Iterator[ListedLog]:
+        return listed_logs(self.listed(prefix), prefix)
+
+    def now(self) -> float:
+        def attempt() -> float:
+            query = {"list-type": "2", "max-keys": "1", "prefix": self._prefix}
+            reply = _document(self._wire.send("GET", self._bucket, query=query), "ListBucketResult")
+            try:
+                return parsedate_to_datetime(reply.date).timestamp()
+            except ValueError:
+                raise Unknown(f"an answer without a Date: {reply.date!r}; what is in front of the store?") from None
+
+        return self._wire.until_known("what time it is", attempt)
+
+    def _pages(self, prefix: str, after: str = "") -> Iterator[list[str]]:
+        """The entries below ``prefix`` as the store writes them, by pages."""
         query = {"list-type": "2", "max-keys": str(_PAGE), "prefix": self._prefix + prefix}
         if after:
             query["start-after"] = self._prefix + after
@@ -97,29 +124,39 @@ class S3Store:
                 lambda: _document(self._wire.send("GET", self._bucket, query=query), "ListBucketResult"),
             )
             page = reply.body.decode("utf-8", "replace")
-            found = [html.unescape(key) for key in re.findall(r"<Key>([^<]*)</Key>", page)]
-            yield from (key[cut:] for key in found)
+            found = re.findall(r"<Contents>(.*?)</Contents>", page, re.DOTALL)
+            yield found
             if "<IsTruncated>true</IsTruncated>" not in page:
                 return
-            query["start-after"] = found[-1]
+            query["start-after"] = html.unescape(_field(found[-1], "Key"))
 
     def delete(self, keys: Sequence[str]) -> None:
+        for key, reason in self.delete_each(keys).items():
+            raise StoreRefused(f"{self._wire.endpoint} refused to delete {key!r}: {reason}")
+
+    def delete_each(self, keys: Sequence[str]) -> dict[str, str]:
+        refused: dict[str, str] = {}
         for first in range(0, len(keys), _PAGE):
-            objects = "".join(
-                f"<Object><Key>{html.escape(self._prefix + check_key(key))}</Key></Object>"
-                for key in keys[first : first + _PAGE]
-            )
-            body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
-            md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-            reply = self._wire.until_known(
-                f"DELETE {keys[first]}",
-                lambda body=body, md5=md5: self._wire.send(
-                    "POST", self._bucket, body=body, headers={"content-md5": md5}, query={"delete": ""}
-                ),
-            )
-            if b"<Error>" in reply.body:
-                code, message = error_of(reply.body)
-                raise StoreRefused(f"{self._wire.endpoint} refused to delete {keys[first]!r}: {code} ({message})")
+            page = [check_key(key) for key in keys[first : first + _PAGE]]
+            refused |= self._wire.until_known(f"DELETE {page[0]}", lambda page=page: self._delete_page(page))
+        return refused
+
+    def _delete_page(self, keys: Sequence[str]) -> dict[str, str]:
+        """Those that the store refused to delete, and why. A success that is no list of what went says nothing."""
+        objects = "".join(f"<Object><Key>{html.escape(self._prefix + key)}</Key></Object>" for key in keys)
+        body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"content-md5": md5}
+        reply = _document(
+            self._wire.send("POST", self._bucket, body=body, headers=headers, query={"delete": ""}), "DeleteResult"
+        )
+        refused: dict[str, str] = {}
+        for error in re.findall(r"<Error>(.*?)</Error>", reply.body.decode("utf-8", "replace"), re.DOTALL):
+            code, key = _field(error, "Code"), _key_of(error, self._prefix)
+            if code in _TRANSIENT:
+                raise Unknown(f"{code} for {key!r}")
+            refused[key] = f"{code} ({html.unescape(_field(error, 'Message'))})"
+        return refused
 
     def ensure_bucket(self) -> None:
         """Make the bucket where there is none. For development and the chart; nothing else may make buckets.
@@ -171,6 +208,16 @@ def _etag(reply: Reply) -> str:
     if not reply.etag:
         raise Unknown(f"{reply.status} without an ETag: no answer of an S3 store; what is in front of it?")
     return reply.etag
+
+
+def _field(entry: str, tag: str) -> str:
+    """What stands in ``tag`` of one entry of a document, as it is written there."""
+    found = re.search(rf"<{tag}>([^<]*)</{tag}>", entry)
+    return found[1] if found else ""
+
+
+def _key_of(entry: str, prefix: str) -> str:
+    return html.unescape(_field(entry, "Key"))[len(prefix) :]
 
 
 def _document(reply: Reply, root: str) -> Reply:

@@ -63,6 +63,8 @@ class Reply(NamedTuple):
     etag: str
     """Exactly as received, quotes included."""
     code: str
+    date: str = ""
+    """When it was given, by the store's clock."""
 
 
 class Unknown(Exception):
@@ -159,7 +161,7 @@ class Wire:
         """By the status first: a proxy on the way answers in words of its own, or in none."""
         status, body, etag = answer.status, answer.data, answer.headers.get("etag", "")
         if status in (200, 204):
-            return Reply(status, body, etag, "")
+            return Reply(status, body, etag, "", answer.headers.get("date", ""))
         code, message = error_of(body)
         if status == 412:
             code = PRECONDITION_FAILED

@@ -8,33 +8,41 @@ A new writer *opens*: it creates its opening at the next number, and where it is
 numbers ahead, and then takes every free number below. The older writer stops at its first lost number. **A
 writer appends only when it owns its opening and every number below is taken and read.** Segments of a run that can
 still live are never deleted: a deleted number would be free again, and a late writer would believe that it had won.
+
+A log that is *buried* ends with a segment of kind ``grave``, made like any other by a conditional create. Nothing below
+it counts any more and nothing above it is ever written, so that what is below may be deleted in any order.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from kapstan.errors import BackendError, Fenced, StoreUnsafe
+from kapstan.errors import BackendError, Fenced, StoreRefused, StoreUnsafe
 from kapstan.ids import new_nonce
-from kapstan.ports import Store
+from kapstan.ports import Listed, ListedLog, Store
 from kapstan.store.framing import frames, scan
 
 FORMAT = 1
 READABLE = (FORMAT,)  # this format and the one before it
 CHUNK = 64  # a take-over reads up to so many single segments, a resume one object for each
 FENCE_AHEAD = 8
+_HEAD = 48  # bytes in which the kind of a segment stands
+_ABOVE = 8  # a grave is among so many of the last: openers that jumped over it have died or are about to stop
+_DELETED_AT_ONCE = 1000
 _READERS = 8  # more connections bring nothing
 
-Kind = Literal["open", "fill", "data"]
+Kind = Literal["open", "fill", "data", "grave"]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One object of the sequence. ``fill`` carries nothing: it takes a number away from an older writer."""
+    """One object of the sequence. ``fill`` carries nothing: it takes a number away from an older writer; ``grave`` is
+    the last one, and the only one that counts."""
 
     number: int
     token: str
@@ -78,6 +86,7 @@ class SegmentLog:
         records = self._records(segments)
         if admit is not None:
             admit(records)
+        self._refuse_buried(segments)
         self._token, self._fenced, self._doubtful = new_nonce(), False, None
         number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
         shown: set[int] = set()
@@ -85,11 +94,13 @@ class SegmentLog:
             last = max(segments, default=-1)
             shown = set(self._shown(last))
             if admit is not None:  # whoever won may be an attempt that refuses us, and a jump would fence it
-                segments.update(self._there(range(last + 1, max(shown) + 1)))
+                segments.update(self._there(range(last + 1, max(shown, default=last) + 1)))
                 admit(self._records(segments))
-            number, distance = max(shown) + distance, 2 * distance
+                self._refuse_buried(segments)
+            number, distance = max(shown, default=last) + distance, 2 * distance
         if missing := [below for below in range(number) if below not in segments]:
             self._take(missing, shown, segments)
+            self._refuse_buried(segments)  # and what this opening is above it, whoever clears the log deletes
             records = self._records(segments)
         bodies = [*(segments[n] for n in range(checkpointed, number)), mine]
         full = len(bodies) // CHUNK * CHUNK
@@ -102,9 +113,39 @@ class SegmentLog:
             self._write(self._doubtful)
         self._write(self._segment(self._next, "data", records))
 
+    def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
+        token = new_nonce()
+        while segments := self._load()[0]:
+            admit(self._records(segments))
+            if _graves(segments):
+                return
+            number = max(segments) + 1
+            if self._create(number, Segment(number, token, "grave", (grave,)).encode()):
+                return
+
+    def clear(self) -> dict[str, str]:
+        grave = self._grave()
+        if not grave:
+            raise ValueError(f"the journal {self._name} is not buried")
+        kept = self._segment_key(min(grave))
+        refused: dict[str, str] = {}
+        page: list[str] = []
+        for key in self._store.keys(f"{self._name}/"):
+            if key != kept:
+                page.append(key)
+            if len(page) == _DELETED_AT_ONCE:
+                refused |= self._store.delete_each(page)
+                page = []
+        return refused | self._store.delete_each(page)
+
     def remove(self) -> None:
         for part in ("j", "c"):  # checkpoints last
-            self._store.delete(list(self._store.keys(f"{self._name}/{part}/")))
+            keys = list(self._store.keys(f"{self._name}/{part}/"))
+            last = keys[-1:] if part == "j" and self._grave() else []
+            self._store.delete(keys[: len(keys) - len(last)])
+            if last:
+                self._store.delete(list(self._store.keys(f"{self._name}/c/")))
+                self._store.delete(last)
 
     def close(self) -> None:
         for thread in self._checkpointing:
@@ -170,6 +211,24 @@ class SegmentLog:
     # ------------------------------------------------------------------ reading
 
     def _load(self) -> tuple[dict[int, bytes], int]:
+        """As ``_load_all``; of a log that is buried the grave alone, also while the rest of it is being deleted."""
+        try:
+            return self._load_all()
+        except StoreUnsafe:
+            grave = self._grave()
+            if not grave:
+                raise
+            return grave, 0
+
+    def _grave(self) -> dict[int, bytes]:
+        """The grave by its number; {} if the log is not buried."""
+        return _graves(self._there(self._shown(-1)[-_ABOVE:]))
+
+    def _refuse_buried(self, segments: dict[int, bytes]) -> None:
+        if _graves(segments):
+            raise StoreRefused(f"the journal {self._name} was removed when its time was over; it cannot go on")
+
+    def _load_all(self) -> tuple[dict[int, bytes], int]:
         """The segments that are there, by number, and how many of them checkpoints cover.
 
         A number that the LIST does not show, below one that it shows, is asked for: a dead opener leaves holes, and a
@@ -187,8 +246,13 @@ class SegmentLog:
                 raise _damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
             segments.update(enumerate(bodies, len(segments)))
         checkpointed = len(segments)
-        numbers = range(checkpointed, max(self._shown(checkpointed - 1), default=-1) + 1)
+        shown = self._shown(checkpointed - 1)
+        numbers = range(checkpointed, max(shown, default=-1) + 1)
+        if len(shown) < len(numbers) and (grave := self._grave()):
+            return grave, 0  # not asked for a thousand numbers that were deleted
         segments.update(self._there(numbers))
+        if gone := [number for number in shown if number not in segments]:
+            raise _damaged(self._name, f"segment {gone[0]} was there and is gone")
         return segments, checkpointed
 
     def _shown(self, after: int) -> list[int]:
@@ -211,6 +275,8 @@ class SegmentLog:
 
     def _records(self, segments: dict[int, bytes]) -> list[bytes]:
         """The records in order, after a check that no writer wrote behind its fence."""
+        for grave in _graves(segments).values():
+            return list(Segment.decode(self._name, grave).records)
         writer = ""
         records: list[bytes] = []
         for number in sorted(segments):
@@ -229,6 +295,26 @@ class SegmentLog:
 
     def _checkpoint_key(self, number: int) -> str:
         return f"{self._name}/c/{number:010d}"
+
+
+def _graves(segments: Mapping[int, bytes]) -> dict[int, bytes]:
+    return {number: body for number, body in segments.items() if b" grave " in body[:_HEAD]}
+
+
+def listed_logs(objects: Iterable[Listed], prefix: str) -> Iterator[ListedLog]:
+    """The logs that ``objects``, a listing of everything below ``prefix``, are of."""
+    depth = prefix.count("/") + 1
+    for name, group in itertools.groupby(objects, lambda found: "/".join(found.key.split("/")[:depth])):
+        count = size = 0
+        before = newest = 0.0
+        last: Listed | None = None
+        for found in group:  # checkpoints come first, then segments by number: the last one is the newest segment
+            if last is not None:
+                before = max(before, last.modified)
+            last, count, size, newest = found, count + 1, size + found.size, max(newest, found.modified)
+        assert last is not None
+        bare = count == 1 and last.key != f"{name}/j/{0:010d}"
+        yield ListedLog(name, count, size, newest, before, bare)
 
 
 def _damaged(name: str, what: str) -> StoreUnsafe:

@@ -25,7 +25,16 @@ from kapstan.backend import Backend
 from kapstan.engine import ended, flow_engine
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.loops import loops
-from kapstan.errors import BackendError, CancelRun, Fenced, HandBack, JournalLost, OtherFlow, SerializationError
+from kapstan.errors import (
+    BackendError,
+    CancelRun,
+    Fenced,
+    HandBack,
+    JournalLost,
+    OtherFlow,
+    RunExpired,
+    SerializationError,
+)
 from kapstan.ids import RunId, new_nonce
 from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
@@ -211,7 +220,7 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
                 logger.info("Flow run %s has ended before: %s", attempt.run_id, known.name)
                 return _code(known)
         return _run(attempt, _flow(attempt, load, backend))
-    except OtherFlow as error:
+    except (OtherFlow, RunExpired) as error:
         logger.error("%s", error)
         return ExitCode.USAGE
     except (BackendError, JournalLost) as error:
