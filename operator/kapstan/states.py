@@ -42,6 +42,8 @@ class AttemptOutcome(enum.StrEnum):
     COMPLETED = "Completed"
     FAILED = "Failed"
     CANCELLED = "Cancelled"
+    CRASHED = "Crashed"
+    """The control plane gave the run up: it lost its process too often, or cannot be started."""
     SUSPENDED = "Suspended"
     HANDED_BACK = "HandedBack"
     """Told to go (SIGTERM of a drain or an eviction); the run goes on in another attempt, and no budget is spent."""
@@ -53,7 +55,9 @@ class AttemptOutcome(enum.StrEnum):
         return self in _ENDS_RUN
 
 
-_ENDS_RUN = frozenset({AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.CANCELLED})
+_ENDS_RUN = frozenset(
+    {AttemptOutcome.COMPLETED, AttemptOutcome.FAILED, AttemptOutcome.CANCELLED, AttemptOutcome.CRASHED}
+)
 
 
 class EffectClass(enum.StrEnum):

@@ -21,6 +21,6 @@ def state_of(backend: Backend, run_id: RunId, *, only: AttemptOutcome | None = N
     if end.end is AttemptOutcome.COMPLETED:
         loader = None if end.result is None else lambda: values.open_value(backend, end.result or b"", "result", run_id)
         return State(StateType.COMPLETED, message=end.message, timestamp=end.at, loader=loader)
-    kind = StateType.CANCELLED if end.end is AttemptOutcome.CANCELLED else StateType.FAILED
+    kind = StateType(end.end.value.upper())
     error = None if end.result is None else values.open_failure(backend, end.result, run_id)
     return State(kind, message=end.message, timestamp=end.at, data=error, has_data=error is not None)

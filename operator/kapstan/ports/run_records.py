@@ -57,14 +57,11 @@ class RunRecords(Protocol):
         """
         ...
 
-    def declared(self, run_id: RunId) -> tuple[Literal["Crashed", "Cancelled"], str] | None:
-        """How the control plane ended the run, with its message, if no attempt has begun since; None says nothing.
+    def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
+        """End a run that could not say so itself, in its journal: a process that executes it after all is fenced and
+        writes nothing more. A run that has ended stays as it is, and repeating is harmless.
 
         Raises:
-            QueueUnavailable: the index does not answer.
+            StoreUnavailable, StoreRefused, QueueUnavailable: repeat it.
         """
-        ...
-
-    def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
-        """Note in the index how the control plane ended a run that could not say so itself. Repeating is harmless."""
         ...

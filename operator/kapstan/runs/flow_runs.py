@@ -194,8 +194,6 @@ class FlowRuns:
         history = self.history(run_id)
         if history.end is not None and history.end.end.ends_run:
             raise NotPossible(f"run {name} has ended: {history.end.end}")
-        if summary.get("state") == "CRASHED" and summary.get("declared"):
-            raise NotPossible(f"run {name} has ended: {summary.get('state_name')}")
         (holder,) = self._index.holders([run_id])
         if force:
             pass
@@ -290,7 +288,7 @@ class FlowRuns:
             raise NotPossible(f"run {name} is a subflow of {ids.to_uuid(parent)}: delete that one")
         history = self.history(run_id)
         ended = history.end is not None and history.end.end.ends_run
-        if not ended and history.attempts and not (summary.get("state") == "CRASHED" and summary.get("declared")):
+        if not ended and history.attempts:
             raise NotPossible(f"run {name} has not ended: cancel it before you delete it")
         for prefix in (f"values/{run_id}/", f"definitions/{run_id}"):
             self._backend.store.delete(list(self._backend.store.keys(prefix)))

@@ -95,11 +95,7 @@ def view(run_id: RunId, at: float | None, summary: Mapping[str, Any] | None, hol
             "its FlowRun" if summary.get("deployment") else f"kapstan flow-run resume {ids.to_uuid(run_id)}"
         )
     started, ended = _number(summary.get("started")), _number(summary.get("ended"))
-    took = (
-        None
-        if started is None or lost
-        else max(0.0, (ended or _number(summary.get("declared")) or time.time()) - started)
-    )
+    took = None if started is None or lost else max(0.0, (ended or time.time()) - started)
     parent = summary.get("parent")
     return FlowRunView(
         id=str(ids.to_uuid(run_id)),

@@ -6,17 +6,21 @@ did not end.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Literal
 
 from kapstan.backend import Backend
 from kapstan.codec import Codec
+from kapstan.errors import SerializationError, StoreUnsafe
 from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd as JournalEnd
 from kapstan.journal import History, log_name, read_journal
 from kapstan.ports import AttemptEnd, AttemptRecord
 from kapstan.runs.ending import end_run
 from kapstan.states import AttemptOutcome
+
+logger = logging.getLogger("kapstan.runs")
 
 
 class Records:
@@ -58,23 +62,16 @@ class Records:
         """
         return read_journal(self._backend.store, self._backend.codec, run_id)
 
-    def declared(self, run_id: RunId) -> tuple[Literal["Crashed", "Cancelled"], str] | None:
-        summary = self._backend.flow_runs.load(run_id) or {}
-        if not summary.get("declared"):
-            return None  # an attempt that begins writes its own summary, without that word
-        return ("Crashed" if summary["state"] == "CRASHED" else "Cancelled"), str(summary.get("message") or "")
-
     def declare(self, run_id: RunId, state: Literal["Crashed", "Cancelled"], message: str) -> None:
-        if state == "Cancelled":
-            self.show_end(run_id, end_run(self._backend, run_id, AttemptOutcome.CANCELLED, message))
-            return
-        before = self._backend.flow_runs.load(run_id) or {}
-        if before.get("state") == state.upper() and before.get("message") == message:
-            return
-        declared = {**before, "state": state.upper(), "state_name": state, "message": message}
-        declared.setdefault("ended", None)
-        declared["declared"] = time.time()
-        self._backend.flow_runs.save(run_id, declared)
+        try:
+            end = end_run(self._backend, run_id, AttemptOutcome(state), message)
+        except (StoreUnsafe, SerializationError) as error:
+            # No attempt can open such a journal either, so that nothing of this run can run on.
+            logger.warning("The end of flow run %s stands in the index only: %s", run_id, error)
+            told = {"state": state.upper(), "state_name": state, "message": message, "ended": time.time()}
+            self._backend.flow_runs.save(run_id, {**(self._backend.flow_runs.load(run_id) or {}), **told})
+        else:
+            self.show_end(run_id, end)
 
     def show_end(self, run_id: RunId, end: JournalEnd) -> None:
         """Let the index say how the run ended by its journal."""

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.integration.flows.conftest import Runs
+from tests.integration.flows.conftest import SHAPES, Runs
 from tests.servers.redis import RedisServer
 
 from kapstan import backend, ids
 from kapstan.ids import RunId
+from kapstan.runs.flow_runs import FlowRuns
 
 
 @pytest.fixture
@@ -96,4 +97,24 @@ def test_the_control_plane_declares_what_a_run_could_not_say(runs: Runs) -> None
     summary = runs.records.summary(run_id)
     assert summary is not None
     assert (summary["state"], summary["message"], summary["flow"]) == ("CRASHED", "lost its process 5 times", "loop")
-    assert runs.records.ended(run_id) is None  # no attempt has said that it ended
+    assert runs.ends(run_id) == [None, "Crashed"]
+    assert [str(ended.end.outcome) for ended in [runs.records.ended(run_id)] if ended and ended.end] == ["Crashed"]
+
+
+def test_a_run_that_was_declared_crashed_and_lives_is_fenced_and_goes_on_when_a_person_says_so(runs: Runs) -> None:
+    run_id = ids.new_id()
+    first = runs.start("loop", run_id, 1, gate=True)
+    first.reached()
+    runs.records.declare(run_id, "Crashed", "its node is lost")
+    first.terminate()
+    assert first.ends() == 75, first.errors
+    assert runs.ends(run_id) == [None, "Crashed"], "it wrote nothing more"
+    assert len(runs.effects) == 3
+    start = FlowRuns(backend.current()).resume(run_id)
+    assert (start.attempt, start.again) == (3, True)
+    told = runs.start("loop", run_id, 3)
+    assert told.ends() == 1, "nothing but a person's word has it go on"
+    uuid = str(ids.to_uuid(run_id))
+    resumed = runs.command(["run", f"{SHAPES}:loop", "--run-id", uuid, "--attempt", "3", "--again"])
+    assert resumed.ends() == 0, resumed.errors
+    assert (runs.effects, runs.ends(run_id)) == (["step 1"] * 6, [None, "Crashed", "Completed"])

@@ -78,12 +78,33 @@ class TestCancel:
         assert everyone_says(backend, run_id) == {"Cancelled"}
         assert ends(backend, run_id) == [None, "Cancelled"]
 
-    def test_so_does_everybody_after_the_operator_declared_it(self, backend: Backend) -> None:
+    @pytest.mark.parametrize("state", ["Cancelled", "Crashed"])
+    def test_so_does_everybody_after_the_operator_declared_it(
+        self, backend: Backend, runs: FlowRuns, state: Any
+    ) -> None:
         run_id = begin(backend, end="HandedBack", deployment="nightly")
         for _ in range(2):
-            Records(backend).declare(run_id, "Cancelled", "stopped on request")
-        assert everyone_says(backend, run_id) == {"Cancelled"}
-        assert ends(backend, run_id) == ["HandedBack", "Cancelled"]
+            Records(backend).declare(run_id, state, "it was given up")
+        assert everyone_says(backend, run_id) == {state}
+        assert ends(backend, run_id) == ["HandedBack", state]
+        with pytest.raises(NotPossible, match=f"has ended: {state}"):
+            runs.cancel(run_id)
+        runs.delete(run_id)
+
+    def test_an_end_that_was_recorded_is_not_declared_otherwise(self, backend: Backend) -> None:
+        run_id = begin(backend, end="Completed")
+        Records(backend).declare(run_id, "Crashed", "nothing was heard of it")
+        assert everyone_says(backend, run_id) == {"Completed"}
+
+    def test_the_index_alone_says_so_where_nobody_can_open_the_journal(self, backend: Backend) -> None:
+        run_id = begin(backend, end="HandedBack")
+        (journal,) = backend.settings.home_path.rglob(f"{run_id}.log")
+        journal.write_bytes(damaged := journal.read_bytes().replace(b"opening", b"0pening"))
+        Records(backend).declare(run_id, "Crashed", "no attempt can begin")
+        summary = backend.flow_runs.load(run_id)
+        assert summary is not None
+        assert (summary["state"], summary["message"]) == ("CRASHED", "no attempt can begin")
+        assert journal.read_bytes() == damaged
 
     def test_a_run_that_never_began_is_ended_too_and_no_attempt_may_begin(self, backend: Backend) -> None:
         run_id = ids.new_id()

@@ -171,10 +171,6 @@ class Infrastructure:
     def ended(self, run_id: RunId) -> AttemptRecord | None:
         return next((told for told in reversed(self.attempts(run_id)) if told.end is not None), None)
 
-    def declared(self, run_id: RunId) -> Any:
-        state = self.declared_ends.get(run_id)
-        return None if state is None else (state, "declared")
-
     def declare(self, run_id: RunId, state: str, message: str) -> None:
         self.declared_ends[run_id] = state
 

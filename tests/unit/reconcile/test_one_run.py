@@ -66,10 +66,26 @@ def test_a_run_that_is_over_is_not_executed_for_an_object_that_is_made_again(out
 
 @pytest.mark.parametrize("phase", ["Crashed", "Cancelled"])
 def test_what_the_control_plane_ended_stays_ended(phase: Any) -> None:
-    record = Record((told(1),), journal=True, declared=(phase, "lost too often"))
-    plan = reconcile(run_observed(flow_run(idempotencyKey="order-7"), record=record))
-    assert (status(plan)["phase"], status(plan)["message"]) == (phase, "lost too often")
-    assert actions(plan, DeclareEnd) == [], "its record says so already"
+    """For an object that is made again, and for the same one if the operator died before it wrote the status."""
+    record = journal(told(1), told(2, phase))
+    again = reconcile(run_observed(flow_run(idempotencyKey="order-7"), record=record))
+    assert (status(again)["phase"], actions(again, AskPlace)) == (phase, [])
+    open_ = {"phase": "Running", "attempts": [attempt(1, outcome="Lost", finishedAt=text(-600))]}
+    same = reconcile(run_observed(flow_run(open_), attempts=(gone(1),), record=record, place="granted"))
+    assert (status(same)["phase"], actions(same, StartAttempt)) == (phase, [])
+
+
+def test_one_that_was_given_up_and_goes_on_has_a_next_attempt_of_its_own_number() -> None:
+    """The record still says Crashed, under the number that the operator took to write it."""
+    resumed = over("Crashed", "Lost", resumed=1, resumedAfter=2) | {"phase": "Scheduled"}
+    record = journal(told(1), told(2), told(3, "Crashed"))
+    plan = reconcile(run_observed(flow_run(resumed, resume=1), attempts=(gone(2),), record=record, place="granted"))
+    (start,) = actions(plan, StartAttempt)
+    assert (start.request.attempt, start.request.again) == (4, True)
+    tried = {**resumed, "attempts": [*resumed["attempts"], attempt(4, outcome="Lost", finishedAt=text(-600))]}
+    record = journal(told(1), told(2), told(3, "Crashed"), told(4), told(5, "Crashed"))
+    plan = reconcile(run_observed(flow_run(tried, resume=1), attempts=(gone(4),), record=record, place="granted"))
+    assert (status(plan)["phase"], actions(plan, StartAttempt)) == ("Crashed", []), "given up once more"
 
 
 def test_a_run_that_was_lost_on_the_way_goes_on() -> None:

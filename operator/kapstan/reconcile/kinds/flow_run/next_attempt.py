@@ -38,6 +38,10 @@ def after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgem
     if spec.cancel or judgement.outcome == "Cancelled":
         knows = end is not None and end.outcome == "Cancelled"
         return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=not knows)
+    if judgement.outcome == "Crashed":  # declared already, but the status that should say so was not written
+        found = diagnosis.of_end(seen, reason=done.reason or "")
+        message = end.message if end and end.message else found.message
+        return step.end("Crashed", found.model_copy(update={"message": message}))
     if done.reason in STOPPED_FOR:
         return step.end("Crashed", diagnosis.of_end(seen, reason=done.reason or ""))
     if judgement.outcome != "Lost" or spec.suspend:
@@ -123,12 +127,7 @@ def _with_other_objects(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan | 
     if not observed.record.journal:
         # Before a place is asked for: a run that is over needs none. Once it was read, a place is waited for.
         return RunPlan(needs_journal=True) if observed.place == "none" else None
-    over = _ended_by_another(step)
-    if over is None and observed.record.declared is not None:
-        phase, message = observed.record.declared
-        category = "Cancelled" if phase == "Cancelled" else "Killed"
-        return step.end(phase, diagnosis.diagnosis(category, message), declare=False)
-    return over
+    return _ended_by_another(step)
 
 
 def _ended_by_another(step: Step) -> RunPlan | None:
@@ -136,11 +135,17 @@ def _ended_by_another(step: Step) -> RunPlan | None:
     latest = max(step.observed.record.attempts, key=lambda attempt: attempt.number, default=None)
     if latest is None or latest.end is None or latest.number <= (step.last.number if step.last else 0):
         return None
-    if not latest.end.outcome.ends_run:
+    if not latest.end.outcome.ends_run or (latest.end.outcome == "Crashed" and _just_resumed(step)):
         return None
     other = Attempt(number=latest.number, job=job_name(step.observed.run.metadata.name, latest.number))
     step.append(other)
     return after_attempt(step, other, step.seen(other), Judgement(Verdict.ENDED, latest.end.outcome, latest.end))
+
+
+def _just_resumed(step: Step) -> bool:
+    """A person asked to go on, and nothing was started since: the record still says that it was given up."""
+    status = step.status
+    return status.resumed > 0 and all(attempt.number <= status.resumed_after for attempt in status.attempts)
 
 
 def _told(step: Step, attempt: Attempt) -> bool:

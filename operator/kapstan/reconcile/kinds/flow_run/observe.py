@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from kapstan.errors import BackendError
 from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, Key, Manifest
@@ -56,25 +54,12 @@ async def _record(world: World, run: FlowRun, *, journal: bool) -> Record:
     if not journal and (not attempts or run.status.phase in TERMINAL_PHASES):
         return Record()
     run_id = run_id_of_run(run)
-    if journal and run.spec.idempotency_key is not None and not attempts:
-        return await world.call(_of_another_object, world, run.metadata.namespace, run_id)
     return await world.call(_journal if journal else _index, world, run.metadata.namespace, run_id)
 
 
 def _journal(world: World, namespace: str, run_id: RunId) -> Record:
     try:
         return Record(tuple(world.records(namespace).attempts(run_id)), journal=True)
-    except BackendError as error:
-        return Record(unreachable=str(error))
-
-
-def _of_another_object(world: World, namespace: str, run_id: RunId) -> Record:
-    """Of a run that another object may have asked for before: also how it was ended where no attempt could say so."""
-    record = _journal(world, namespace, run_id)
-    if record.unreachable:
-        return record
-    try:
-        return replace(record, declared=world.records(namespace).declared(run_id))
     except BackendError as error:
         return Record(unreachable=str(error))
 

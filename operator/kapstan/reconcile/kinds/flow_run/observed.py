@@ -23,8 +23,6 @@ class Record:
     attempts: tuple[AttemptRecord, ...] = ()
     journal: bool = False
     unreachable: str = ""
-    declared: tuple[Literal["Crashed", "Cancelled"], str] | None = None
-    """How the control plane ended the run for another object that asks for it, and why."""
 
     def of(self, number: int) -> AttemptRecord | None:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
