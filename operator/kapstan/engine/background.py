@@ -122,6 +122,10 @@ class BackgroundEngine:
             raise
         except (KapstanError, LookupError, TypeError) as error:
             return self._refuse(claim, "crashed", f"its arguments cannot be read: {error}")
+        except BaseException as error:  # reading them is calling code of the user's, too
+            if ends_the_caller(error):
+                raise
+            return self._refuse(claim, "crashed", f"its arguments cannot be read: reading them raised {error!r}")
         run = TaskRun(
             claim.run_id,
             spec.name,

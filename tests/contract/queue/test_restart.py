@@ -288,7 +288,7 @@ def test_an_era_is_of_one_start_however_late_or_repeated_the_call(
     (claim,) = second.lane.step([], 1).claims
     assert claim.run_id == used.run_id
     assert claim.token > used.token
-    first.lane.close()
+    first.close()
     second.close()
 
 

@@ -325,3 +325,18 @@ def test_code_of_the_users_that_exits_where_nobody_expects_it_ends_its_run_only(
     fn: Callable[..., Any], options: dict[str, Any], state: str
 ) -> None:
     assert outcome(spec(fn, **options), claim()).state == state
+
+
+def leaves() -> Any:
+    raise SystemExit(9)
+
+
+class LeavesWhenRead:
+    def __reduce__(self) -> Any:
+        return leaves, ()
+
+
+def test_arguments_that_exit_when_they_are_read_end_their_run_only() -> None:
+    ended = outcome(spec(lambda x: x), claim(LeavesWhenRead()))
+    assert ended.state == "crashed"
+    assert "its arguments cannot be read: reading them raised SystemExit(9)" in str(error(ended))
