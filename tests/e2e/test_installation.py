@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from tests.cluster.errors import CommandFailed
+from tests.contract.kubernetes.operators import DEV_SERVICES
 from tests.e2e import product
 from tests.e2e.conftest import TEAM, Installed
 
@@ -237,9 +238,9 @@ def _can(installed: Installed, account: str, verb: str, resource: str) -> bool:
 
 
 def test_the_chart_is_sound_and_keeps_its_keys(installed: Installed) -> None:
-    chart = ("lint", product.CHART, "--strict", *_VERSION, "--set", "devServices.enabled=true")
     key = base64.b64encode(bytes(32)).decode()
-    installed.cluster.helm(*chart, "--set", f"signing.keys.default={key}")
+    values = ",".join((*DEV_SERVICES, f"signing.keys.default={key}"))
+    installed.cluster.helm("lint", product.CHART, "--strict", *_VERSION, "--set", values)
     before = [_secret(installed, *place) for place in _PLACES]
     product.install(installed.cluster)
     assert [_secret(installed, *place) for place in _PLACES] == before
@@ -277,7 +278,7 @@ def _result(there: Installed, name: str) -> object:
 @pytest.mark.parametrize(
     "values",
     [
-        ("devServices.enabled=true", "devServices.redis.storage=1Gi", "devServices.minio.storage=1Gi"),
+        (*DEV_SERVICES, "devServices.redis.storage=1Gi", "devServices.minio.storage=1Gi"),
         ("clusterWide=true", "redis.url=rediss://u:p@redis.example:6380/0", "s3.endpoint=https://s3.example"),
         ("crds.install=false", "operator.replicas=3", "redis.url=redis://r:6379", "s3.endpoint=http://s3:9000"),
     ],
@@ -286,16 +287,16 @@ def test_the_api_server_takes_what_the_chart_renders(installed: Installed, value
     key = base64.b64encode(bytes(32)).decode()
     settings = (*values, f"namespaces={{{TEAM}}}", f"signing.keys.{TEAM}={key}", f"signing.previousKeys.{TEAM}={key}")
     words = [word for setting in settings for word in ("--set", setting)]
-    if "devServices.enabled=true" in values:
-        words += ["--dry-run=server"]  # passwords that stand in the cluster are looked up there
     rendered = installed.cluster.helm("template", "other", product.CHART, "-n", product.NAMESPACE, *_VERSION, *words)
     installed.cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=rendered)
 
 
 def test_without_a_cluster_to_ask_no_key_is_invented(installed: Installed) -> None:
     template = ("template", "x", product.CHART, *_VERSION, "--set", "devServices.enabled=true")
-    with pytest.raises(CommandFailed, match=r"signing\.keys\.default is not given"):
+    with pytest.raises(CommandFailed, match=r"devServices\.redis\.password is not given"):
         installed.cluster.helm(*template)
+    with pytest.raises(CommandFailed, match=r"signing\.keys\.default is not given"):
+        installed.cluster.helm(*template, "--set", ",".join(DEV_SERVICES))
 
 
 def test_a_leader_that_is_told_to_go_hands_over(installed: Installed) -> None:

@@ -45,12 +45,15 @@ capabilities: {drop: [ALL]}
 {{- /* A random secret is made at a first installation only, and only where a cluster can tell that it is the first. */ -}}
 {{- define "kapstan.mayGenerate" -}}
 {{- if not (lookup "v1" "Namespace" "" "kube-system") -}}
-{{- fail (printf "%s is not given, and this rendering sees no cluster that could hold it already: name it in the values (a new one would make every stored run unreadable)" .) -}}
+{{- fail (printf "%s is not given, and this rendering sees no cluster that could hold it already: name it in the values (each rendering would make another one, and what has the old one could read and reach nothing)" .) -}}
 {{- end -}}
 {{- end }}
 
-{{- /* Password of the development services: the stored one, else a new one. */ -}}
+{{- /* Password of a development service: the given one, else the stored one, else a new one. */ -}}
 {{- define "kapstan.devPassword" -}}
-{{- $stored := include "kapstan.stored" (dict "namespace" .root.Release.Namespace "name" (printf "%s-dev-services" (include "kapstan.fullname" .root)) "key" .key) -}}
-{{- if $stored }}{{ $stored | b64dec }}{{ else }}{{ randAlphaNum 32 }}{{ end }}
+{{- $stored := include "kapstan.stored" (dict "namespace" .root.Release.Namespace "name" (printf "%s-dev-services" (include "kapstan.fullname" .root)) "key" (printf "%s-password" .service)) -}}
+{{- $given := index .root.Values.devServices .service "password" | default "" -}}
+{{- if $given }}{{ $given }}{{ else if $stored }}{{ $stored | b64dec }}{{ else -}}
+{{- include "kapstan.mayGenerate" (printf "devServices.%s.password" .service) }}{{ randAlphaNum 32 }}
+{{- end }}
 {{- end }}

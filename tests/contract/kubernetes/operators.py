@@ -59,6 +59,14 @@ def helm() -> str:
     return str(tools.path("helm"))
 
 
+DEV_SERVICES = (
+    "devServices.enabled=true",
+    "devServices.redis.password=redis0000",
+    "devServices.minio.password=minio0000",
+)
+"""Passwords included, which a rendering without a cluster cannot look up."""
+
+
 def rendered(namespace: str, *values: str) -> list[Manifest]:
     """What `helm template` makes of the chart for a release in ``namespace``.
 

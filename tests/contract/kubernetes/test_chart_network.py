@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import pytest
 from tests.cluster.errors import CommandFailed
 from tests.contract.apiserver import ApiServer
-from tests.contract.kubernetes.operators import RELEASE, Manifest, make_namespace, rendered, signing_key
+from tests.contract.kubernetes.operators import DEV_SERVICES, RELEASE, Manifest, make_namespace, rendered, signing_key
 
 SYSTEM = "network-system"
 NAMESPACES = ("namespaces={team,other}", signing_key("team"), signing_key("other"))
-DEV = (*NAMESPACES, "devServices.enabled=true")
+DEV = (*NAMESPACES, *DEV_SERVICES)
 OUTSIDE = (*NAMESPACES, "redis.url=rediss://u:p@redis.example:6380/0", "s3.endpoint=https://s3.example")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.cluster.errors import CommandFailed
-from tests.contract.kubernetes.operators import RELEASE, Manifest, rendered, signing_key
+from tests.contract.kubernetes.operators import DEV_SERVICES, RELEASE, Manifest, rendered, signing_key
 
 SERVED = ("namespaces={team,other}", signing_key("team"), signing_key("other"))
 PORTS = ("networkPolicy.redisPorts={6379}", "networkPolicy.s3Ports={443}")
@@ -60,4 +60,4 @@ def test_a_namespace_with_credentials_of_its_own_is_given_none_of_the_shared_one
 
 def test_development_services_bring_their_own_secrets() -> None:
     with pytest.raises(CommandFailed, match=r"devServices\.enabled makes its own Secrets"):
-        rendered("system", *SERVED, "devServices.enabled=true", "redis.existingSecret=mine")
+        rendered("system", *SERVED, *DEV_SERVICES, "redis.existingSecret=mine")

@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.errors import CommandFailed
 from tests.contract.apiserver import ApiServer
 from tests.contract.kubernetes.operators import (
+    DEV_SERVICES,
     Health,
     Install,
     Installation,
@@ -101,7 +102,7 @@ def test_a_namespace_of_no_list_is_served(install: Install, make_team: MakeTeam)
 @pytest.mark.parametrize("values", [("namespaces={home,team}",), ("namespaces={home}", "clusterWide=true")])
 def test_the_namespace_with_all_keys_is_not_served_beside_others(values: tuple[str, ...]) -> None:
     with pytest.raises(CommandFailed, match="home is the release's own namespace and holds the signing keys"):
-        rendered("home", "devServices.enabled=true", signing_key("home"), signing_key("team"), *values)
+        rendered("home", *DEV_SERVICES, signing_key("home"), signing_key("team"), *values)
 
 
 def degradation(team: Team, run: str) -> Manifest:

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from tests.cluster.errors import CommandFailed
 from tests.contract.apiserver import ApiServer
-from tests.contract.kubernetes.operators import Manifest, make_namespace, rendered, signing_key
+from tests.contract.kubernetes.operators import DEV_SERVICES, Manifest, make_namespace, rendered, signing_key
 
 NAMESPACE = "dev-services"
 SIZES = {"redis": "1Gi", "minio": "20Gi"}
@@ -16,7 +16,7 @@ SIZES = {"redis": "1Gi", "minio": "20Gi"}
 
 def service(name: str, *values: str) -> Manifest:
     """The StatefulSet of one development service."""
-    manifests = rendered(NAMESPACE, "devServices.enabled=true", signing_key(NAMESPACE), *values)
+    manifests = rendered(NAMESPACE, *DEV_SERVICES, signing_key(NAMESPACE), *values)
     (found,) = (
         one for one in manifests if one["kind"] == "StatefulSet" and one["metadata"]["name"] == f"kapstan-{name}"
     )
@@ -95,7 +95,7 @@ def folder_of(name: str, container: Manifest) -> str:
     assert program == "valkey-server"
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "configuration")
     assert path == f"{mount['mountPath']}/redis.conf"
-    manifests = rendered(NAMESPACE, "devServices.enabled=true", signing_key(NAMESPACE))
+    manifests = rendered(NAMESPACE, *DEV_SERVICES, signing_key(NAMESPACE))
     (secret,) = (one for one in manifests if one["metadata"]["name"] == "kapstan-dev-services")
     options = dict(line.split(" ", 1) for line in secret["stringData"]["redis.conf"].splitlines())
     assert options["appendonly"] == "yes", "nothing would be written"
