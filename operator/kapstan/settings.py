@@ -68,6 +68,15 @@ def _address(*schemes: str) -> Callable[[str], str]:
     return check
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"give {' or '.join(words)}")
+        return text
+
+    return check
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What an environment says. ``Settings.from_env()`` reads it; fields that hold secrets are left out of ``repr``."""
@@ -89,6 +98,12 @@ class Settings:
         "", "http(s)://host:port of the object store; empty: files under the home.", check=_address("http", "https")
     )
     s3_bucket: str = _setting("kapstan", "Bucket of journals, results and registers.")
+    s3_credentials: str = _setting(
+        "keys",
+        "keys: the next two. aws: none of ours but what AWS gives a pod or machine: AWS_ACCESS_KEY_ID, a web identity "
+        "(AWS_WEB_IDENTITY_TOKEN_FILE), a container's service, or instance metadata.",
+        check=_one_of("keys", "aws"),
+    )
     s3_access_key: str = _setting("", "Access key of the object store.", secret=True)
     s3_secret_key: str = _setting("", "Secret key of the object store.", secret=True)
     s3_region: str = _setting("us-east-1", "Region that requests are signed for.")

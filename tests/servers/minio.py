@@ -43,8 +43,10 @@ def free_port() -> int:
 class Minio:
     """One server; ``url`` stays the same over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **further: str) -> None:
+        """``further``: variables of its environment."""
         self._folder = folder
+        self._further = further
         self._address = f"127.0.0.1:{free_port()}"
         self._console = f"127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,6 +67,7 @@ class Minio:
                     "MINIO_BROWSER": "off",
                     "MINIO_UPDATE": "off",
                     "CI": "true",
+                    **self._further,
                 },
                 stdout=log,
                 stderr=log,
@@ -74,6 +77,10 @@ class Minio:
         with urllib3.PoolManager(retries=retry) as pool:
             answer = pool.request("GET", f"{self.url}/minio/health/ready", timeout=2)
         assert answer.status == 200, (self._folder / "minio.log").read_text()
+
+    def said(self) -> str:
+        """Its output."""
+        return (self._folder / "minio.log").read_text()
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
@@ -98,16 +105,17 @@ class Minio:
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     """A server for the whole session, with the bucket made. Tests keep apart by namespace."""
     server = Minio(tmp_path_factory.mktemp("minio"))
-    yield from _serve(server)
+    yield from serve(server)
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path) -> Iterator[Minio]:
     """A server that the test may kill."""
-    yield from _serve(Minio(tmp_path / "minio"))
+    yield from serve(Minio(tmp_path / "minio"))
 
 
-def _serve(server: Minio) -> Iterator[Minio]:
+def serve(server: Minio) -> Iterator[Minio]:
+    """Start it, make the bucket, and kill it at the end."""
     server.start()
     try:
         store = S3Store.from_settings(server.settings())

@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from kapstan.errors import StoreRefused
 from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
+from kapstan.store import s3_credentials
 from kapstan.store.keys import check_key
 from kapstan.store.probe import probe, probe_when_due
 from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire
@@ -46,8 +47,7 @@ class S3Store:
         """
         wire = Wire(
             settings.s3_endpoint,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key,
+            credentials=s3_credentials.of(settings),
             region=settings.s3_region,
             ca_file=settings.s3_ca_file,
             deadline=settings.store_deadline_seconds,

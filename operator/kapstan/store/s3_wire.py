@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import urllib3
 from minio.credentials.credentials import Credentials
@@ -26,6 +26,7 @@ from minio.time import to_amz_date
 from urllib3.exceptions import HTTPError, SSLError
 
 from kapstan.errors import ConfigurationError, StoreRefused, StoreUnavailable
+from kapstan.store.s3_credentials import Source
 
 T = TypeVar("T")
 log = logging.getLogger("kapstan.store")
@@ -33,6 +34,8 @@ log = logging.getLogger("kapstan.store")
 # Whether the request took effect is not known after these: 409 is a race on AWS, 499 is MinIO shutting down.
 _UNKNOWN = frozenset({408, 409, 429, 499})
 _UNKNOWN_CODES = frozenset({"RequestTimeout", "SlowDown"})  # of status 400 and others
+# Said of keys whose time is over; MinIO forgets them and no longer knows that they ever were.
+_OVER = frozenset({"ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "InvalidAccessKeyId"})
 _NEVER = frozenset({501, 505})  # what is asked for does not exist there, and repeating does not make it
 PRECONDITION_FAILED, NO_SUCH_KEY = "PreconditionFailed", "NoSuchKey"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5
@@ -44,6 +47,7 @@ _FIXES = {
     "in between may change headers",
     "UnsignedHeaders": "the signature was refused: a proxy in between may change headers",
     "AccessDenied": "the key of KAPSTAN_S3_ACCESS_KEY lacks the right, or a proxy in between may change headers",
+    "ExpiredToken": "the keys' time is over",
     "InvalidAccessKeyId": "the store does not know the key of KAPSTAN_S3_ACCESS_KEY",
     "NoSuchBucket": "create the bucket, or name another one in KAPSTAN_S3_BUCKET",
     "InvalidBucketName": "bucket names have 3 to 63 lower-case letters, digits and dashes; see KAPSTAN_S3_BUCKET",
@@ -78,19 +82,17 @@ class Wire:
         deadline: seconds for which ``until_known`` repeats.
 
     Raises:
-        ConfigurationError: the endpoint is no http(s) URL, or a credential is missing.
+        ConfigurationError: the endpoint is no http(s) URL.
     """
 
     def __init__(
-        self, endpoint: str, *, access_key: str, secret_key: str, region: str, ca_file: str = "", deadline: float = 60.0
+        self, endpoint: str, *, credentials: Source, region: str, ca_file: str = "", deadline: float = 60.0
     ) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
             raise ConfigurationError(f"KAPSTAN_S3_ENDPOINT={endpoint!r}: give http://host:port or https://host:port")
-        if not access_key or not secret_key:
-            raise ConfigurationError("KAPSTAN_S3_ENDPOINT needs KAPSTAN_S3_ACCESS_KEY and KAPSTAN_S3_SECRET_KEY")
         self.endpoint = f"{parts.scheme}://{parts.netloc}"
-        self._credentials = Credentials(access_key, secret_key)
+        self._credentials = credentials
         self._region = region
         self._deadline = deadline
         self._closing = threading.Event()
@@ -122,22 +124,8 @@ class Wire:
             + quote(path, safe="/~")
             + ("?" + "&".join(f"{k}={quote(v, safe='~')}" for k, v in sorted(query.items())) if query else "")
         )
-        now = datetime.now(UTC)
-        content = hashlib.sha256(body).hexdigest()
-        signed = sign_v4_s3(
-            method=method,
-            url=url,
-            region=self._region,
-            headers={
-                "host": url.netloc,
-                "x-amz-date": to_amz_date(now),
-                "x-amz-content-sha256": content,
-                **(headers or {}),
-            },
-            credentials=self._credentials,
-            content_sha256=content,
-            date=now,
-        )
+        keys = self._keys()
+        signed = self._signed(method, url, body, headers or {}, keys)
         extra = len(body) / _BYTES_PER_SECOND  # a socket's timeout holds for the whole of the body, not for each piece
         timeout = urllib3.Timeout(connect=_CONNECT_SECONDS + extra, read=_REPLY_SECONDS + extra)
         try:
@@ -146,7 +134,7 @@ class Wire:
                 method,
                 target,
                 body=body,
-                headers=cast("dict[str, str]", signed),
+                headers=signed,
                 redirect=False,
                 retries=False,
                 timeout=timeout,
@@ -155,7 +143,39 @@ class Wire:
             raise self._bad_certificate(error) from error
         except HTTPError as error:
             raise Unknown(f"{type(error).__name__}: {error}") from error
+        if answer.status in (400, 403) and error_of(answer.data)[0] in _OVER and self._credentials.refused(keys):
+            raise Unknown("the store says that the keys' time is over; asking for new ones")
         return self._judge(f"{method} {path}", answer, accept)
+
+    def _signed(
+        self, method: str, url: SplitResult, body: bytes, headers: Mapping[str, str], keys: Credentials
+    ) -> dict[str, str]:
+        """``headers`` and those of the signature."""
+        now = datetime.now(UTC)
+        content = hashlib.sha256(body).hexdigest()
+        token = {"x-amz-security-token": keys.session_token} if keys.session_token else {}
+        signed = sign_v4_s3(
+            method=method,
+            url=url,
+            region=self._region,
+            headers={
+                "host": url.netloc,
+                "x-amz-date": to_amz_date(now),
+                "x-amz-content-sha256": content,
+                **token,
+                **headers,
+            },
+            credentials=keys,
+            content_sha256=content,
+            date=now,
+        )
+        return cast("dict[str, str]", signed)
+
+    def _keys(self) -> Credentials:
+        try:
+            return self._credentials.current()
+        except StoreUnavailable as away:
+            raise Unknown(f"no keys to sign with: {away}") from away
 
     def _judge(self, what: str, answer: urllib3.BaseHTTPResponse, accept: tuple[str, ...]) -> Reply:
         """By the status first: a proxy on the way answers in words of its own, or in none."""

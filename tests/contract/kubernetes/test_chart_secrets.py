@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.cluster.errors import CommandFailed
+from tests.contract.apiserver import ApiServer
 from tests.contract.kubernetes.operators import DEV_SERVICES, RELEASE, Manifest, rendered, signing_key
 
 SERVED = ("namespaces={team,other}", signing_key("team"), signing_key("other"))
@@ -56,6 +59,51 @@ def test_a_namespace_with_credentials_of_its_own_is_given_none_of_the_shared_one
     (container,) = pod["containers"]
     assert "--credentials=/etc/kapstan/credentials" in container["args"]
     assert "/etc/kapstan/credentials/team" in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+ROLE = r"eks\.amazonaws\.com/role-arn=arn:aws:iam::1:role/kapstan"
+
+
+def test_a_store_without_keys_has_identities_and_no_keys(api_server: ApiServer) -> None:
+    values = (
+        "redis.url=redis://r",
+        "s3.endpoint=https://s3.example",
+        "s3.credentials=aws",
+        f"operator.serviceAccount.annotations.{ROLE}",
+        "workloadServiceAccount.name=flows",
+        f"workloadServiceAccount.annotations.{ROLE}",
+    )
+    manifests = rendered("system", *SERVED, *values)
+    for place in (("", f"{RELEASE}-operator"), ("team", "kapstan-workload"), ("other", "kapstan-workload")):
+        told = secrets(manifests)[place]
+        assert "KAPSTAN_S3_CREDENTIALS" in told
+        assert not told & {"KAPSTAN_S3_ACCESS_KEY", "KAPSTAN_S3_SECRET_KEY"}
+    accounts = {
+        (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one
+        for one in manifests
+        if one["kind"] == "ServiceAccount"
+    }
+    assert set(accounts) == {("", f"{RELEASE}-operator"), ("team", "flows"), ("other", "flows")}
+    for account in accounts.values():
+        assert account["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/kapstan"}
+        assert account["automountServiceAccountToken"] is False
+        done = api_server.kubectl(
+            "create",
+            "--dry-run=server",
+            "-n",
+            "default",
+            "-f",
+            "-",
+            text=json.dumps(account | {"metadata": account["metadata"] | {"namespace": "default"}}),
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_keys_and_an_identity_exclude_each_other() -> None:
+    with pytest.raises(CommandFailed, match=r"s3\.credentials=aws takes no keys"):
+        rendered("system", *SERVED, *SERVICES, "s3.credentials=aws")
+    with pytest.raises(CommandFailed, match=r"s3\.credentials=aws takes no keys"):
+        rendered("system", *SERVED, *DEV_SERVICES, "s3.credentials=aws")
 
 
 def test_development_services_bring_their_own_secrets() -> None:

@@ -116,11 +116,14 @@ def test_a_store_that_is_away_is_unavailable_after_the_deadline(minio: Minio) ->
         store.create("a", b"")
 
 
+KEYS = {"s3_access_key": "key", "s3_secret_key": "secret"}
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"s3_endpoint": "minio:9000"}, "KAPSTAN_S3_ENDPOINT='minio:9000': give http://host:port"),
-        ({"s3_endpoint": "http://minio:9000/bucket"}, "give http://host:port"),
+        ({"s3_endpoint": "minio:9000", **KEYS}, "KAPSTAN_S3_ENDPOINT='minio:9000': give http://host:port"),
+        ({"s3_endpoint": "http://minio:9000/bucket", **KEYS}, "give http://host:port"),
         ({"s3_endpoint": "http://minio:9000"}, "needs KAPSTAN_S3_ACCESS_KEY and KAPSTAN_S3_SECRET_KEY"),
     ],
 )
