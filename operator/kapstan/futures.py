@@ -18,7 +18,7 @@ from kapstan import backend as backends
 from kapstan import ids, states
 from kapstan.context import current_flow
 from kapstan.engine import values, watcher
-from kapstan.engine.pending import Pending, Resolvable
+from kapstan.engine.pending import Pending, Resolvable, UserCallback, call_on
 from kapstan.engine.waiting import without_place
 from kapstan.errors import UnknownRun
 from kapstan.ids import RunId
@@ -82,7 +82,7 @@ class Future(Resolvable, Generic[R]):
 
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        self.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+        self.on_done(functools.partial(call_on, loop, ended.set))
         with without_place(), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), timeout)
 
@@ -105,8 +105,9 @@ class Future(Resolvable, Generic[R]):
         return self._pending is None
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
-        """Call ``fn(future)`` once when the run has ended, at once if it has; on another thread otherwise."""
-        self.on_done(functools.partial(fn, self))
+        """Call ``fn(future)`` once when the run has ended: now if it has, else later on another thread. An error in
+        ``fn`` is logged."""
+        self.on_done(UserCallback(fn, self))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Future) and cast("Future[Any]", other)._run_id == self._run_id

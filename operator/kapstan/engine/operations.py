@@ -15,7 +15,7 @@ from kapstan import backend as backends
 from kapstan.engine import limits
 from kapstan.engine.branch import Branch, number_tasks
 from kapstan.engine.functions import asettled, settled
-from kapstan.engine.pending import Resolvable, when_done
+from kapstan.engine.pending import Resolvable, call_on, when_done
 from kapstan.engine.waiting import without_place
 from kapstan.errors import TaskTimeout
 
@@ -203,7 +203,7 @@ class Wait(Operation):
 
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        when_done(self.waited_for, lambda: _tell(loop, ended.set))
+        when_done(self.waited_for, lambda: call_on(loop, ended.set))
         await ended.wait()
 
 
@@ -240,11 +240,5 @@ class Write(Operation):
 
         loop = asyncio.get_running_loop()
         stored = asyncio.Event()
-        self.later(lambda: _tell(loop, stored.set))
+        self.later(lambda: call_on(loop, stored.set))
         await stored.wait()
-
-
-def _tell(loop: Any, callback: Callable[[], object]) -> None:
-    """Call back on ``loop``; one that is closed waits for nothing."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(callback)

@@ -6,6 +6,7 @@ import the surface above it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -88,7 +89,7 @@ class Pending(Resolvable):
             if self._ended is not None:
                 self._ended.set()
         for callback in callbacks:
-            tell(callback)
+            run_callback(callback)
 
     def on_done(self, callback: Callable[[], object]) -> None:
         with self._lock:
@@ -98,13 +99,42 @@ class Pending(Resolvable):
         callback()
 
 
-def tell(callback: Callable[[], object]) -> None:
-    """Call ``callback``; what it raises is logged with its name, for the thread that calls it serves others, too."""
+class UserCallback:
+    """``fn(*args)`` as a callback of a run: an error in it is logged with its name and ends nothing else. What is no
+    ``Exception`` passes, so that Ctrl-C or a time limit ends the caller of a callback that is called at once.
+    """
+
+    __slots__ = ("args", "fn")
+
+    def __init__(self, fn: Callable[..., object], *args: Any) -> None:
+        self.fn = fn
+        self.args = args
+
+    def __call__(self) -> None:
+        try:
+            self.fn(*self.args)
+        except Exception as error:  # noqa: BLE001  (it is logged)
+            _log_error(self, error)
+
+
+def run_callback(callback: Callable[[], object]) -> None:
+    """Call ``callback``; whatever it raises is logged with its name: the thread that calls it serves others, too."""
     try:
         callback()
-    except BaseException:
-        function = getattr(callback, "func", callback)
-        logger.exception("Error in the callback %s of a run", getattr(function, "__qualname__", repr(function)))
+    except BaseException as error:  # noqa: BLE001  (it is logged)
+        _log_error(callback, error)
+
+
+def _log_error(callback: Callable[[], object], error: BaseException) -> None:
+    function = callback.fn if isinstance(callback, UserCallback) else callback
+    name = getattr(function, "__qualname__", repr(function))
+    logger.error("Error in the callback %s of a run", name, exc_info=error)
+
+
+def call_on(loop: Any, callback: Callable[[], object]) -> None:
+    """Call ``callback`` on ``loop``, from any thread; nobody waits on a loop that is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(callback)
 
 
 class UpstreamFailed(Exception):
@@ -225,5 +255,5 @@ async def until_done(values: Iterable[Any]) -> None:
     waited_for = promises(list(values))
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    when_done(waited_for, lambda: loop.call_soon_threadsafe(ended.set))
+    when_done(waited_for, lambda: call_on(loop, ended.set))
     await ended.wait()

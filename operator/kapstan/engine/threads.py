@@ -184,7 +184,9 @@ class Submitted:
         try:
             return self._context.run(ask, answer)
         except StopIteration as end:
-            self._ended(end.value)
+            outcome = end.value
         except BaseException as error:  # noqa: BLE001  (the flow is told)
-            self._ended(error)
+            outcome = error
+        self._ended(outcome)  # outside of the handlers: what a callback raises did not come of these
+        del outcome
         return None

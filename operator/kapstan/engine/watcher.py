@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from kapstan import backend as backends
-from kapstan.engine.pending import tell
+from kapstan.engine.pending import run_callback
 from kapstan.errors import BackendError
 from kapstan.ids import RunId
 
@@ -46,7 +46,7 @@ class _Watcher:
             pause = _FIRST_PAUSE
             for run_id in ended:
                 for callback in batch.pop(run_id):
-                    tell(callback)
+                    run_callback(callback)
 
 
 _watcher = _Watcher()
