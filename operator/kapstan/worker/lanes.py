@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from kapstan.backend import Backend
-from kapstan.engine import values
 from kapstan.errors import ConfigurationError
 from kapstan.ids import RunId, Token
 from kapstan.ports import Session
@@ -24,8 +23,8 @@ from kapstan.worker import child as child_module
 from kapstan.worker import children
 from kapstan.worker.board import Board, Order
 from kapstan.worker.children import Child
+from kapstan.worker.deaths import Deaths
 from kapstan.worker.descendants import Adopted, adopt
-from kapstan.worker.executor import TROUBLE
 
 logger = logging.getLogger("kapstan.worker")
 
@@ -67,11 +66,10 @@ class Lanes:
     def __init__(self, service: Service, backend: Backend) -> None:
         self._service = service
         self._backend = backend
-        self._max_crashes = backend.settings.max_crashes
         self.board = Board(service.lanes + _MOST_SPARES)
         self.order = Order.SERVE
         self._children: dict[int, Child] = {}
-        self._untold: list[tuple[int, RunId | None]] = []  # deaths that the queue has not heard of
+        self._deaths = Deaths(backend, "its process")
         self._fork_at: dict[int, float] = {}
         self._fork_delay = 0.0
         self._adopted = Adopted()
@@ -189,7 +187,7 @@ class Lanes:
         executing = child.slot.executing()
         if self.order == Order.SERVE or executing is not None or code != ExitCode.DONE:
             blamed = None if child.pardoned or executing is None else executing.run_id
-            self._untold.append((child.lane, blamed))
+            self._deaths.add(child.lane, blamed)
         if executing is not None:
             logger.error("Executor %d died (%s) in run %s", child.lane, _cause(code), executing.run_id)
         if self.order != Order.SERVE or self._is_spare(child.lane):
@@ -210,23 +208,7 @@ class Lanes:
 
     def tell_deaths(self, session: Session) -> None:
         """Tell the queue of deaths, in order; what it could not hear is told again at the next pass."""
-        while self._untold:
-            lane, executing = self._untold[0]
-            try:
-                self._lane_died(session, lane, executing)
-            except TROUBLE as error:
-                logger.warning("The queue is away and does not know of a crash yet: %s", error)
-                return
-            del self._untold[0]
-
-    def _lane_died(self, session: Session, lane: int, executing: RunId | None) -> None:
-        envelope = b""
-        if executing is not None:
-            limit = self._max_crashes
-            reason = f"its process died {limit} times while executing it; it is quarantined"
-            envelope = values.seal_reason(self._backend, reason, executing)
-        if session.lane_died(lane, executing, envelope):
-            logger.error("Run %s is quarantined: it ended its process %d times", executing, self._max_crashes)
+        self._deaths.tell(session)
 
     def refork(self) -> None:
         """Let those go that have reported, and fork the children whose time has come."""
@@ -236,7 +218,7 @@ class Lanes:
                 if child.tasks is not None:
                     child.go()
         now = time.monotonic()
-        untold = {lane for lane, _ in self._untold}
+        untold = self._deaths.lanes
         for lane in [lane for lane, at in self._fork_at.items() if at <= now and lane not in untold]:
             del self._fork_at[lane]
             self._fork(lane)

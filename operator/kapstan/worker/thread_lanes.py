@@ -28,6 +28,7 @@ from kapstan.ports import Claim, Lane, Outcome, Session
 from kapstan.specs import TaskSpec
 from kapstan.states import EffectClass
 from kapstan.worker.board import Board, Order
+from kapstan.worker.deaths import Deaths
 from kapstan.worker.executor import TROUBLE, Executor
 from kapstan.worker.lease import FENCE
 
@@ -67,6 +68,7 @@ class ThreadLanes:
         self._lanes: list[_Lane] = []
         self._wanted = lanes
         self._order = Order.SERVE
+        self.deaths = Deaths(backend, "its lane")
         self._left_alone = False  # what still runs does not let itself be broken off
         self._session: Session = backend.queue.open_session(queue, self._tasks, lanes, queue=queue)
         self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
@@ -148,11 +150,11 @@ class ThreadLanes:
         return lane
 
     def left(self, lane: _Lane) -> None:
-        """``lane`` has ended."""
+        """``lane`` has ended. The supervisor ends the session after the last, or opens another for one that died."""
         with self._lock:
             self._lanes.remove(lane)
             last = not self._lanes
-        if last:
+        if last or self.deaths.lanes:
             self._session.wake()
 
     def _give_order(self, order: Order) -> None:
@@ -178,6 +180,7 @@ class ThreadLanes:
             try:
                 renewed = self._session.renew(self._held(lanes) if away else None)
                 acknowledged, away = now, False
+                self.deaths.tell(self._session)
                 self._fill()
                 if renewed.next_due is not None:
                     due = min(beat, renewed.next_due)
@@ -212,6 +215,7 @@ class _Lane(threading.Thread):
     def __init__(self, lanes: ThreadLanes, number: int, line: Lane, *, spare: bool) -> None:
         super().__init__(name=f"kapstan-background-{number}", daemon=True)
         self.spare = spare
+        self.number = number
         self._all = lanes
         self.line = line
         self._slot = Board(1).slots[0]
@@ -224,6 +228,8 @@ class _Lane(threading.Thread):
             self._executor.run()
         except BaseException:
             logger.exception("A lane of this process' background ended")
+            executing = self._slot.executing()
+            self._all.deaths.add(self.number, None if executing is None else executing.run_id)
         finally:
             self._all.left(self)
             self._engine.close()

@@ -19,7 +19,9 @@ from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
 from kapstan import task
+from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import CancelledRun, CrashedRun, QueueUnavailable
+from kapstan.ports import Claim
 from kapstan.tasks import Task
 from kapstan.worker import in_process
 
@@ -184,6 +186,27 @@ def test_lanes_that_could_not_be_opened_are_opened_later(monkeypatch: pytest.Mon
     monkeypatch.setattr(queue, "open_lane", refuse)
     assert served.add.submit(1, 1).result(timeout=30) == 2
     assert refused == [2]
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_lane_that_dies_charges_its_run_and_is_replaced(monkeypatch: pytest.MonkeyPatch, deaths: int) -> None:
+    runs, died = BackgroundEngine.run, [0]
+
+    def run(self: BackgroundEngine, claim: Claim) -> Any:
+        if died[0] < deaths:  # a fault of ours, since nothing of a user's gets that far
+            died[0] += 1
+            raise SystemExit("the lane's end")
+        return runs(self, claim)
+
+    monkeypatch.setattr(BackgroundEngine, "run", run)
+    future = served.add.submit(1, 1)
+    if deaths < backends.current().settings.max_crashes:
+        assert future.result(timeout=60) == 2
+    else:
+        with pytest.raises(CrashedRun, match="its lane died 3 times while executing it; it is quarantined"):
+            future.result(timeout=60)
+    assert served.add.submit(2, 2).result(timeout=60) == 4
+    assert died == [deaths]
 
 
 def test_each_application_has_a_queue_of_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Deaths of lanes, told to the queue in order; what it could not hear is told again."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from kapstan.backend import Backend
+from kapstan.engine import values
+from kapstan.ids import RunId
+from kapstan.ports import Session
+from kapstan.worker.executor import TROUBLE
+
+logger = logging.getLogger("kapstan.worker")
+
+
+class Deaths:
+    """What the queue has not heard of yet.
+
+    Args:
+        what: what has died, for the reason of a quarantine: "its process".
+    """
+
+    def __init__(self, backend: Backend, what: str) -> None:
+        self._backend = backend
+        self._what = what
+        self._untold: deque[tuple[int, RunId | None]] = deque()
+
+    @property
+    def lanes(self) -> set[int]:
+        """The lanes whose deaths are still to be told: nothing may be claimed on them before."""
+        return {lane for lane, _ in list(self._untold)}
+
+    def add(self, lane: int, executing: RunId | None) -> None:
+        """``lane`` has died. ``executing`` is charged with a crash; what it held besides goes back unharmed."""
+        self._untold.append((lane, executing))
+
+    def tell(self, session: Session) -> None:
+        """Tell the queue; where it does not answer, the rest is kept."""
+        while self._untold:
+            lane, executing = self._untold[0]
+            try:
+                self._tell(session, lane, executing)
+            except TROUBLE as error:
+                logger.warning("The queue is away and does not know of a crash yet: %s", error)
+                return
+            self._untold.popleft()
+
+    def _tell(self, session: Session, lane: int, executing: RunId | None) -> None:
+        limit, envelope = self._backend.settings.max_crashes, b""
+        if executing is not None:
+            reason = f"{self._what} died {limit} times while executing it; it is quarantined"
+            envelope = values.seal_reason(self._backend, reason, executing)
+        if session.lane_died(lane, executing, envelope):
+            logger.error("Run %s is quarantined: it ended %s %d times", executing, self._what, limit)
