@@ -246,6 +246,11 @@ def describe(envelope: bytes) -> str:
     return f"{names.get(envelope[1:2], 'unknown')}, {max(0, len(envelope) - _OVERHEAD):,} bytes"
 
 
+def refers_to_store(envelope: bytes) -> bool:
+    """Whether its value is an object in the store, so that opening it takes time; unverified: opening it verifies."""
+    return envelope[1:2] == REFERENCE
+
+
 def fingerprint(envelope: bytes) -> str:
     """16 characters that are equal only for the same value in the same place: half of the signature."""
     return envelope[6:14].hex()

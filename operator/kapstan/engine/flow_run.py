@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from kapstan.backend import Backend
+from kapstan.codec import refers_to_store
 from kapstan.engine import canonical, limits, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.delayed import Delayed
@@ -125,9 +126,7 @@ class FlowRun(Ledger):
         """The state that ``outcome`` tells of, or what fetches it; None for one without a value: it runs again."""
         if outcome.value is None:
             return None
-        if values.is_stored(self.backend, outcome.value, "result", background_id(outcome)):
-            return Do(self._read, outcome)
-        return self._read(outcome)
+        return Do(self._read, outcome) if refers_to_store(outcome.value) else self._read(outcome)
 
     def keep(self, execution: TaskExecution, state: State) -> Operation | None:
         if not state.is_final():

@@ -78,11 +78,6 @@ def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) ->
     return value
 
 
-def is_stored(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> bool:
-    """Whether ``envelope`` refers to the store, so that opening it blocks."""
-    return backend.codec.reference(envelope, purpose, key) is not None
-
-
 def _fetch(backend: Backend, reference: Reference) -> bytes:
     stored = backend.store.get(reference.key)
     if stored is None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import binascii
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 from kapstan.codec import JSON, Codec
@@ -57,7 +58,7 @@ class Grave:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every task call, and ten thousand times in a resume
 class TaskOutcome:
     """A task call ended (or anything else that a memo key names)."""
 
@@ -123,9 +124,8 @@ _KINDS: dict[str, type[Record]] = {
     "end": AttemptEnd,
     "grave": Grave,
 }
-_FIELDS = {
-    kind: [(entry.name, entry.default, f',"{entry.name}":') for entry in fields(kind)] for kind in _KINDS.values()
-}
+_FIELDS = {kind: [(entry.default, f',"{entry.name}":') for entry in fields(kind)] for kind in _KINDS.values()}
+_VALUES = {kind: operator.attrgetter(*(entry.name for entry in fields(kind))) for kind in _KINDS.values()}
 _NAMES = {kind: frozenset(entry.name for entry in fields(kind)) for kind in _KINDS.values()}
 _HEADS = {kind: f'{{"v":{FORMAT},"kind":"{name}"' for name, kind in _KINDS.items()}
 _BYTES = frozenset({"value", "result"})
@@ -136,10 +136,9 @@ _quoted = json.encoder.encode_basestring
 def encode(record: Record, codec: Codec, run_id: RunId) -> bytes:
     kind = type(record)
     parts = [_HEADS[kind]]
-    for name, default, label in _FIELDS[kind]:
-        value = getattr(record, name)
-        if default is MISSING or value != default:
-            parts += label, _to_json(value)
+    for value, (default, label) in zip(_VALUES[kind](record), _FIELDS[kind], strict=True):
+        if value != default:  # by hand where most of them are told: this is on the way of every task call
+            parts += label, _quoted(value) if type(value) is str else _to_json(value)
     parts.append("}")
     return codec.seal(JSON, "".join(parts).encode("utf-8", "backslashreplace"), "journal", run_id)
 

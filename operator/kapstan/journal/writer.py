@@ -92,9 +92,13 @@ class Journal:
             StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError, SerializationError: as ``read_journal``.
         """
         history = History()
+        read: Sequence[bytes] = ()
 
         def admit(envelopes: Sequence[bytes]) -> None:
-            nonlocal history
+            nonlocal history, read
+            if read is envelopes:
+                return  # nobody wrote meanwhile: ten thousand records are not decoded twice
+            read = envelopes
             history = fold(decode(envelope, self._codec, self._run_id) for envelope in envelopes)
             if history.buried:
                 raise RunExpired(f"flow run {self._run_id} has ended and its journal was removed; it cannot go on")
