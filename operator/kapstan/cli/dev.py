@@ -69,16 +69,16 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: dict[Key, str] = {}
+        self._shown: dict[Key, str] = {}
 
     def heard(self, key: Key, manifest: Manifest | None) -> None:
         line = "" if manifest is None else self._line(key, manifest)
-        if line and self._told.get(key) != line:
+        if line and self._shown.get(key) != line:
             self._console.print(line, soft_wrap=True)
         if manifest is None:
-            self._told.pop(key, None)
+            self._shown.pop(key, None)
         else:
-            self._told[key] = line
+            self._shown[key] = line
 
     def _line(self, key: Key, manifest: Manifest) -> str:
         status = cast("Manifest", manifest.get("status") or {})

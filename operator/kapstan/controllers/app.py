@@ -235,8 +235,8 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 
 async def _check_version(client: Client) -> None:
-    told = await client.get("/version")
-    version = (int(told["major"]), int("".join(itertools.takewhile(str.isdigit, told["minor"]))))
+    answer = await client.get("/version")
+    version = (int(answer["major"]), int("".join(itertools.takewhile(str.isdigit, answer["minor"]))))
     if version < OLDEST:
         raise ConfigurationError(
             f"Kubernetes {version[0]}.{version[1]} is too old: Kapstan needs {OLDEST[0]}.{OLDEST[1]} or newer"

@@ -37,7 +37,7 @@ class HealthServer:
 
 def _answer(checks: Checks) -> Callable[[web.Request], Any]:
     async def answer(_: web.Request) -> web.Response:
-        told = checks()
-        return web.json_response(told, status=503 if told["problems"] else 200)
+        report = checks()
+        return web.json_response(report, status=503 if report["problems"] else 200)
 
     return answer

@@ -124,9 +124,9 @@ class Namespaces:
         folder = self._credentials / namespace if self._credentials else None
         if folder is None or not folder.is_dir():
             return self._settings
-        told = {name: (folder / name).read_text().strip() for name in OWN if (folder / name).is_file()}
+        own_values = {name: (folder / name).read_text().strip() for name in OWN if (folder / name).is_file()}
         try:
-            own = Settings.from_env(told)
+            own = Settings.from_env(own_values)
         except ConfigurationError as error:
             raise BackendError(f"credentials of namespace {namespace!r}: {error}") from error
         # All of them are its own: an address of its own with the operator's password would tell that to the address.

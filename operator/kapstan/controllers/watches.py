@@ -100,14 +100,16 @@ class Watches:
     def dead(self) -> list[str]:
         """Watches that nobody opens, or tries to open, any more: only a restart helps."""
         now = self.clock()
-        told: list[str] = []
+        problems: list[str] = []
         for stream, seen in self._seen.items():
             opened = now - (seen.opened_at or seen.since)
             if seen.refusal and now - seen.tried_at > RETRY_SECONDS:
-                told.append(f"the watch of {stream} ({seen.refusal}) was last tried {now - seen.tried_at:.0f} s ago")
+                problems.append(
+                    f"the watch of {stream} ({seen.refusal}) was last tried {now - seen.tried_at:.0f} s ago"
+                )
             elif not seen.refusal and opened > self._patience(seen):
-                told.append(f"the watch of {stream} was last opened {opened:.0f} s ago")
-        return told
+                problems.append(f"the watch of {stream} was last opened {opened:.0f} s ago")
+        return problems
 
     def is_denied(self, stream: Stream) -> bool:
         """Whether the API server's last answer was that we may not."""

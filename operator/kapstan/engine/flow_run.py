@@ -170,14 +170,14 @@ class FlowRun(Ledger):
             raise
 
     def _post(self, outcome: TaskOutcome, stored: Callable[[], object]) -> None:
-        def told(error: BaseException | None) -> None:
+        def on_answer(error: BaseException | None) -> None:
             self.answered(error)
             stored()
 
         try:
-            self.journal.post(outcome, told)
+            self.journal.post(outcome, on_answer)
         except Fenced as error:
-            told(error)
+            on_answer(error)
 
     def answered(self, error: BaseException | None) -> None:
         """The journal has stored what was posted, or cannot."""

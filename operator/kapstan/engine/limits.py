@@ -140,14 +140,14 @@ def within(seconds: float | None, body: Callable[[], T]) -> T:
     try:
         result = watched(limit, body)
     except BaseException as error:
-        told = _told(limit, error)
-        if told is error:
+        outcome = _outcome_of(limit, error)
+        if outcome is error:
             raise
-        raise told from (error if isinstance(error, Exception) else None)
+        raise outcome from (error if isinstance(error, Exception) else None)
     finally:
         _current.reset(mark)
     if limit.rang and seconds is not None:
-        raise _told(limit, TimeUp())
+        raise _outcome_of(limit, TimeUp())
     return result
 
 
@@ -179,12 +179,12 @@ async def awithin(seconds: float | None, body: Callable[[], Awaitable[T]]) -> T:
     assert task is not None
     limit = Limit(seconds, _current.get(), 0)
     handle: asyncio.TimerHandle | None = None
-    told = 0
+    cancels = 0
 
     def ring() -> None:
-        nonlocal handle, told
+        nonlocal handle, cancels
         limit.rang = True
-        told += 1
+        cancels += 1
         task.cancel()
         handle = loop.call_later(_AGAIN, ring)
 
@@ -194,26 +194,26 @@ async def awithin(seconds: float | None, body: Callable[[], Awaitable[T]]) -> T:
     try:
         result = await body()
     except asyncio.CancelledError:
-        if not limit.rang or task.cancelling() > told:  # somebody else cancelled it, too: theirs goes on
+        if not limit.rang or task.cancelling() > cancels:  # somebody else cancelled it, too: theirs goes on
             raise
         raise limit.error() from None
     except BaseException as error:
-        told_as = _told(limit, error)
-        if told_as is error:
+        outcome = _outcome_of(limit, error)
+        if outcome is error:
             raise
-        raise told_as from (error if isinstance(error, Exception) else None)
+        raise outcome from (error if isinstance(error, Exception) else None)
     finally:
         _current.reset(mark)
         if handle is not None:
             handle.cancel()
-        for _ in range(told):
+        for _ in range(cancels):
             task.uncancel()
     if limit.rang:
         raise limit.error()
     return result
 
 
-def _told(limit: Limit, error: BaseException) -> BaseException:
+def _outcome_of(limit: Limit, error: BaseException) -> BaseException:
     """What ``error``, raised under ``limit``, is to those outside of it: what tells this process to end stays."""
     up = limit.outermost_up() if isinstance(error, TimeUp) or limit.rang else None
     if up is None or isinstance(error, (Fenced, HandBack, CancelRun, JournalLost, KeyboardInterrupt)):

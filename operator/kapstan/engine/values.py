@@ -125,7 +125,7 @@ def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, Ba
         "traceback": _traceback(error),
     }
     lost: list[str] = []
-    replayed: BaseException = RunFailed(_told(body))
+    replayed: BaseException = RunFailed(_reason_in(body))
     if backend.settings.allow_pickle:
         try:
             pickled, rebuilt = pickling.dumps_exception(error, lost.append)
@@ -138,7 +138,7 @@ def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, Ba
             body.pop("exception", None)
     envelope = _within_limit(backend, body, key)
     if "exception" not in body:
-        replayed = RunFailed(_told(body))
+        replayed = RunFailed(_reason_in(body))
     if replayed is not error:
         replayed.__cause__ = error
         replayed.__traceback__ = error.__traceback__
@@ -170,7 +170,7 @@ def _noted(error: BaseException, lost: list[str]) -> BaseException:
     return error
 
 
-def _told(body: dict[str, Any]) -> str:
+def _reason_in(body: dict[str, Any]) -> str:
     return f"{body['type']}: {body['message']}" if body["type"] else body["message"]
 
 
@@ -207,7 +207,7 @@ def open_failure(
             raise
         return unread
     if error is None:
-        error = CrashedRun(_told(body)) if state == "crashed" else RunFailed(_told(body))
+        error = CrashedRun(_reason_in(body)) if state == "crashed" else RunFailed(_reason_in(body))
     if body["traceback"]:
         error.add_note(f"raised in the run:\n{body['traceback'].rstrip()}")
     return error

@@ -35,7 +35,7 @@ Done = Callable[[BaseException | None], None]
 class _Entry:
     """Records of one call, on their way. ``bell`` wakes its thread: they are settled, or it may write now."""
 
-    __slots__ = ("bell", "done", "error", "gone", "records", "settled", "size", "told")
+    __slots__ = ("bell", "called_back", "done", "error", "gone", "records", "settled", "size")
 
     def __init__(self, records: Sequence[bytes], done: Done | None = None) -> None:
         self.records = records
@@ -43,7 +43,7 @@ class _Entry:
         self.done = done
         self.bell: SimpleQueue[None] | None = None  # only a caller that must wait has one
         self.settled = False
-        self.told = False
+        self.called_back = False
         self.gone = False  # its thread was interrupted and writes no more
         self.error: BaseException | None = None
 
@@ -291,8 +291,8 @@ class Journal:
             self._empty()
         elif not (entry in self._waiting or entry in self._batch or entry.settled):
             self._waiting.append(entry)  # interrupted before it was queued
-        if entry.settled and entry.done is not None and not entry.told:
-            entry.told = True
+        if entry.settled and entry.done is not None and not entry.called_back:
+            entry.called_back = True
             _tell(entry.done, entry.error)
 
 

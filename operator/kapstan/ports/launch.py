@@ -115,5 +115,5 @@ class WorkerLaunch:
 
     def environ(self) -> dict[str, str]:
         """The variables beside the settings."""
-        told = {NAMESPACE: self.namespace, WORKER_NAME: self.name}
-        return told | ({SESSION: self.session} if self.session else {})
+        values = {NAMESPACE: self.namespace, WORKER_NAME: self.name}
+        return values | ({SESSION: self.session} if self.session else {})

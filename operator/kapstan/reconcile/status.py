@@ -27,9 +27,9 @@ class Conditions:
         return cls(resource.metadata.generation, now, list(resource.status.conditions))
 
     def set(self, type_: str, status: bool | Truth, reason: str, message: str = "") -> None:
-        told: Truth = status if isinstance(status, str) else ("True" if status else "False")
+        truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
         condition = Condition(
-            type=type_, status=told, reason=reason, message=message, observed_generation=self.generation
+            type=type_, status=truth, reason=reason, message=message, observed_generation=self.generation
         )
         self.items = set_condition(self.items, condition, now=self.now)
 

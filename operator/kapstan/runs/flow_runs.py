@@ -138,7 +138,7 @@ class FlowRuns:
 
     def view(self, run_id: RunId) -> FlowRunView:
         """One run, from the index and, where that knows it not, from its journal."""
-        summary = self._index.load(run_id) or self._told_by_journal(run_id)
+        summary = self._index.load(run_id) or self._from_journal(run_id)
         (holder,) = self._holders([(run_id, summary)])
         return view(run_id, None, summary, holder)
 
@@ -146,21 +146,21 @@ class FlowRuns:
         """Its whole journal."""
         return self._records.history(run_id)
 
-    def _told_by_journal(self, run_id: RunId) -> dict[str, object]:
+    def _from_journal(self, run_id: RunId) -> dict[str, object]:
         history = self.history(run_id)
         last, end = history.last, history.end
         if last is None:
             return {"state": "", "state_name": "Unknown", "message": "neither index nor journal knows it"}
-        told: dict[str, object] = {"attempt": last.number, "started": last.started, "host": last.host}
+        begun: dict[str, object] = {"attempt": last.number, "started": last.started, "host": last.host}
         if end is None:
-            return {**told, "state": "RUNNING", "state_name": "Running"}
+            return {**begun, "state": "RUNNING", "state_name": "Running"}
         if end.end.ends_run:
             state, name = end.end.value.upper(), end.end.value
         elif end.end is AttemptOutcome.SUSPENDED:
             state, name = "PAUSED", "Suspended"
         else:
             state, name = "SCHEDULED", "AwaitingRetry"
-        return {**told, "state": state, "state_name": name, "ended": end.at, "message": end.message}
+        return {**begun, "state": state, "state_name": name, "ended": end.at, "message": end.message}
 
     def _holders(self, runs: list[tuple[RunId, dict[str, object]]]) -> list[LeaseHolder | None]:
         """Who holds the lease of each run that seems to run; of a subflow its caller's."""
@@ -188,7 +188,7 @@ class FlowRuns:
             NotPossible: it has ended; it is a subflow; its process is on another machine and keeps no lease.
         """
         name = ids.to_uuid(run_id)
-        summary = self._index.load(run_id) or self._told_by_journal(run_id)
+        summary = self._index.load(run_id) or self._from_journal(run_id)
         if summary.get("parent"):
             raise NotPossible(f"run {name} is a subflow: cancel {ids.to_uuid(str(summary['parent']))}, which called it")
         history = self.history(run_id)
@@ -242,7 +242,7 @@ class FlowRuns:
             NotPossible: it completed, it runs, it is a subflow, or the operator has it.
         """
         name = ids.to_uuid(run_id)
-        summary = self._index.load(run_id) or self._told_by_journal(run_id)
+        summary = self._index.load(run_id) or self._from_journal(run_id)
         if summary.get("deployment"):
             raise NotPossible(
                 f"run {name} belongs to deployment {summary['deployment']!r}: the operator resumes it; name its FlowRun"

@@ -68,8 +68,8 @@ class Records:
         except (StoreUnsafe, SerializationError) as error:
             # No attempt can open such a journal either, so that nothing of this run can run on.
             logger.warning("The end of flow run %s stands in the index only: %s", run_id, error)
-            told = {"state": state.upper(), "state_name": state, "message": message, "ended": time.time()}
-            self._backend.flow_runs.save(run_id, {**(self._backend.flow_runs.load(run_id) or {}), **told})
+            changed = {"state": state.upper(), "state_name": state, "message": message, "ended": time.time()}
+            self._backend.flow_runs.save(run_id, {**(self._backend.flow_runs.load(run_id) or {}), **changed})
         else:
             self.show_end(run_id, end)
 
@@ -80,7 +80,7 @@ class Records:
         if before.get("state") == state and before.get("outcome"):
             return
         shown = self._end(run_id, end)
-        told = {
+        changed = {
             "state": state,
             "state_name": end.end.value,
             "message": end.message,
@@ -90,7 +90,7 @@ class Records:
             "outcome": end.end,
             "result_ref": shown.result_ref,
         }
-        self._backend.flow_runs.save(run_id, {**before, **told})
+        self._backend.flow_runs.save(run_id, {**before, **changed})
 
     def summary(self, run_id: RunId) -> dict[str, Any] | None:
         """What the index holds; None if it does not know the run."""

@@ -183,10 +183,10 @@ class _Answers(urllib3.PoolManager):
             return answer
         found = _CODE.search(answer.data[:4096].decode("utf-8", "replace"))
         code = next(filter(None, found.groups()), "") if found else ""
-        told = f"{self._who} answers {answer.status} {code}".rstrip()
+        answered = f"{self._who} answers {answer.status} {code}".rstrip()
         if answer.status >= 500 or answer.status in (408, 429):
-            raise StoreUnavailable(told)
-        raise StoreRefused(f"{told}: is the role ({ROLE}) right, and does it trust this ServiceAccount or machine?")
+            raise StoreUnavailable(answered)
+        raise StoreRefused(f"{answered}: is the role ({ROLE}) right, and does it trust this ServiceAccount or machine?")
 
 
 def _end(credentials: Credentials | None) -> datetime | None:

@@ -97,7 +97,7 @@ class Wire:
         self._deadline = deadline
         self._closing = threading.Event()
         self._silent_since: float | None = None
-        self._told = False
+        self._outage_logged = False
         tls = {"cert_reqs": "CERT_REQUIRED", "ca_certs": ca_file or None} if parts.scheme == "https" else {}
         self._pool = urllib3.connection_from_url(self.endpoint, maxsize=32, retries=False, **tls)
 
@@ -236,14 +236,14 @@ class Wire:
         """One log line when the store goes away; threads may race for it, at worst it stands there twice."""
         now = time.monotonic()
         self._silent_since = since = self._silent_since or now
-        if not self._told and now - since >= _WORTH_TELLING:
-            self._told = True
+        if not self._outage_logged and now - since >= _WORTH_TELLING:
+            self._outage_logged = True
             log.warning("%s gives no answer to %s (%s); trying again", self.endpoint, what, unknown)
 
     def _answered(self) -> None:
         since, self._silent_since = self._silent_since, None
-        if self._told and since is not None:
-            self._told = False
+        if self._outage_logged and since is not None:
+            self._outage_logged = False
             log.warning("%s answers again after %.1f s", self.endpoint, time.monotonic() - since)
 
     def close(self) -> None:

@@ -36,8 +36,8 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
     try:
         specs = load()
     except Exception as error:  # noqa: BLE001  (importing user code raises anything)
-        told = str(error) if isinstance(error, KapstanError) else traceback.format_exc()
-        parent.report(problem=told)
+        reason = str(error) if isinstance(error, KapstanError) else traceback.format_exc()
+        parent.report(problem=reason)
         return ExitCode.USAGE
     tasks = sorted(specs)
     parent.report(tasks=tasks)

@@ -152,7 +152,7 @@ class _Lease:
         self._lease: RunLease | None = None
         self._answered = threading.Event()
         self._ending = threading.Event()
-        self._told = False  # the child, of a cancel
+        self._cancel_passed_on = False  # the child, of a cancel
         self.refused = False
         self._thread = threading.Thread(target=self._keep, name="kapstan-lease", daemon=True)
         self._thread.start()
@@ -187,8 +187,8 @@ class _Lease:
     def _take_or_renew(self) -> bool:
         if self._lease is not None:
             kept = self._lease.renew()
-            if kept and self._lease.cancel_asked and not self._told:
-                self._told = True
+            if kept and self._lease.cancel_asked and not self._cancel_passed_on:
+                self._cancel_passed_on = True
                 _send(self._child, CANCEL_SIGNAL)
             return kept
         holder = f"{os.uname().nodename}:{os.getpid()}:{new_nonce()}"

@@ -101,11 +101,11 @@ class KubernetesCluster:
 
     async def changes(self, kinds: Sequence[Kind]) -> AsyncIterator[Change]:
         """First every object, then each change, until the caller stops reading."""
-        told: asyncio.Queue[Change] = asyncio.Queue(maxsize=1000)
-        watchers = [asyncio.create_task(self._follow(kind, told)) for kind in kinds]
+        changes: asyncio.Queue[Change] = asyncio.Queue(maxsize=1000)
+        watchers = [asyncio.create_task(self._follow(kind, changes)) for kind in kinds]
         try:
             while True:
-                reading = asyncio.create_task(told.get())
+                reading = asyncio.create_task(changes.get())
                 await asyncio.wait([reading, *watchers], return_when=asyncio.FIRST_COMPLETED)
                 for watcher in watchers:
                     if watcher.done():
@@ -121,7 +121,7 @@ class KubernetesCluster:
     async def close(self) -> None:
         await self.client.close()
 
-    async def _follow(self, kind: Kind, told: asyncio.Queue[Change]) -> None:
+    async def _follow(self, kind: Kind, changes: asyncio.Queue[Change]) -> None:
         """List, then watch; list again where the server cannot go on from the last version, and tell what went."""
         known: dict[tuple[str, str], Manifest] = {}
         path = RESOURCES[kind].path(None)
@@ -129,14 +129,14 @@ class KubernetesCluster:
             found, version = await self.client.list(path)
             listed = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in found}
             for name in known.keys() - listed.keys():
-                await told.put(("deleted", known[name]))
+                await changes.put(("deleted", known[name]))
             for item in listed.values():
-                await told.put(("changed", {"apiVersion": API_VERSION, "kind": kind} | item))
+                await changes.put(("changed", {"apiVersion": API_VERSION, "kind": kind} | item))
             known = listed
-            await self._watch(path, version, known, told)
+            await self._watch(path, version, known, changes)
 
     async def _watch(
-        self, path: str, version: str, known: dict[tuple[str, str], Manifest], told: asyncio.Queue[Change]
+        self, path: str, version: str, known: dict[tuple[str, str], Manifest], changes: asyncio.Queue[Change]
     ) -> None:
         while True:
             try:
@@ -150,10 +150,10 @@ class KubernetesCluster:
                     name = (item["metadata"]["namespace"], item["metadata"]["name"])
                     if event["type"] == "DELETED":
                         known.pop(name, None)
-                        await told.put(("deleted", item))
+                        await changes.put(("deleted", item))
                     else:
                         known[name] = item
-                        await told.put(("changed", item))
+                        await changes.put(("changed", item))
             except ResourceConflict:
                 return
             except ClusterUnavailable:

@@ -28,7 +28,7 @@ REMEMBERED = 4096
 
 
 @dataclass(slots=True)
-class _Told:
+class _Series:
     count: int
     first: str
     written_at: float
@@ -44,7 +44,7 @@ class Recorder:
         self._client = client
         self._component = component
         self._clock = clock
-        self._told: OrderedDict[str, _Told] = OrderedDict()
+        self._recent: OrderedDict[str, _Series] = OrderedDict()
         self._tokens, self._filled_at = float(BURST), clock()
 
     async def record(
@@ -52,21 +52,21 @@ class Recorder:
     ) -> None:
         now = self._clock()
         digest = hashlib.sha256("\0".join((about["uid"], reason, message)).encode()).hexdigest()[:16]
-        told = self._told.pop(digest, None)
-        if told is not None:
-            told.count += 1
-            self._told[digest] = told
-            if now - told.written_at < REPEAT_SECONDS:
+        series = self._recent.pop(digest, None)
+        if series is not None:
+            series.count += 1
+            self._recent[digest] = series
+            if now - series.written_at < REPEAT_SECONDS:
                 return
         if not self._take_token(now):
             return
-        told = told or _Told(1, _timestamp(), now)
-        told.written_at = now
-        self._told[digest] = told
-        while len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
+        series = series or _Series(1, _timestamp(), now)
+        series.written_at = now
+        self._recent[digest] = series
+        while len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
         try:
-            await self._write(_event(about, digest, severity, reason, message, told, self._component))
+            await self._write(_event(about, digest, severity, reason, message, series, self._component))
         except KapstanError as error:
             log.warning("an Event about %s %s was not recorded: %s", about["kind"], about["name"], error)
 
@@ -88,7 +88,7 @@ class Recorder:
 
 
 def _event(
-    about: dict[str, str], digest: str, severity: str, reason: str, message: str, told: _Told, component: str
+    about: dict[str, str], digest: str, severity: str, reason: str, message: str, series: _Series, component: str
 ) -> dict[str, Any]:
     now = _timestamp()
     return {
@@ -102,9 +102,9 @@ def _event(
         "source": {"component": component},
         "reportingComponent": component,
         "reportingInstance": os.environ.get("HOSTNAME", ""),
-        "firstTimestamp": told.first,
+        "firstTimestamp": series.first,
         "lastTimestamp": now,
-        "count": told.count,
+        "count": series.count,
     }
 
 

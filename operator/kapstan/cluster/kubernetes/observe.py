@@ -174,8 +174,8 @@ def _failed_init(status: Json) -> tuple[str, str] | None:
         terminated = within(container, "state", "terminated")
         if terminated.get("exitCode"):
             reason = terminated.get("reason") or "Error"
-            told = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}: {reason}"
-            return ("OOMKilled" if reason == "OOMKilled" else "InitContainerFailed"), told
+            message = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}: {reason}"
+            return ("OOMKilled" if reason == "OOMKilled" else "InitContainerFailed"), message
     return None
 
 

@@ -53,19 +53,19 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        told = self._json("pid")
-        return int(told["pid"]) if told else None
+        content = self._json("pid")
+        return int(content["pid"]) if content else None
 
     @property
     def started_at(self) -> float | None:
-        told = self._json("pid")
-        return float(told["at"]) if told else None
+        content = self._json("pid")
+        return float(content["at"]) if content else None
 
     @property
     def exit(self) -> tuple[int, float] | None:
         """Exit code (negative: the signal) and when, Unix seconds; None: it was not seen to end."""
-        told = self._json("exit")
-        return (int(told["code"]), float(told["at"])) if told else None
+        content = self._json("exit")
+        return (int(content["code"]), float(content["at"])) if content else None
 
     @property
     def ended(self) -> bool:
@@ -77,8 +77,8 @@ class Process:
     @property
     def stopping(self) -> float | None:
         """When SIGKILL follows the SIGTERM that was sent, Unix seconds."""
-        told = self._json("stop")
-        return float(told["kill_at"]) if told else None
+        content = self._json("stop")
+        return float(content["kill_at"]) if content else None
 
     @property
     def log(self) -> Path:
@@ -118,11 +118,11 @@ class Process:
 
     def stop(self, kill_at: float) -> None:
         """SIGTERM, once, as soon as there is a pid; whoever looks after ``kill_at`` sends SIGKILL."""
-        told = self._json("stop") or {"kill_at": kill_at, "sent": False}
-        if self.ended or told["sent"]:
+        content = self._json("stop") or {"kill_at": kill_at, "sent": False}
+        if self.ended or content["sent"]:
             return
-        told["sent"] = self.pid is not None
-        write(self.folder / "stop", json.dumps(told).encode())
+        content["sent"] = self.pid is not None
+        write(self.folder / "stop", json.dumps(content).encode())
         self._signal(signal.SIGTERM, group=False)
 
     def kill(self) -> None:

@@ -112,8 +112,8 @@ class ProcessLauncher:
 
     async def start(self, request: JobRequest) -> None:
         process = self._attempt(request.run, request.job)
-        told = process.request
-        if told is not None and told["uid"] != request.uid:
+        before = process.request
+        if before is not None and before["uid"] != request.uid:
             if not process.ended:
                 raise ForeignObject(f"process {request.job} of a FlowRun that was deleted has not ended yet")
             process.forget()
@@ -231,8 +231,10 @@ class ProcessLauncher:
         lived = (process.exit[1] if process.exit else self._clock()) - (process.started_at or self._clock())
         if process.stopping is None and lived < SETTLED:
             self._failures[key] = self._failures.get(key, 0) + 1
-            told = f"{process.folder.name} ended with {process.exit[0] if process.exit else '?'}: {process.last_line()}"
-            write(self._worker(key) / "failed", told.encode())
+            reason = (
+                f"{process.folder.name} ended with {process.exit[0] if process.exit else '?'}: {process.last_line()}"
+            )
+            write(self._worker(key) / "failed", reason.encode())
         elif lived >= SETTLED:
             self._failures.pop(key, None)
             (self._worker(key) / "failed").unlink(missing_ok=True)

@@ -70,8 +70,8 @@ def refused(observed: DeploymentObserved, message: str, now: datetime) -> Plan:
     conditions = Conditions.of(deployment, now)
     conditions.set("Degraded", True, "RunRefused", message)
     write = changed_status(deployment, deployment.status.model_copy(update={"conditions": conditions.items}))
-    told = EmitEvent(key_of(deployment), deployment.metadata.uid or "", "Warning", "RunRefused", message)
-    return Plan((*write, told) if write else ())
+    event = EmitEvent(key_of(deployment), deployment.metadata.uid or "", "Warning", "RunRefused", message)
+    return Plan((*write, event) if write else ())
 
 
 @dataclass(slots=True)
@@ -86,10 +86,10 @@ class _Step:
 
     def plan(self) -> Plan:
         deployment = self.observed.deployment
-        told = {status.name: status for status in deployment.status.schedules}
+        before = {status.name: status for status in deployment.status.schedules}
         # First what goes: where the namespace's quota is used up, that makes the room for what is created.
         self._forget_old_runs()
-        schedules = [self._schedule(schedule, told.get(schedule.name)) for schedule in deployment.spec.schedules]
+        schedules = [self._schedule(schedule, before.get(schedule.name)) for schedule in deployment.spec.schedules]
         self.actions.extend(changed_status(deployment, self._status(schedules)))
         return Plan(tuple(self.actions), min(self.wake, default=None))
 
@@ -99,14 +99,14 @@ class _Step:
 
     # ------------------------------------------------------------------ schedules
 
-    def _schedule(self, schedule: Schedule, told: ScheduleStatus | None) -> ScheduleStatus:
+    def _schedule(self, schedule: Schedule, before: ScheduleStatus | None) -> ScheduleStatus:
         deployment = self.observed.deployment
         created = deployment.metadata.creation_timestamp or self.now
-        last, digest = told.last_schedule_time if told else None, definition(schedule)
+        last, digest = before.last_schedule_time if before else None, definition(schedule)
         try:
             moments = moments_of(schedule, created)
             after = last or (created if deployment.status.observed_generation is None else self.now)
-            if told is not None and told.definition not in (None, digest):
+            if before is not None and before.definition not in (None, digest):
                 after = self.now  # it says something else now: nothing was missed by it
             suspended = deployment.spec.suspend or schedule.suspend
             due = moments.between(after, self.now, at_most=max(MOST_ON_TIME, deployment.spec.missed_runs.max))

@@ -76,9 +76,9 @@ def judge(attempt: Attempt, seen: AttemptObservation, record: Record, now: datet
     Args:
         launched: whether the status says that its launch was answered.
     """
-    told = record.of(attempt.number)
-    if told is not None and told.end is not None:
-        return Judgement(Verdict.ENDED, told.end.outcome, told.end)
+    recorded = record.of(attempt.number)
+    if recorded is not None and recorded.end is not None:
+        return Judgement(Verdict.ENDED, recorded.end.outcome, recorded.end)
     given_up = given_up_at(seen)
     if seen.exists and not seen.ended and (given_up is None or now < given_up):
         return Judgement(Verdict.OPEN)
@@ -86,7 +86,7 @@ def judge(attempt: Attempt, seen: AttemptObservation, record: Record, now: datet
         return Judgement(Verdict.UNKNOWN)
     if not record.journal:
         return Judgement(Verdict.ASK_JOURNAL)
-    if told is None and not seen.exists and not launched:
+    if recorded is None and not seen.exists and not launched:
         return Judgement(Verdict.NOT_LAUNCHED)
     if seen.exit_code == ExitCode.HANDED_BACK:
         return Judgement(Verdict.ENDED, AttemptOutcome.HANDED_BACK)

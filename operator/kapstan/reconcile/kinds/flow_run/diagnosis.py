@@ -89,7 +89,7 @@ def of_end(seen: AttemptObservation, reason: str = "") -> Diagnosis:
     category = _CATEGORY.get(word)
     if category is None and seen.exit_code == ExitCode.USAGE:
         category = "ConfigError"
-    told = ", ".join(
+    details = ", ".join(
         part
         for part in (
             f"{seen.pod or seen.job} is gone" if not seen.exists else "",
@@ -100,7 +100,9 @@ def of_end(seen: AttemptObservation, reason: str = "") -> Diagnosis:
         )
         if part
     )
-    return diagnosis(category or "Killed", f"attempt {seen.number} ended without a word: {told or 'no reason known'}")
+    return diagnosis(
+        category or "Killed", f"attempt {seen.number} ended without a word: {details or 'no reason known'}"
+    )
 
 
 def _exit(code: int) -> str:

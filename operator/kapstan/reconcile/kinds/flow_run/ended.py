@@ -28,8 +28,8 @@ def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
         return RunPlan()
     actions: list[Action] = []
     if seen.ended:
-        told = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
-        actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], told]})))
+        attempt = seen_on(last, seen).model_copy(update={"reason": last.reason or seen.reason or None})
+        actions.extend(changed_status(run, status.model_copy(update={"attempts": [*status.attempts[:-1], attempt]})))
         keep = timedelta(seconds=observed.pool.spec.ttl_seconds_after_finished if observed.pool else 0)
         # A pod whose sidecar nobody stops would live on, and hold what it holds, for all that time.
         removal = ended_at + (min(keep, LINGER) if seen.lingers else keep)

@@ -52,9 +52,9 @@ def after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgem
 
 def _after_loss(step: Step, seen: AttemptObservation) -> RunPlan:
     found = diagnosis.of_end(seen)
-    told = step.observed.record.of(step.status.attempts[-1].number)
-    if found.category == "OOMKilled" and told is not None:
-        return _after_outgrown(step, found, told.retries_left)
+    recorded = step.observed.record.of(step.status.attempts[-1].number)
+    if found.category == "OOMKilled" and recorded is not None:
+        return _after_outgrown(step, found, recorded.retries_left)
     losses = step.status.infrastructure_losses + 1
     step.status = step.status.model_copy(update={"infrastructure_losses": losses, "diagnosis": found})
     budget = step.observed.deployment.spec.infrastructure_retries if step.observed.deployment else 5
@@ -85,7 +85,7 @@ def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
     if spec.cancel:
         # Of several objects that ask for one run only the one that has it may end it.
         return step.end("Cancelled", diagnosis.diagnosis("Cancelled", ""), declare=step.observed.twin is None)
-    if last is not None and last.outcome == "Suspended" and not spec.suspend and not _told(step, last):
+    if last is not None and last.outcome == "Suspended" and not spec.suspend and not _read_ended(step, last):
         return step.store_away() if step.observed.record.unreachable else RunPlan(needs_journal=True)
     until = _suspended_until(step)
     if until is not None:
@@ -148,7 +148,7 @@ def _just_resumed(step: Step) -> bool:
     return status.resumed > 0 and all(attempt.number <= status.resumed_after for attempt in status.attempts)
 
 
-def _told(step: Step, attempt: Attempt) -> bool:
+def _read_ended(step: Step, attempt: Attempt) -> bool:
     """Whether the record that was read says how this attempt ended; the journal says all there is to say."""
     return step.observed.record.journal or step.observed.record.of(attempt.number) is not None
 
@@ -160,10 +160,10 @@ def _suspended_until(step: Step) -> datetime | None:
     last = step.last
     if last is None or last.outcome != "Suspended":
         return None
-    told = step.observed.record.of(last.number)
-    if told is None or told.end is None or told.end.until is None:
+    recorded = step.observed.record.of(last.number)
+    if recorded is None or recorded.end is None or recorded.end.until is None:
         return datetime.max
-    until = datetime.fromtimestamp(told.end.until, step.now.tzinfo)
+    until = datetime.fromtimestamp(recorded.end.until, step.now.tzinfo)
     return until if until > step.now else None
 
 

@@ -73,9 +73,9 @@ class Step:
         self.tell(phase, message, progressing=False, reason=phase)
         actions: list[Action] = [*self.write(), self.event("Warning" if bad else "Normal", phase, message)]
         if phase in ("Crashed", "Cancelled") and (phase == "Crashed" if declare is None else declare):
-            told: Literal["Crashed", "Cancelled"] = "Crashed" if phase == "Crashed" else "Cancelled"
+            state: Literal["Crashed", "Cancelled"] = "Crashed" if phase == "Crashed" else "Cancelled"
             # Before the status: a terminal run may leave the watch and is not looked at again.
-            actions.insert(0, DeclareEnd(self.observed.run.metadata.namespace, self.observed.run_id, told, message))
+            actions.insert(0, DeclareEnd(self.observed.run.metadata.namespace, self.observed.run_id, state, message))
         return self.plan(actions, (), requeue_at=self.now + LINGER if last is not None else None)
 
     def tell(self, phase: Phase, message: str, *, progressing: bool = True, reason: str = "") -> None:

@@ -45,8 +45,8 @@ def refused(observed: WorkersObserved, message: str, now: datetime) -> Plan:
     conditions.set("Degraded", True, "Refused", message)
     update = {"observed_generation": worker.metadata.generation, "conditions": conditions.items}
     write = changed_status(worker, worker.status.model_copy(update=update))
-    told = EmitEvent(key_of(worker), worker.metadata.uid or "", "Warning", "Refused", message)
-    return Plan((*write, told) if write else ())
+    event = EmitEvent(key_of(worker), worker.metadata.uid or "", "Warning", "Refused", message)
+    return Plan((*write, event) if write else ())
 
 
 @dataclass(slots=True)
@@ -58,18 +58,18 @@ class _Step:
     def plan(self) -> Plan:
         key = key_of(self.observed.worker)
         self.actions.extend(ExpireSession(key, prefix, boot) for prefix, boot in self.observed.gone.items())
-        wanted, told = self._wanted(), self.observed.members.wanted
+        wanted, asked_for = self._wanted(), self.observed.members.wanted
         requeue = self.now + LOOK_AT_LOAD
         new = self.observed.worker.metadata.generation != self.observed.worker.status.observed_generation
-        if wanted >= told:
+        if wanted >= asked_for:
             # Said at every look: a launcher that has it so already does nothing, one that lost a member makes another.
             self._ensure(wanted)
         elif self.observed.sessions is None:
             requeue = self.now + LOOK_AT_DRAIN * 4
         else:
             if new:
-                self._ensure(told)
-            self._take_away(wanted, told)
+                self._ensure(asked_for)
+            self._take_away(wanted, asked_for)
             requeue = self.now + LOOK_AT_DRAIN
         self.actions.extend(changed_status(self.observed.worker, self._status(wanted)))
         return Plan(tuple(self.actions), requeue)
@@ -93,19 +93,19 @@ class _Step:
 
     # ------------------------------------------------------------------ who goes
 
-    def _take_away(self, wanted: int, told: int) -> None:
+    def _take_away(self, wanted: int, asked_for: int) -> None:
         """Drain as many members as are too many; let the first go that is empty."""
         victims = self._victims()
-        if len(victims) < told:
+        if len(victims) < asked_for:
             # Fewer are there than were asked for: the next number takes nobody away.
-            self._ensure(told - 1)
+            self._ensure(asked_for - 1)
             return
         staying = [member for member in victims if member.deletion_cost != EMPTY_COST]
-        if len(staying) > told:
+        if len(staying) > asked_for:
             # A rollout: more are there than were asked for. Those that serve nothing yet are the first to go, so that a
             # rollout that is stuck holds nothing up.
             victims = staying
-        elif len(victims) > told:
+        elif len(victims) > asked_for:
             return  # the one that was named last has not begun to go
         key, victims = key_of(self.observed.worker), victims[: len(victims) - wanted]
         for victim in victims:
@@ -117,7 +117,7 @@ class _Step:
         if gone is not None:
             if gone.deletion_cost != EMPTY_COST:
                 self.actions.append(SetDeletionCost(key, gone.name, EMPTY_COST))
-            self._ensure(told - 1)
+            self._ensure(asked_for - 1)
             how = "empty" if self._claimed(gone) == 0 else "after its drain timeout"
             uid = self.observed.worker.metadata.uid or ""
             self.actions.append(EmitEvent(key, uid, "Normal", "ScaledDown", f"{gone.name} goes, {how}"))
@@ -143,15 +143,17 @@ class _Step:
         since = self.observed.draining_since.get(member.name)
         timeout = timedelta(seconds=self.observed.worker.spec.drain.timeout_seconds)
         overdue = since is not None and self.now >= since + timeout
-        return overdue or (self._claimed(member) == 0 and all(told.draining for told in self._sessions(member)))
+        return overdue or (self._claimed(member) == 0 and all(session.draining for session in self._sessions(member)))
 
     def _asked(self, member: WorkerMember) -> bool:
         sessions = self._sessions(member)
-        told = member.name in self.observed.draining_since
-        return all(session.draining for session in sessions) if sessions else told
+        asked = member.name in self.observed.draining_since
+        return all(session.draining for session in sessions) if sessions else asked
 
     def _sessions(self, member: WorkerMember) -> list[SessionInfo]:
-        return [told for told in self.observed.sessions or () if told.session.startswith(member.session_prefix)]
+        return [
+            session for session in self.observed.sessions or () if session.session.startswith(member.session_prefix)
+        ]
 
     def _claimed(self, member: WorkerMember) -> int:
         return sum(session.claimed for session in self._sessions(member))
@@ -171,7 +173,8 @@ class _Step:
         if self.observed.sessions is not None:
             update["busy_replicas"] = sum(self._claimed(member) > 0 for member in members)
             update["draining_replicas"] = sum(
-                any(told.draining for told in self._sessions(member)) or member.name in self.observed.draining_since
+                any(session.draining for session in self._sessions(member))
+                or member.name in self.observed.draining_since
                 for member in members
             )
         if self.observed.depth is not None:

@@ -89,8 +89,8 @@ def _status(observed: PoolObserved, now: datetime, in_flight: int, queued: int) 
     conditions = Conditions.of(pool, now)
     if not observed.served:
         message = needs_worker(pool.metadata.name)
-        told = pool.status.condition(NEEDS_WORKER)
-        if told is None:
+        written = pool.status.condition(NEEDS_WORKER)
+        if written is None:
             conditions.set(NEEDS_WORKER, True, "NotServed", message)
             conditions.set("Ready", False, NEEDS_WORKER, message)
         # What a worker has written about a pool that it serves is its own.
