@@ -148,6 +148,16 @@ class Settings:
         False,
         "Local journals and the embedded server: nothing counts before it is on the disk, so a power cut takes none.",
     )
+    retention_days: float = _setting(
+        0.0,
+        "A flow run goes so many days after it ended: journal, values, index entry; `kapstan gc` and the operator do "
+        "it. 0: nothing ever goes. An idempotency key holds only as long as the journal, and the grave after it, stay.",
+    )
+    key_retention_days: float = _setting(
+        0.0,
+        "A run that went leaves a grave of some 400 bytes, so that its id, or idempotency key, does not run again; it "
+        "goes so many days after the run went. 0: it stays for ever.",
+    )
     kubeconfig: str = _setting("", "kubeconfig for `kapstan apply`, `get` and the operator; empty: as kubectl does.")
 
     @property

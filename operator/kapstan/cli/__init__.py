@@ -25,6 +25,7 @@ COMMANDS = {
     "delete": "Delete a resource.",
     "dev": "Run the control plane on this machine: no cluster, no server to install.",
     "flow-run": "List, inspect, cancel, resume, retry and delete flow runs.",
+    "gc": "Remove flow runs that ended long ago, and values that nobody can reach.",
     "get": "Show resources.",
     "operator": "Run the operator in a cluster.",
     "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",

@@ -249,7 +249,10 @@ class FlowRuns:
             )
         if summary.get("parent"):
             raise NotPossible(f"run {name} is a subflow: resume {ids.to_uuid(str(summary['parent']))}, which called it")
-        last = self.history(run_id).last
+        history = self.history(run_id)
+        if history.buried:
+            raise NotPossible(f"run {name} has ended and retention has removed it: start a new run")
+        last = history.last
         end = None if last is None else last.end
         if end is not None and end.end is AttemptOutcome.COMPLETED:
             raise NotPossible(f"run {name} is Completed already")
