@@ -111,6 +111,26 @@ def inner(x: int) -> int:
 
 
 @flow
+def unstored() -> int:
+    """What its subflows return is nowhere: one keeps its result back, the other's cannot be serialised."""
+    total = kept_back(1)
+    with locked(2):
+        gate()
+    return total + step(3)
+
+
+@flow(persist_result=False)
+def kept_back(x: int) -> int:
+    return step(x)
+
+
+@flow
+def locked(x: int) -> Any:
+    step(x)
+    return threading.Lock()
+
+
+@flow
 def submitted() -> list[int]:
     first = step.map([1, 1, 2]).result()
     gate()

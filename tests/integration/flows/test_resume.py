@@ -19,6 +19,7 @@ SHAPES: dict[str, tuple[list[str], list[str], Any]] = {
     "gather": (["astep 1"] * 3, ["late 1"] * 3, [2] * 6),
     "caught": (["step 1", "risky 2", "step 3"], ["step 4", "step 5", "step 6"], [2, "refused 2", 4, 5, 6, 7]),
     "nested": (["step 1", "step 11", "step 1"], ["step 11"], 28),
+    "unstored": (["step 1", "step 2"], ["step 3"], 6),
     "submitted": (["step 1", "step 1", "step 2"], ["step 1", "step 3"], [2, 2, 3, 2, 4]),
 }
 

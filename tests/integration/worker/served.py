@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from kapstan import task
+from kapstan import flow, task
 from kapstan.engine import chain
 
 
@@ -101,6 +101,21 @@ def delays_another(tag: str, gate: str) -> str:
     with open(gate, "rb", buffering=0) as pipe:
         pipe.read(1)
     return child.result(timeout=30)
+
+
+@flow
+def marks_in_a_flow(tag: str) -> str:
+    return mark(tag)
+
+
+@task
+def calls_a_flow(tag: str, gate: str) -> str:
+    """Has a flow done its work, and is long enough to be killed after that."""
+    result = marks_in_a_flow(tag)
+    tell("called", tag, os.getpid())
+    with open(gate, "rb", buffering=0) as pipe:
+        pipe.read(1)
+    return result
 
 
 @task

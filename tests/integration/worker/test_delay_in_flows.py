@@ -139,3 +139,13 @@ def test_a_background_run_that_is_executed_again_submits_its_runs_once(start: St
     gate.open()
     assert run.result(timeout=30) == "a"
     assert len([event for event in sink.events if event[0] == "ran"]) == 1
+
+
+def test_a_flow_that_it_calls_goes_on_instead_of_beginning_anew(start: Start, sink: Sink, gate: Gate) -> None:
+    start()
+    run = served.calls_a_flow.delay("a", gate.path)
+    os.kill(sink.expect("called", "a"), signal.SIGKILL)
+    sink.expect("called", "a")  # executed again
+    gate.open()
+    assert run.result(timeout=30) == "a"
+    assert len([event for event in sink.events if event[0] == "ran"]) == 1
