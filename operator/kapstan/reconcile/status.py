@@ -11,7 +11,18 @@ from kapstan.reconcile.plan import SetStatus
 from kapstan.resources import Condition, Resource, set_condition
 from kapstan.resources.base import Status
 
+MESSAGE_LIMIT = 4096
+"""Characters of a message in a status. An exception's may be of any length, and an object that grows with it can no
+longer be written."""
+
 Truth = Literal["True", "False", "Unknown"]
+
+
+def shortened(message: str) -> str:
+    """``message`` as a status carries it."""
+    if len(message) <= MESSAGE_LIMIT:
+        return message
+    return f"{message[:MESSAGE_LIMIT]}... ({len(message) - MESSAGE_LIMIT} more characters; the run's log has them)"
 
 
 @dataclass(slots=True)
@@ -29,7 +40,7 @@ class Conditions:
     def set(self, type_: str, status: bool | Truth, reason: str, message: str = "") -> None:
         truth: Truth = status if isinstance(status, str) else ("True" if status else "False")
         condition = Condition(
-            type=type_, status=truth, reason=reason, message=message, observed_generation=self.generation
+            type=type_, status=truth, reason=reason, message=shortened(message), observed_generation=self.generation
         )
         self.items = set_condition(self.items, condition, now=self.now)
 

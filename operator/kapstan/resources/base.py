@@ -45,6 +45,9 @@ CATEGORY = "kapstan"
 NAME_LIMIT = 52
 """Characters in the name of a long-lived resource: a child's name adds a dash and ten more, and labels end at 63."""
 
+POD_TEMPLATE_LIMIT = 64 * 1024
+"""Bytes of a podTemplate: it stands in every Job or ReplicaSet that is made from it, each an object of etcd."""
+
 Problem = tuple[str, str]
 """Field path (``spec.schedules[0].cron``) and what is wrong with the field."""
 

@@ -24,8 +24,8 @@ from kapstan.resources.base import (
     Timestamp,
     name_rules,
 )
-from kapstan.resources.flowrun import Phase
-from kapstan.resources.rule import Rule
+from kapstan.resources.flowrun import INLINE_PARAMETERS_LIMIT, Phase
+from kapstan.resources.rule import Rule, at_most
 
 ENTRYPOINT = r"^[^\x00-\x20\x7f:]+:[A-Za-z_][A-Za-z0-9_.]*$"
 NEXT_RUNS = 3
@@ -33,6 +33,11 @@ WEEK = 7 * 24 * 3600
 
 ConcurrencyPolicy = Literal["Allow", "Forbid", "Replace", "Queue"]
 MissedRunsPolicy = Literal["Skip", "RunLatest", "RunAll"]
+
+PARAMETERS_LIMIT = 32 * 1024
+"""Bytes of a Deployment's parameters. A process is given them, a run's laid over them, as one variable, and Linux takes
+none above 128 KiB; a character may grow to three times its bytes there."""
+SCHEMA_LIMIT = 64 * 1024
 
 ENTRYPOINT_RULE = Rule(
     "entrypoint",
@@ -81,6 +86,11 @@ class Schedule(Model, frozen=True):
             lambda new, _: new.anchor is None or new.interval is not None,
             "!has(self.anchor) || has(self.interval)",
         ),
+        at_most(
+            "parameters",
+            INLINE_PARAMETERS_LIMIT,
+            instead="its runs carry no more; put what all runs have into the Deployment's parameters",
+        ),
     )
 
     name: str = Field(
@@ -111,7 +121,8 @@ class Schedule(Model, frozen=True):
     )
     suspend: bool = Field(default=False, description="Whether this schedule makes no runs for now.")
     parameters: Parameters = Field(
-        default_factory=JsonObject, description="Parameters of this schedule's runs, laid over the Deployment's."
+        default_factory=JsonObject,
+        description="Parameters of this schedule's runs, laid over the Deployment's; at most 2048 bytes as JSON.",
     )
 
 
@@ -119,7 +130,10 @@ class Concurrency(Model, frozen=True):
     """How many runs may be active at once."""
 
     limit: int = Field(
-        default=1, ge=1, description="Active runs at which policy begins to act; Allow does not look at it."
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Active runs at which policy begins to act; Allow does not look at it.",
     )
     policy: ConcurrencyPolicy = Field(
         default="Allow",
@@ -141,21 +155,35 @@ class MissedRuns(Model, frozen=True):
 class HistoryLimits(Model, frozen=True):
     """How many finished FlowRuns that schedules made stay as objects; their records and results stay longer."""
 
-    successful: int = Field(default=10, ge=0, description="Completed FlowRuns of schedules that are kept.")
+    successful: int = Field(
+        default=10, ge=0, le=1_000_000, description="Completed FlowRuns of schedules that are kept."
+    )
     failed: int = Field(
-        default=10, ge=0, description="Failed, crashed and cancelled FlowRuns of schedules that are kept."
+        default=10, ge=0, le=1_000_000, description="Failed, crashed and cancelled FlowRuns of schedules that are kept."
     )
 
 
 class DeploymentSpec(Model, frozen=True):
     """A flow, where it runs, and when."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        at_most(
+            "parameters",
+            PARAMETERS_LIMIT,
+            instead="put what is large into the image or the object store and give its name, or give it to each run by "
+            "parametersRef",
+        ),
+        at_most("parameterSchema", SCHEMA_LIMIT, instead="shorten its descriptions"),
+    )
+
     flow: Flow = Field(description="What is run.")
     work_pool_ref: Reference = Field(description="The WorkPool whose infrastructure runs it.")
     queue: str = Field(
         default="default", max_length=63, pattern=LABEL, description="Queue of the WorkPool that its runs wait in."
     )
-    parameters: Parameters = Field(default_factory=JsonObject, description="Parameters of every run, by name.")
+    parameters: Parameters = Field(
+        default_factory=JsonObject, description="Parameters of every run, by name; at most 32 KiB as JSON."
+    )
     parameter_schema: JsonObject = Field(
         default_factory=JsonObject, description="JSON schema of the parameters, from the flow's signature."
     )
@@ -170,6 +198,7 @@ class DeploymentSpec(Model, frozen=True):
     starting_deadline_seconds: int | None = Field(
         default=None,
         ge=1,
+        le=315_360_000,
         description="A run that could not be made within so many seconds of its moment counts as missed for good.",
     )
     infrastructure_retries: int = Field(

@@ -6,7 +6,6 @@ run with. What makes a run the run it is stays as it was created; cancel and sus
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -23,7 +22,7 @@ from kapstan.resources.base import (
     Timestamp,
     name_rules,
 )
-from kapstan.resources.rule import Rule, immutable
+from kapstan.resources.rule import Rule, immutable, json_size
 from kapstan.states import AttemptOutcome
 
 NAME_LIMIT = 63
@@ -58,7 +57,7 @@ _ANOTHER_RUN = "create another FlowRun"
 
 def inline_size(parameters: dict[str, Any]) -> int:
     """Bytes that these parameters count for the inline limit."""
-    return len(json.dumps(parameters, separators=(",", ":"), ensure_ascii=False, default=str).encode())
+    return json_size(parameters)
 
 
 def _cannot_be_built_without(new: Any, old: Any) -> bool:  # noqa: ARG001 (the form of every rule)
@@ -167,6 +166,7 @@ class FlowRunSpec(Model, frozen=True):
     resume: int = Field(
         default=0,
         ge=0,
+        le=1_000_000,
         description="Raise it to go on with a run that Failed or Crashed, from what it has finished: what failed is "
         "executed again, and the budget of infrastructure losses is new. Can only grow.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,6 +57,23 @@ def _at(subject: BaseModel, dotted: str) -> Any:
 
 def _attribute(subject: BaseModel, alias: str) -> str:
     return next(name for name, field in type(subject).model_fields.items() if field.alias == alias)
+
+
+def json_size(value: Any) -> int:
+    """Bytes of ``value`` as compact JSON in UTF-8."""
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str).encode(errors="replace"))
+
+
+def at_most(field: str, limit: int, *, instead: str) -> Rule:
+    """A field that the schema leaves open and that is copied into what is made from the resource.
+
+    CEL sees the number of its entries and not their size, so this process alone holds it to ``limit`` bytes.
+    """
+
+    def fits(new: BaseModel, old: BaseModel) -> bool:  # noqa: ARG001 (the form of every rule)
+        return json_size(_at(new, field)) <= limit
+
+    return Rule(field, f"{field} takes more than {limit} bytes as JSON: {instead}", fits)
 
 
 def immutable(field: str, *, instead: str, untyped: bool = False) -> Rule:

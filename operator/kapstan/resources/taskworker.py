@@ -12,8 +12,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kapstan.resources.base import AGE, NAME_LIMIT, Column, JsonObject, Model, Resource, Status, Timestamp, name_rules
-from kapstan.resources.rule import Rule
+from kapstan.resources.base import (
+    AGE,
+    NAME_LIMIT,
+    POD_TEMPLATE_LIMIT,
+    Column,
+    JsonObject,
+    Model,
+    Resource,
+    Status,
+    Timestamp,
+    name_rules,
+)
+from kapstan.resources.rule import Rule, at_most
 
 SERVED = r"^[^\x00-\x20\x7f:]+(:[A-Za-z_][A-Za-z0-9_.]*)?$"
 TaskEntry = Annotated[str, Field(min_length=1, max_length=256)]
@@ -32,12 +43,19 @@ class Autoscaling(Model, frozen=True):
         ),
     )
 
-    min_replicas: int = Field(default=0, ge=0, description="Replicas that stay when there is nothing to do.")
-    max_replicas: int = Field(ge=1, description="Replicas that are never exceeded.")
-    target_backlog_per_replica: int = Field(
-        default=10, ge=1, description="Runs (ready, due or claimed) that one replica is expected to work off."
+    min_replicas: int = Field(
+        default=0, ge=0, le=100_000, description="Replicas that stay when there is nothing to do."
     )
-    idle_seconds: int = Field(default=60, ge=0, description="Seconds without work after which a replica may go.")
+    max_replicas: int = Field(ge=1, le=100_000, description="Replicas that are never exceeded.")
+    target_backlog_per_replica: int = Field(
+        default=10,
+        ge=1,
+        le=1_000_000,
+        description="Runs (ready, due or claimed) that one replica is expected to work off.",
+    )
+    idle_seconds: int = Field(
+        default=60, ge=0, le=31_622_400, description="Seconds without work after which a replica may go."
+    )
 
 
 class Drain(Model, frozen=True):
@@ -46,6 +64,7 @@ class Drain(Model, frozen=True):
     timeout_seconds: int = Field(
         default=300,
         ge=0,
+        le=31_622_400,
         description="Seconds that a replica gets to finish what it executes; after them its runs go back to the queue.",
     )
 
@@ -60,6 +79,7 @@ class TaskWorkerSpec(Model, frozen=True):
             lambda new, _: all(re.fullmatch(SERVED, task) for task in new.tasks),
             f"self.tasks.all(task, task.matches(r'{SERVED}'))",
         ),
+        at_most("podTemplate", POD_TEMPLATE_LIMIT, instead="put what is large into a ConfigMap and mount it"),
     )
 
     image: str | None = Field(
@@ -81,7 +101,10 @@ class TaskWorkerSpec(Model, frozen=True):
         default=1, ge=1, le=1024, description="Runs that one replica executes at once, each in a process of its own."
     )
     replicas: int = Field(
-        default=1, ge=0, description="Replicas that are wanted; written by the operator where autoscaling is set."
+        default=1,
+        ge=0,
+        le=100_000,
+        description="Replicas that are wanted; written by the operator where autoscaling is set.",
     )
     autoscaling: Autoscaling | None = Field(
         default=None, description="Lets the operator set replicas by the queue's depth."

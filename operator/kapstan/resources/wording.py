@@ -152,4 +152,4 @@ def _shown(value: object) -> str:
 
 
 def _number(bound: float) -> str:
-    return f"{bound:g}"
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"

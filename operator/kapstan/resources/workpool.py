@@ -13,6 +13,7 @@ from pydantic import Field
 from kapstan.resources.base import (
     AGE,
     NAME_LIMIT,
+    POD_TEMPLATE_LIMIT,
     SUBDOMAIN,
     Column,
     JsonObject,
@@ -23,7 +24,7 @@ from kapstan.resources.base import (
     Timestamp,
     name_rules,
 )
-from kapstan.resources.rule import Rule
+from kapstan.resources.rule import Rule, at_most
 
 PoolType = Literal["kubernetes", "process"]
 
@@ -32,7 +33,7 @@ class PoolConcurrency(Model, frozen=True):
     """How much may be in flight, and how fast it is launched."""
 
     max_in_flight: int | None = Field(
-        default=None, ge=1, description="Attempts that may exist at once; no limit if not given."
+        default=None, ge=1, le=1_000_000, description="Attempts that may exist at once; no limit if not given."
     )
     launches_per_second: float = Field(
         default=10.0,
@@ -46,9 +47,12 @@ class PoolQueue(Model, frozen=True):
     """A line of runs that wait for the pool."""
 
     name: str = Field(min_length=1, max_length=63, description="Name of the queue, unique in the pool.")
-    priority: int = Field(default=1, ge=1, description="Queues with a lower number go first.")
+    priority: int = Field(default=1, ge=1, le=1_000_000, description="Queues with a lower number go first.")
     limit: int | None = Field(
-        default=None, ge=1, description="Attempts of this queue that may exist at once; no limit if not given."
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Attempts of this queue that may exist at once; no limit if not given.",
     )
 
 
@@ -58,15 +62,22 @@ class Deadlines(Model, frozen=True):
     pending_seconds: int | None = Field(
         default=None,
         ge=1,
+        le=315_360_000,
         description="Until user code runs: waiting for quota, finding a node, pulling the image, starting the "
         "container. If not given, 600 seconds from the moment at which a node is found; an attempt that waits for a "
         "node or for quota then waits as long as it takes.",
     )
-    running_seconds: int | None = Field(default=None, ge=1, description="While user code runs; no limit if not given.")
+    running_seconds: int | None = Field(
+        default=None, ge=1, le=315_360_000, description="While user code runs; no limit if not given."
+    )
 
 
 class WorkPoolSpec(Model, frozen=True):
     """Infrastructure that runs flows."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        at_most("podTemplate", POD_TEMPLATE_LIMIT, instead="put what is large into a ConfigMap and mount it"),
+    )
 
     type: PoolType = Field(
         default="kubernetes", description="kubernetes starts Jobs; process starts child processes of a Kapstan worker."
@@ -93,6 +104,7 @@ class WorkPoolSpec(Model, frozen=True):
     )
     image_pull_secrets: list[Reference] = Field(
         default_factory=list[Reference],
+        max_length=32,
         description="Secrets with the credentials of image registries.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
@@ -100,6 +112,7 @@ class WorkPoolSpec(Model, frozen=True):
     ttl_seconds_after_finished: int = Field(
         default=3600,
         ge=0,
+        le=315_360_000,
         description="Seconds after which Kubernetes removes a finished Job that the operator has not removed.",
     )
     suspend: bool = Field(default=False, description="Whether no attempt is started for now; those in flight go on.")

@@ -88,6 +88,33 @@ SCHEMA = (
         "spec.infrastructureRetries",
         "Invalid value: 101: spec.infrastructureRetries in body should be less than or equal to 100",
     ),
+    *(
+        refused(
+            f"beyond-{field.rpartition('.')[2]}",
+            kind,
+            (f"spec.{field}", most + 1),
+            f"spec.{field}",
+            f"Invalid value: {most + 1}: spec.{field} in body should be less than or equal to {most}",
+        )
+        for kind, field, most in (
+            ("Deployment", "startingDeadlineSeconds", 315_360_000),
+            ("Deployment", "historyLimits.successful", 1_000_000),
+            ("Deployment", "concurrency.limit", 1_000_000),
+            ("WorkPool", "deadlines.pendingSeconds", 315_360_000),
+            ("WorkPool", "deadlines.runningSeconds", 315_360_000),
+            ("WorkPool", "ttlSecondsAfterFinished", 315_360_000),
+            ("TaskWorker", "drain.timeoutSeconds", 31_622_400),
+            ("TaskWorker", "replicas", 100_000),
+            ("FlowRun", "resume", 1_000_000),
+        )
+    ),
+    refused(
+        "too-many-secrets",
+        "WorkPool",
+        ("spec.imagePullSecrets", [{"name": f"secret-{number}"} for number in range(33)]),
+        "spec.imagePullSecrets",
+        "Too many: 33: must have at most 32 items",
+    ),
     refused(
         "empty-image",
         "TaskWorker",

@@ -21,7 +21,7 @@ from kapstan.reconcile.kinds.deployment.observed import DeploymentObserved
 from kapstan.reconcile.naming import child_name, scheduled_run_name
 from kapstan.reconcile.plan import Action, EmitEvent, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
-from kapstan.resources import API_VERSION, Condition
+from kapstan.resources import API_VERSION, Condition, violations
 from kapstan.resources.deployment import (
     NEXT_RUNS,
     DeploymentStatus,
@@ -82,10 +82,14 @@ class _Step:
     upcoming: list[datetime] = field(default_factory=list[datetime])
     wake: list[datetime] = field(default_factory=list[datetime])
     problems: list[str] = field(default_factory=list[str])
+    """What is wrong with schedules."""
+    broken: list[str] = field(default_factory=list[str])
+    """Rules that the API server cannot check; no run is made while one is broken."""
     made: list[tuple[str, datetime]] = field(default_factory=list[tuple[str, datetime]])
 
     def plan(self) -> Plan:
         deployment = self.observed.deployment
+        self.broken = [f"{path}: {problem}" for path, problem in violations(deployment, beyond_cel=True)]
         before = {status.name: status for status in deployment.status.schedules}
         # First what goes: where the namespace's quota is used up, that makes the room for what is created.
         self._forget_old_runs()
@@ -108,7 +112,7 @@ class _Step:
             after = last or (created if deployment.status.observed_generation is None else self.now)
             if before is not None and before.definition not in (None, digest):
                 after = self.now  # it says something else now: nothing was missed by it
-            suspended = deployment.spec.suspend or schedule.suspend
+            suspended = deployment.spec.suspend or schedule.suspend or bool(self.broken)
             due = moments.between(after, self.now, at_most=max(MOST_ON_TIME, deployment.spec.missed_runs.max))
             if not suspended:
                 for moment in self._not_missed(due):
@@ -249,7 +253,11 @@ class _Step:
         deployment = self.observed.deployment
         conditions = Conditions.of(deployment, self.now)
         name = deployment.spec.work_pool_ref.name
-        if self.problems:
+        if self.broken:
+            message = "; ".join(self.broken)
+            conditions.set("Ready", False, "InvalidSpec", message)
+            conditions.set("Degraded", True, "InvalidSpec", message)
+        elif self.problems:
             message = "; ".join(self.problems)
             conditions.set("Ready", False, "InvalidSchedule", message)
             conditions.set("Degraded", True, "InvalidSchedule", message)

@@ -6,6 +6,7 @@ Called by the FlowRun reconciler for a process that does not start, or ended wit
 from __future__ import annotations
 
 from kapstan.ports import AttemptObservation
+from kapstan.reconcile.status import shortened
 from kapstan.resources.flowrun import Diagnosis, DiagnosisCategory
 from kapstan.states import DIAGNOSES, ExitCode
 
@@ -71,7 +72,9 @@ STUCK: frozenset[DiagnosisCategory] = frozenset({"ImagePull", "ConfigError", "Un
 
 def diagnosis(category: DiagnosisCategory, message: str) -> Diagnosis:
     """A diagnosis with the resolution that belongs to its category."""
-    return Diagnosis(category=category, message=message or DIAGNOSES[category], resolution=_RESOLUTION[category])
+    return Diagnosis(
+        category=category, message=shortened(message) or DIAGNOSES[category], resolution=_RESOLUTION[category]
+    )
 
 
 def of_start(seen: AttemptObservation) -> Diagnosis | None:

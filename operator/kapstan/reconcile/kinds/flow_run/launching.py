@@ -9,7 +9,7 @@ from kapstan.ports import JobRequest
 from kapstan.reconcile.kinds.flow_run.observed import RunObserved
 from kapstan.reconcile.kinds.work_pool.belonging import needs_worker
 from kapstan.reconcile.status import key_of
-from kapstan.resources import violations
+from kapstan.resources import Resource, violations
 from kapstan.resources.flowrun import Attempt
 
 BLOCKERS = frozenset({"DeploymentNotFound", "WorkPoolNotFound", "NeedsProcessWorker", "NoImage", "InvalidSpec"})
@@ -20,9 +20,9 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
     """(reason, message) of what keeps this run from being launched, None if nothing does."""
     run, deployment, pool = observed.run, observed.deployment, observed.pool
     namespace = run.metadata.namespace
-    broken = next(violations(run, beyond_cel=True), None)
+    broken = _broken(run)
     if broken is not None:
-        return "InvalidSpec", f"{broken[0]}: {broken[1]}"
+        return "InvalidSpec", broken
     if deployment is None:
         return "DeploymentNotFound", (
             f"spec.deploymentRef.name: no Deployment of kapstan.dev named {run.spec.deployment_ref.name!r} in "
@@ -33,6 +33,9 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
             f"spec.workPoolRef.name of Deployment {deployment.metadata.name!r}: no WorkPool named "
             f"{deployment.spec.work_pool_ref.name!r} in namespace {namespace!r}: create it or correct the name"
         )
+    broken = _broken(deployment) or _broken(pool)
+    if broken is not None:
+        return "InvalidSpec", broken
     if observed.launcher is None:
         return "NeedsProcessWorker", needs_worker(pool.metadata.name)
     if observed.launcher == "job" and deployment.spec.flow.image is None:
@@ -41,6 +44,15 @@ def missing(observed: RunObserved) -> tuple[str, str] | None:
             "the image that holds the flow's code"
         )
     return None
+
+
+def _broken(resource: Resource) -> str | None:
+    """A rule that the API server cannot check, if this breaks one."""
+    problem = next(violations(resource, beyond_cel=True), None)
+    if problem is None:
+        return None
+    where = "" if resource.kind == "FlowRun" else f" of {resource.kind} {resource.metadata.name!r}"
+    return f"{problem[0]}{where}: {problem[1]}"
 
 
 def request_of(observed: RunObserved, attempt: Attempt) -> JobRequest:

@@ -15,7 +15,7 @@ from kapstan.reconcile.kinds.flow_run.attempts import KEPT, LINGER
 from kapstan.reconcile.kinds.flow_run.observed import RunObserved
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.plan import Action, EmitEvent
-from kapstan.reconcile.status import Conditions, changed_status, key_of
+from kapstan.reconcile.status import Conditions, changed_status, key_of, shortened
 from kapstan.resources.flowrun import Attempt, Diagnosis, DiagnosisCategory, FlowRunStatus, Phase
 from kapstan.states import PHASES
 
@@ -79,7 +79,7 @@ class Step:
         return self.plan(actions, (), requeue_at=self.now + LINGER if last is not None else None)
 
     def tell(self, phase: Phase, message: str, *, progressing: bool = True, reason: str = "") -> None:
-        self.status = self.status.model_copy(update={"phase": phase, "message": message})
+        self.status = self.status.model_copy(update={"phase": phase, "message": shortened(message)})
         self.conditions.set("Ready", phase == "Completed", phase, message if phase == "Completed" else "")
         self.conditions.set("Progressing", progressing, reason or phase, message)
         if not any(condition.type == "Degraded" for condition in self.conditions.items):

@@ -9,6 +9,7 @@ from kapstan.errors import ClusterRefused, InvalidResource
 from kapstan.ports import Key, Launcher, WorkersRequest
 from kapstan.reconcile.kinds.task_worker.drains import Drains
 from kapstan.reconcile.plan import Acting, Refused
+from kapstan.resources import TaskWorker, violations
 
 
 class WorkersRefused(Refused):
@@ -22,6 +23,9 @@ class EnsureWorkers:
     request: WorkersRequest
 
     async def perform(self, acting: Acting) -> None:
+        broken = next(violations(TaskWorker.from_dict(self.request.worker), beyond_cel=True), None)
+        if broken is not None:
+            raise WorkersRefused(f"{broken[0]}: {broken[1]}")
         try:
             await _launcher(acting).ensure_workers(self.request)
         except (InvalidResource, ClusterRefused) as error:
