@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import queue
 import threading
 import time
 from collections import Counter
+from logging.handlers import QueueHandler
 
+import pytest
 from tests.integration.worker import served
 from tests.integration.worker.conftest import BEAT, Gate, Sink, Start
 from tests.servers.redis import RedisServer
@@ -74,3 +78,26 @@ def test_submits_that_race_against_blocking_lose_no_wake_up(start: Start) -> Non
     start(limit=2)
     for n in range(1000):
         assert served.add.delay(n, 1).result(timeout=10) == n + 1
+
+
+def test_a_callback_comes_however_long_redis_is_away(
+    server: RedisServer, start: Start, sink: Sink, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = QueueHandler(lines)
+    logger = logging.getLogger("kapstan.engine")
+    logger.addHandler(handler)
+    monkeypatch.setenv("KAPSTAN_REDIS_RETRY_SECONDS", "0.2")
+    backend.use(None)
+    start()
+    future, ended = served.hold.delay("t", gate.path), threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    sink.expect("began", "t")
+    server.kill()
+    while "cannot be asked for, trying again" not in lines.get(timeout=30).getMessage():
+        pass
+    logger.removeHandler(handler)
+    gate.open()
+    server.start()
+    assert ended.wait(30)
+    assert future.result(timeout=1) == "t"

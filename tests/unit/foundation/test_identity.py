@@ -68,3 +68,28 @@ def test_a_script_is_called_as_others_import_it(
     command = [sys.executable, *arguments]
     run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == expected
+
+
+SPAWNING = """
+import multiprocessing
+from kapstan.identity import identity_of
+
+def f(): ...
+
+def show():
+    print(identity_of(f, None), flush=True)
+
+if __name__ == "__main__":
+    show()
+    child = multiprocessing.get_context("METHOD").Process(target=show)
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_child_of_a_script_calls_its_functions_as_the_script_does(tmp_path: Path, method: str) -> None:
+    (tmp_path / "tasks.py").write_text(SPAWNING.replace("METHOD", method))
+    command = [sys.executable, "tasks.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["tasks:f", "tasks:f"]

@@ -245,3 +245,19 @@ def test_a_result_that_cannot_be_stored_leaves_the_run_completed(caplog: pytest.
 def test_an_unknown_option_names_the_nearest() -> None:
     with pytest.raises(TypeError, match="did you mean flow_run_name"):
         flow(run_name="x")  # pyright: ignore
+
+
+def test_local_functions_are_tasks_and_flows_like_others() -> None:
+    @task
+    def double(n: int) -> int:
+        return 2 * n
+
+    @flow
+    def inner(n: int) -> int:
+        return double(n) + double.submit(n).result()
+
+    @flow
+    def outer() -> list[int]:
+        return [inner(1), inner(2), *double.map([3, 4]).result()]
+
+    assert outer() == [4, 8, 6, 8]

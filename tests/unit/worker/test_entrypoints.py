@@ -77,3 +77,38 @@ def test_two_tasks_of_one_name_are(project: Path) -> None:
 def test_what_cannot_be_served(project: Path, entrypoints: list[str], modules: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load(entrypoints, modules)
+
+
+@pytest.mark.parametrize(
+    ("file", "identity"),
+    [
+        ("shop.v2.py", "shop_v2:charge"),
+        ("shop-jobs.py", "shop-jobs:charge"),
+        ("2024 jobs/daily.py", "daily:charge"),
+        ("this.py", "this:charge"),  # also a module of the standard library
+    ],
+)
+def test_every_name_that_a_file_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, identity: str
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("from kapstan import task\n@task\ndef charge(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    try:
+        assert set(load([f"{file}:charge"], [])) == {identity}
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+
+
+def test_a_file_whose_name_a_loaded_module_has_is_refused_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ConfigurationError, match=r"the name 'json' belongs to .*; rename one"):
+        load(["json.py:charge"], [])
