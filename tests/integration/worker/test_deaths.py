@@ -46,7 +46,7 @@ def test_a_killed_worker_is_taken_over_within_a_lease_and_a_quarter(start: Start
     first.kill()
     sink.expect("began", "t")
     took = time.monotonic() - killed
-    assert took <= 1.25 * LEASE + 0.1, took
+    assert took <= 1.25 * LEASE + 0.5, took
     gate.open()
     assert future.result(timeout=20) == "t"
 
@@ -61,7 +61,7 @@ def test_a_seen_death_is_taken_over_at_once(start: Start, sink: Sink, gate: Gate
     (ended,) = backend.current().queue.expire_session("pod-a-")
     assert ended.startswith("pod-a-")
     sink.expect("began", "t")
-    assert time.monotonic() - killed <= 2.0
+    assert time.monotonic() - killed <= 10.0  # of a lease of 60
     gate.open()
     assert future.result(timeout=20) == "t"
 
@@ -98,10 +98,9 @@ def test_what_waits_behind_a_task_that_holds_the_interpreter_is_given_back(start
     start()
     sink.expect("began", "t")
     start()
-    began = time.monotonic()
     for future in after:
         future.result(timeout=20)
-    assert time.monotonic() - began < 2.5
+    assert not blocker.state.is_final()
     blocker.result(timeout=20)
     told = [tag for what, tag, _ in sink.events if what == "ran"]
     assert sorted(told) == sorted(f"after-{n}" for n in range(50))
