@@ -112,7 +112,7 @@ class Journal:
                 )
 
         opening = Opening(attempt, token or new_nonce(), now, host, retries, flow, caller, deployment)
-        admit(self._log.open(encode(opening, self._codec, self._run_id), admit))
+        admit(self._log.open(encode(opening, self._codec, self._run_id), admit, attempt=attempt))
         return history
 
     def append(self, *records: Record) -> None:

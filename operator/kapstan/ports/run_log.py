@@ -18,12 +18,15 @@ class RunLog(Protocol):
         no log."""
         ...
 
-    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
+    def open(
+        self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None, *, attempt: int = 0
+    ) -> list[bytes]:
         """Become the writer: everything written before is returned (in order, without this ``opening``), and whoever
         wrote until now is fenced at its next append. ``opening`` must hold a token that is new for each process start.
 
         ``admit`` is shown what was written so far before anything is changed, and may refuse by raising. A busy writer
-        may have added to it by the time that the log is open.
+        may have added to it by the time that the log is open. ``attempt`` is its number: of two that open at one time
+        the lower one, once it has seen the other, must stop (``admit``), and has not fenced it.
         """
         ...
 

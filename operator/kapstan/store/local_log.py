@@ -59,7 +59,10 @@ class LocalLog:
         except FileNotFoundError:
             return []
 
-    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
+    def open(
+        self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None, *, attempt: int = 0
+    ) -> list[bytes]:
+        del attempt  # two openers never meet: each reads, is admitted and writes under the lock
         with refusing(self._path):
             if self._descriptor < 0:
                 make_folder(self._path.parent, fsync=self._fsync)

@@ -5,9 +5,11 @@ number. ``<name>/c/<number>`` is a checkpoint: the 64 segments before ``number``
 can no longer change, so that anybody may write it and nobody needs to.
 
 A new writer *opens*: it creates its opening at the next number, and where it is beaten by a busy older writer, 8
-numbers ahead, and then takes every free number below. The older writer stops at its first lost number. **A
-writer appends only when it owns its opening and every number below is taken and read.** Segments of a run that can
-still live are never deleted: a deleted number would be free again, and a late writer would believe that it had won.
+numbers ahead, and then takes every free number below. The older writer stops at its first lost number. An opener that
+meets a higher attempt stops, and has fenced nobody: its opening does not count, and the writer passes over what it
+took. **A writer appends only when it owns its opening and every number below is taken and read.** Segments of a run
+that can still live are never deleted: a deleted number would be free again, and a late writer would believe that it
+had won.
 
 A log that is *buried* ends with a segment of kind ``grave``, made like any other by a conditional create. Nothing below
 it counts any more and nothing above it is ever written, so that what is below may be deleted in any order.
@@ -19,49 +21,19 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal, cast
 
 from kapstan.errors import BackendError, Fenced, StoreRefused, StoreUnsafe
 from kapstan.ids import new_nonce
 from kapstan.ports import Listed, ListedLog, Store
 from kapstan.store.framing import frames, scan
+from kapstan.store.segment import Kind, Segment, damaged
 
-FORMAT = 1
-READABLE = (FORMAT,)  # this format and the one before it
 CHUNK = 64  # a take-over reads up to so many single segments, a resume one object for each
 FENCE_AHEAD = 8
 _HEAD = 48  # bytes in which the kind of a segment stands
 _ABOVE = 8  # a grave is among so many of the last: openers that jumped over it have died or are about to stop
 _DELETED_AT_ONCE = 1000
 _READERS = 8  # more connections bring nothing
-
-Kind = Literal["open", "fill", "data", "grave"]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One object of the sequence. ``fill`` carries nothing: it takes a number away from an older writer; ``grave`` is
-    the last one, and the only one that counts."""
-
-    number: int
-    token: str
-    kind: Kind
-    records: tuple[bytes, ...]
-
-    def encode(self) -> bytes:
-        return frames((f"{FORMAT} {self.number} {self.kind} {self.token}".encode(), *self.records))
-
-    @classmethod
-    def decode(cls, name: str, body: bytes) -> Segment:
-        bodies, end = scan(body)
-        if end != len(body) or not bodies:
-            raise _damaged(name, "a segment's checksum does not hold")
-        version, *head = bodies[0].decode().split(" ")
-        if int(version) not in READABLE:
-            raise _damaged(name, f"format {version} was written by a newer release; this one reads {READABLE}")
-        number, kind, token = head
-        return cls(int(number), token, cast("Kind", kind), tuple(bodies[1:]))
 
 
 class SegmentLog:
@@ -71,23 +43,26 @@ class SegmentLog:
         self._store = store
         self._name = name
         self._token = ""
+        self._attempt = 0
         self._next = 0
         self._fenced = False
-        self._doubtful: bytes | None = None  # sent for number _next, and no answer came
-        self._chunk: list[bytes] = []  # the segments since the last full chunk
+        self._doubtful: Sequence[bytes] | None = None  # sent under number _next, and no answer came
+        self._chunk: dict[int, bytes] = {}  # the segments since the last full chunk, by number
         self._checkpointing: list[threading.Thread] = []
 
     def read(self) -> list[bytes]:
         segments, _ = self._load()
         return self._records(segments)
 
-    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
+    def open(
+        self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None, *, attempt: int = 0
+    ) -> list[bytes]:
         segments, checkpointed = self._load()
         records = self._records(segments)
         if admit is not None:
             admit(records)
         self._refuse_buried(segments)
-        self._token, self._fenced, self._doubtful = new_nonce(), False, None
+        self._token, self._attempt, self._fenced, self._doubtful = new_nonce(), attempt, True, None
         number, distance = max(segments, default=-1) + 1, FENCE_AHEAD
         shown: set[int] = set()
         while not self._create(number, mine := self._segment(number, "open", (opening,))):
@@ -102,16 +77,19 @@ class SegmentLog:
             self._take(missing, shown, segments)
             self._refuse_buried(segments)  # and what this opening is above it, whoever clears the log deletes
             records = self._records(segments)
+            if admit is not None:
+                admit(records)
         bodies = [*(segments[n] for n in range(checkpointed, number)), mine]
         full = len(bodies) // CHUNK * CHUNK
         self._checkpoint(checkpointed, bodies[:full])
-        self._chunk, self._next = bodies[full:], number + 1
+        self._chunk = dict(enumerate(bodies[full:], checkpointed + full))
+        self._next, self._fenced = number + 1, False
         return records
 
     def append(self, records: Sequence[bytes]) -> None:
         if self._doubtful is not None:  # it may have landed, so the same bytes go first
             self._write(self._doubtful)
-        self._write(self._segment(self._next, "data", records))
+        self._write(records)
 
     def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
         token = new_nonce()
@@ -154,21 +132,36 @@ class SegmentLog:
     # ------------------------------------------------------------------ writing
 
     def _segment(self, number: int, kind: Kind, records: Sequence[bytes]) -> bytes:
-        return Segment(number, self._token, kind, tuple(records)).encode()
+        return Segment(number, self._token, kind, tuple(records), self._attempt).encode()
 
-    def _write(self, body: bytes) -> None:
+    def _write(self, records: Sequence[bytes]) -> None:
         if not self._token:
             raise ValueError(f"the journal {self._name} is not open for writing")
-        self._doubtful = body
-        self._fenced = self._fenced or not self._create(self._next, body)
-        if self._fenced:
-            raise Fenced(f"another attempt has taken over the journal {self._name}")
+        self._doubtful = records
+        while self._fenced or not self._create(self._next, body := self._segment(self._next, "data", records)):
+            self._pass_over()
+        self._chunk[self._next] = body  # again, if an exception of a signal comes now: in doubt it is written again
         # Both at once: an exception of a signal between them would leave a number that is not ours to write.
         self._doubtful, self._next = None, self._next + 1
-        self._chunk.append(body)
-        if len(self._chunk) == CHUNK:
-            chunk, self._chunk = self._chunk, []
-            self._checkpoint(self._next - CHUNK, chunk)
+        if len(self._chunk) >= CHUNK:
+            chunk, self._chunk = list(self._chunk.items()), {}
+            self._checkpoint(chunk[0][0], [body for _, body in chunk[:CHUNK]])
+            self._chunk = dict(chunk[CHUNK:])
+
+    def _pass_over(self) -> None:
+        """The next number is somebody else's: go on behind it if that is an opener which must stop, not we.
+
+        Raises:
+            Fenced: another attempt has the log.
+        """
+        there = {} if self._fenced else self._there([self._next])
+        for number, body in there.items():
+            if Segment.decode(self._name, body).is_behind(self._attempt):
+                self._chunk[number] = body
+                self._next = number + 1
+                return
+        self._fenced = True
+        raise Fenced(f"another attempt has taken over the journal {self._name}")
 
     def _create(self, number: int, body: bytes) -> bool:
         return self._store.create(self._segment_key(number), body)
@@ -189,7 +182,7 @@ class SegmentLog:
         won = [number for number in missing if number not in segments]
         segments.update(self._there(won))
         if gone := [number for number in won if number not in segments]:
-            raise _damaged(self._name, f"segment {gone[0]} was there and is gone")
+            raise damaged(self._name, f"segment {gone[0]} was there and is gone")
 
     def _checkpoint(self, first: int, bodies: list[bytes]) -> None:
         """Write the full chunks in ``bodies``, whose first segment has number ``first``, on a thread of their own."""
@@ -243,7 +236,7 @@ class SegmentLog:
         for chunk in self._read(chunks):
             bodies, end = scan(chunk or b"")
             if chunk is None or end != len(chunk) or len(bodies) != CHUNK:
-                raise _damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
+                raise damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
             segments.update(enumerate(bodies, len(segments)))
         checkpointed = len(segments)
         shown = self._shown(checkpointed - 1)
@@ -252,7 +245,7 @@ class SegmentLog:
             return grave, 0  # not asked for a thousand numbers that were deleted
         segments.update(self._there(numbers))
         if gone := [number for number in shown if number not in segments]:
-            raise _damaged(self._name, f"segment {gone[0]} was there and is gone")
+            raise damaged(self._name, f"segment {gone[0]} was there and is gone")
         return segments, checkpointed
 
     def _shown(self, after: int) -> list[int]:
@@ -277,16 +270,18 @@ class SegmentLog:
         """The records in order, after a check that no writer wrote behind its fence."""
         for grave in _graves(segments).values():
             return list(Segment.decode(self._name, grave).records)
-        writer = ""
+        writer, attempt = "", 0
         records: list[bytes] = []
         for number in sorted(segments):
             segment = Segment.decode(self._name, segments[number])
             if segment.number != number:
-                raise _damaged(self._name, f"segment {segment.number} stands in the place of {number}")
+                raise damaged(self._name, f"segment {segment.number} stands in the place of {number}")
+            if segment.is_behind(attempt):
+                continue
             if segment.kind == "open":
-                writer = segment.token
+                writer, attempt = segment.token, segment.attempt
             elif segment.kind == "data" and segment.token != writer:
-                raise _damaged(self._name, f"segment {number} was written by an attempt that had been fenced")
+                raise damaged(self._name, f"segment {number} was written by an attempt that had been fenced")
             records += segment.records
         return records
 
@@ -315,7 +310,3 @@ def listed_logs(objects: Iterable[Listed], prefix: str) -> Iterator[ListedLog]:
         assert last is not None
         bare = count == 1 and last.key != f"{name}/j/{0:010d}"
         yield ListedLog(name, count, size, newest, before, bare)
-
-
-def _damaged(name: str, what: str) -> StoreUnsafe:
-    return StoreUnsafe(f"the journal {name} is not consistent: {what}. Nothing was changed; do not resume this run")

@@ -95,8 +95,10 @@ class GatedLog:
     def read(self) -> list[bytes]:
         return self._log.read()
 
-    def open(self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None) -> list[bytes]:
-        return self._log.open(opening, admit)
+    def open(
+        self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None, *, attempt: int = 0
+    ) -> list[bytes]:
+        return self._log.open(opening, admit, attempt=attempt)
 
     def close(self) -> None:
         self._log.close()

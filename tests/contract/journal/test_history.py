@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kapstan.codec import Codec
@@ -17,6 +19,7 @@ from kapstan.journal import (
     log_name,
     read_journal,
 )
+from kapstan.journal.history import decode
 from kapstan.ports import Store
 from kapstan.signing_key import SigningKey
 
@@ -175,3 +178,24 @@ def test_reading_never_unpickles(local: Store, codec: Codec, run_id: RunId) -> N
     log.close()
     with pytest.raises(SerializationError, match="this journal is not JSON but pickled"):
         read_journal(local, codec, run_id)
+
+
+def test_an_open_decodes_each_record_once(
+    store: Store, codec: Codec, run_id: RunId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume of ten thousand outcomes spends its time here."""
+    first = Journal(store, codec, run_id)
+    first.open(1, host="a", now=1.0)
+    first.append(*(outcome(f"k{number}") for number in range(20)))
+    first.close()
+    decoded: list[bytes] = []
+
+    def counted(envelope: bytes, *rest: Any) -> Any:
+        decoded.append(envelope)
+        return decode(envelope, *rest)
+
+    monkeypatch.setattr("kapstan.journal.writer.decode", counted)
+    second = Journal(store, codec, run_id)
+    assert len(second.open(2, host="b", now=2.0).outcomes) == 20
+    second.close()
+    assert len(decoded) == len(set(decoded)) == 21
