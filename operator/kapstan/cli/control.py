@@ -22,7 +22,9 @@ from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ports import Cluster, Key, Manifest, Queue, RunRecords
 from kapstan.reconcile import table
 from kapstan.reconcile.loop import Loop
+from kapstan.reconcile.retention import Retention
 from kapstan.runs.records import Records
+from kapstan.runs.retention import Ages
 from kapstan.settings import Settings
 
 LISTEN_AGAIN = 1.0
@@ -50,6 +52,16 @@ class Control:
     ) -> None:
         self._settings = settings
         self._cluster = cluster
+        self._retention: Retention | None = None
+        if pool is None:
+            # A store of many machines has FlowRuns that this one cannot see.
+            self._retention = Retention(
+                Ages.from_settings(settings),
+                cluster,
+                lambda: {settings.namespace, *self._backends},
+                self._backend,
+                sees_all=not settings.s3_endpoint,
+            )
         self._tell = heard or _tell_nobody
         self._stopping = threading.Event()
         self._backends: dict[str, Backend] = {}
@@ -78,6 +90,7 @@ class Control:
         await self.loop.sync()
         feed = asyncio.create_task(self._feed())
         work = asyncio.create_task(self.loop.run(stop))
+        sweeping = asyncio.create_task(self._swept(stop))
         try:
             await asyncio.wait([feed, work], return_when=asyncio.FIRST_COMPLETED)
             stop.set()
@@ -85,6 +98,8 @@ class Control:
             if feed.done():
                 await feed
         finally:
+            stop.set()
+            await sweeping
             feed.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await feed
@@ -93,6 +108,10 @@ class Control:
             await self.launcher.close()
             for backend in self._backends.values():
                 backend.close()
+
+    async def _swept(self, stop: asyncio.Event) -> None:
+        if self._retention is not None:
+            await self._retention.run(stop)
 
     async def _feed(self) -> None:
         async for change, manifest in self._cluster.changes(table.KINDS):

@@ -32,7 +32,9 @@ from kapstan.controllers.watches import SERVER_SECONDS, Watches
 from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ids import new_nonce
 from kapstan.reconcile.loop import Loop
+from kapstan.reconcile.retention import Retention
 from kapstan.resources import API_VERSION, GROUP, KINDS, VERSION
+from kapstan.runs.retention import Ages
 from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.operator")
@@ -44,6 +46,9 @@ SLOW_START = 180.0
 """Seconds after which an operator whose caches are not filled, though nothing is denied to it, is restarted."""
 REFUSED_SECONDS = 60.0
 """Seconds after which one that is refused the Lease is restarted: what it was given at its start does not suffice."""
+
+SWEEP_END = 5.0
+"""Seconds that a sweep of retention has to come to its next object and end."""
 
 LOST = 3
 """Exit code of a leader that lost its Lease."""
@@ -76,12 +81,19 @@ class Operator:
         cache = Cache()
         launcher = KubernetesLauncher(client, cache, restricted=options.restricted)
         self._namespaces = Namespaces(settings, options.signing_keys, self._record_changed, options.credentials)
+        cluster = KubernetesCluster(client)
         self._loop = Loop(
-            KubernetesCluster(client),
+            cluster,
             {"kubernetes": launcher},
             launcher,
             self._namespaces.records,
             self._namespaces.queue,
+        )
+        self._retention = Retention(
+            Ages.from_settings(settings),
+            cluster,
+            lambda: options.namespaces or self._namespaces.names(),
+            self._namespaces.backend,
         )
         self._informers = Informers(client, self._loop, cache, options.namespaces)
         self._elector = Elector(
@@ -120,7 +132,8 @@ class Operator:
 
     def ready(self) -> dict[str, Any]:
         problems = [*self._informers.missing(), *self._watches.refused(), *self._watches.dead(), *self._stuck()]
-        return {"problems": problems, "leading": self._leading, "waiting": len(self._loop.queue)}
+        told = {"leading": self._leading, "waiting": len(self._loop.queue), "retention": self._retention.told}
+        return {"problems": problems, **told}
 
     # ------------------------------------------------------------------ life
 
@@ -181,11 +194,13 @@ class Operator:
         log.info("leading as %s, change of leader %d", self._elector.identity, self._elector.transitions)
         holding = asyncio.create_task(self._elector.hold(), name="hold")
         reconciling = asyncio.create_task(self._loop.run(self._stop), name="reconcile")
+        sweeping = asyncio.create_task(self._retention.run(self._stop), name="retention")
         await asyncio.wait([holding, reconciling], return_when=asyncio.FIRST_COMPLETED)
         if holding.done():
             _leave(f"the Lease was lost: {_why(holding)}")
         if not self._stop.is_set():
             _leave(f"the reconcile loop ended by itself: {_why(reconciling)}")
+        await asyncio.wait([sweeping], timeout=SWEEP_END)
         holding.cancel()
         await asyncio.wait([holding])
         await self._elector.release()

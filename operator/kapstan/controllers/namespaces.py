@@ -58,10 +58,18 @@ class Namespaces:
         self._listeners: list[threading.Thread] = []
 
     def queue(self, namespace: str) -> Queue:
-        return self._backend(namespace).queue
+        return self.backend(namespace).queue
 
     def records(self, namespace: str) -> RunRecords:
-        return Records(self._backend(namespace))
+        return Records(self.backend(namespace))
+
+    def names(self) -> list[str]:
+        """The namespaces that there is a key for."""
+        try:
+            found = [path.name for path in self._keys.iterdir() if path.is_file()]
+        except OSError:
+            return []
+        return sorted(name for name in found if not name.startswith(".") and not name.endswith(".previous"))
 
     def close(self) -> None:
         self._stopping.set()
@@ -70,7 +78,7 @@ class Namespaces:
         for backend in self._backends.values():
             backend.close()
 
-    def _backend(self, namespace: str) -> Backend:
+    def backend(self, namespace: str) -> Backend:
         """Raises:
         BackendError: the chart was given no key for this namespace.
         """
