@@ -165,6 +165,11 @@ vole walrus weasel whale willow wolf wombat wren yak
 """.split()
 
 
+def host_label() -> str:
+    """The name of this machine in the characters of a session's name, at most 60."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:60] or "host"
+
+
 def run_name(run_id: RunId) -> str:
     """Two words for people, such as ``nimble-falcon``; a pure function of the id."""
     chooser = random.Random(run_id)  # noqa: S311  (a name, not a secret)

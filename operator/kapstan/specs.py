@@ -261,6 +261,11 @@ def _arity(signature: inspect.Signature) -> tuple[int, int]:
     return least, most
 
 
+def prints_are_lines(option: bool | None, default: bool) -> bool:
+    """Whether ``print`` becomes a log line: as the option ``log_prints`` says, else as where the run stands."""
+    return default if option is None else option
+
+
 def nth_delay(delay: RetryDelay, retry: int) -> float:
     if isinstance(delay, tuple):
         return delay[min(retry, len(delay)) - 1] if delay else 0.0

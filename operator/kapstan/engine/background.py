@@ -35,7 +35,7 @@ from kapstan.errors import (
 from kapstan.ids import RunId, Token
 from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
-from kapstan.specs import TaskSpec
+from kapstan.specs import TaskSpec, prints_are_lines
 from kapstan.states import State
 
 logger = logging.getLogger("kapstan.task_runs")
@@ -72,9 +72,8 @@ class BackgroundEngine:
         self._codec = backend.codec
         self.inline_bytes = backend.settings.inline_bytes
         self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
-        self._owners: dict[
-            RunId, RunId
-        ] = {}  # the flow runs that submitted them, of large outcomes that are not stored
+        # The flow runs that submitted them, of large outcomes that are not stored.
+        self._owners: dict[RunId, RunId] = {}
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -134,7 +133,7 @@ class BackgroundEngine:
             name="" if spec.task_run_name is None else _name(spec, args, kwargs),
             tags=spec.tags,
             flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
-            log_prints=self._log_prints if spec.log_prints is None else spec.log_prints,
+            log_prints=prints_are_lines(spec.log_prints, self._log_prints),
         )
         execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
         try:

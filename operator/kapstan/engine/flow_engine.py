@@ -21,7 +21,7 @@ from kapstan.engine.pending import promises, resolved
 from kapstan.ids import RunId, new_id, run_name
 from kapstan.journal import TaskOutcome
 from kapstan.logging import prints_captured
-from kapstan.specs import FlowSpec
+from kapstan.specs import FlowSpec, prints_are_lines
 from kapstan.states import State
 
 
@@ -58,9 +58,7 @@ def make_run(
 ) -> FlowRun:
     """The run ``run_id`` of ``spec``, not opened yet."""
     backend = backend or backends.current()
-    log_prints = spec.log_prints
-    if log_prints is None:
-        log_prints = parent.log_prints if parent is not None else backend.settings.log_prints
+    outer = backend.settings.log_prints if parent is None else parent.log_prints
     return FlowRun(
         spec,
         run_id,
@@ -69,7 +67,7 @@ def make_run(
         backend,
         parent=parent,
         deployment=deployment,
-        log_prints=log_prints,
+        log_prints=prints_are_lines(spec.log_prints, outer),
     )
 
 

@@ -26,7 +26,7 @@ from kapstan.engine.pending import Pending
 from kapstan.engine.threads import Submitted
 from kapstan.errors import TaskTimeout
 from kapstan.ids import new_id
-from kapstan.specs import TaskSpec
+from kapstan.specs import TaskSpec, prints_are_lines
 from kapstan.states import State
 
 logger = logging.getLogger("kapstan.engine")
@@ -50,9 +50,7 @@ def prepare(
         flow.check_stopped(line)
         run_id, _, position = line.place(spec.identity, parameters)
         ledger, inside = flow, line.task
-    log_prints = spec.log_prints
-    if log_prints is None:
-        log_prints = flow.log_prints if flow is not None else settings.current().log_prints
+    outer = settings.current().log_prints if flow is None else flow.log_prints
     run = TaskRun(
         run_id,
         spec.name,
@@ -61,7 +59,7 @@ def prepare(
         name=naming.run_name(spec.task_run_name, parameters),
         tags=spec.tags,
         flow_run_id=None if flow is None else flow.run_id,
-        log_prints=log_prints,
+        log_prints=prints_are_lines(spec.log_prints, outer),
     )
     return TaskExecution(spec, args, kwargs, wait_for, run, ledger, position, inside)
 

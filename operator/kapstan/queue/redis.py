@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import time
 import weakref
 from collections import deque
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, QueueFull, QueueUnavailable
-from kapstan.ids import RunId, new_nonce
+from kapstan.ids import RunId, host_label, new_nonce
 from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.background_runs import RedisBackgroundRuns
@@ -130,7 +129,7 @@ class RedisQueue:
     def open_session(
         self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
     ) -> RedisSession:
-        name = session or f"{_host()}-{os.getpid()}-{new_nonce()[-8:]}"
+        name = session or f"{host_label()}-{os.getpid()}-{new_nonce()[-8:]}"
         if not _SESSION.fullmatch(name):
             raise ConfigurationError(f"session={name!r}: give 1 to 200 letters, digits, '.', '_' or '-'")
         if lanes < 1:
@@ -299,10 +298,6 @@ def _begin_all_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_all_anew)
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:60] or "host"
 
 
 def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:

@@ -11,7 +11,6 @@ takes its end of file for the end of the supervisor. On Linux the kernel kills i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -36,7 +35,6 @@ LOOK = signal.SIGUSR1
 REPLACE = 76
 """Exit code of a child that leaves because a run which was broken off in it had started processes."""
 _HELD_BACK = {LOOK, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM}
-_PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"  # the kernel's killer should take a child, not the supervisor
 
 
@@ -181,8 +179,8 @@ def _become_child(parent: Parent, supervisors_ends: Sequence[socket.socket]) -> 
     descendants.reset_signals_in_forks()
     for end in supervisors_ends:
         end.close()
+    descendants.die_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write(_OOM_SCORE)
     if not parent.lives:  # it died before the kernel was asked to tell

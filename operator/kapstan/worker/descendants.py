@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from kapstan.queue.server import is_server
 
 _MARK = "KAPSTAN_EXECUTOR"
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
 _ROUNDS = 20  # of looking for what was started while the last look was taken
 _DIED_OF = ("Z", "X")
@@ -49,6 +49,12 @@ def adopt(*, begin: bool = True) -> None:
     """From now on (or no longer) what descendants leave behind becomes a child of this process."""
     if _LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(begin))
+
+
+def die_with_parent() -> None:
+    """From now on this process is killed when its parent ends; who calls this looks afterwards whether it has."""
+    if _LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def children_of(pid: int) -> set[int]:

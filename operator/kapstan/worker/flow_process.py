@@ -8,7 +8,6 @@ the flow has started and left behind is buried, and ended unless the run complet
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import select
@@ -40,12 +39,11 @@ from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
-from kapstan.worker.descendants import adopt, kill_below, reset_signals_in_forks
+from kapstan.worker.descendants import adopt, die_with_parent, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
 _SUPERSEDED = signal.SIGUSR1  # from the supervisor: a later attempt has the lease, so record nothing more
-_PR_SET_PDEATHSIG = 1
 _cancel_asked = threading.Event()  # of this process: look at the lease (supervisor), or end the run (its child)
 
 Load = Callable[[], tuple[FlowSpec, dict[str, Any]]]
@@ -203,8 +201,7 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, _SUPERSEDED):
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     reset_signals_in_forks()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != supervisor:
         return ExitCode.HANDED_BACK
     backend = backends.current()

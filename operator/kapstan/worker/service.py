@@ -6,8 +6,6 @@ Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the 
 from __future__ import annotations
 
 import os
-import re
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +15,7 @@ from pathlib import Path
 from kapstan import settings
 from kapstan.backend import Backend
 from kapstan.errors import ConfigurationError
-from kapstan.ids import new_nonce
+from kapstan.ids import host_label, new_nonce
 from kapstan.ports import launch
 from kapstan.worker.child import Load
 from kapstan.worker.lanes import Service
@@ -46,7 +44,7 @@ def run(
     """
     _check(lanes, drain_seconds)
     ours = settings.current()
-    name = os.environ.get(launch.SESSION) or f"{_host()}-{os.getpid()}"
+    name = os.environ.get(launch.SESSION) or f"{host_label()}-{os.getpid()}"
 
     def ready(tasks: Sequence[str]) -> None:
         at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
@@ -93,7 +91,3 @@ def _check(lanes: int, drain_seconds: float) -> None:
         raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 or more")
     if drain_seconds < 0:
         raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:60] or "host"

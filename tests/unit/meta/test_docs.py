@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kapstan import states
 from kapstan.cli import COMMANDS
@@ -93,3 +95,10 @@ def test_contributing_names_places_that_exist() -> None:
     assert len(names) > 10
     places = (ROOT / "operator" / "kapstan", ROOT)
     assert [name for name in names if not any((place / name).exists() for place in places)] == []
+
+
+def test_the_hooks_of_pre_commit_are_programs_of_the_environment() -> None:
+    (hooks,) = (repo["hooks"] for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"])
+    programs = [Path(hook["entry"].split()[0]) for hook in hooks]
+    assert {program.parent for program in programs} == {Path(".venv/bin")}
+    assert [program.name for program in programs if not (Path(sys.executable).parent / program.name).exists()] == []
