@@ -1,5 +1,5 @@
-"""The exceptions a user catches, under the module name that Prefect users know. The tree stands in
-``kapstan.errors``."""
+"""The exceptions a user catches, under the module name that Prefect users know. ``kapstan.errors`` has the whole
+tree."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ class Task(_Attributes, Generic[P, R]):
 
         The result of a generator function is the list of its items; an async one is to be called with ``async for``.
 
-        In a flow the outcome is in the run's journal before this returns; a resumed run replays it. Outside of one
-        retries and timeouts apply, nothing is recorded.
+        In a flow the outcome is in the run's journal before this returns, and a resumed run replays it. Outside a flow
+        retries and timeouts apply, but nothing is recorded.
 
         Raises:
             ParameterError: the arguments do not fit.
@@ -159,7 +159,8 @@ class Task(_Attributes, Generic[P, R]):
     @overload
     def map(self, *args: Any, **kwargs: Any) -> FutureList[R]: ...
     def map(self, *args: Any, deferred: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
-        """Submit once for each element of the iterable arguments; ``unmapped``, strings and defaults stay the same.
+        """Submit one run for each element of the iterable arguments; ``unmapped`` values, strings and defaults stay the
+        same.
 
         What goes to ``*args`` and ``**kwargs`` is taken apart like any other argument.
 
@@ -167,7 +168,7 @@ class Task(_Attributes, Generic[P, R]):
             deferred: ``delay`` instead of ``submit``.
 
         Raises:
-            ConfigurationError: ``wait_for`` of a deferred map, which the queue cannot hold to.
+            ConfigurationError: ``wait_for`` with ``deferred``: the queue cannot wait for other runs.
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables differ in length.
         """
@@ -180,7 +181,7 @@ class Task(_Attributes, Generic[P, R]):
         if deferred:
             run_ids = submission.submit_many(self.spec, calls)
             return FutureList([_future(run_id) for run_id in run_ids])
-        own = len(self._bound)  # the calls have it first, `submit` adds it by itself
+        own = len(self._bound)  # expanded() gives it first in each call; `submit` adds it itself
         options: dict[str, Any] = {} if wait_for is None else {"wait_for": list(wait_for)}
         return FutureList(self.submit(*args[own:], **kwargs, **options) for args, kwargs in calls)
 
@@ -211,8 +212,8 @@ class Task(_Attributes, Generic[P, R]):
         """As ``delay``, with the arguments in a tuple and a dict.
 
         Args:
-            countdown: seconds until it may start.
-            idempotency_key: the same key submits one run only, whoever submits it and how often.
+            countdown: seconds until the run may start, 0 or more.
+            idempotency_key: one key is one run, whoever submits it and however often.
 
         Raises:
             IdempotencyConflict: the key was used for other arguments.
@@ -228,7 +229,8 @@ class Task(_Attributes, Generic[P, R]):
         )
 
     def serve(self, limit: int | None = None) -> None:
-        """Run what ``delay`` submits, in this process and until it is stopped; see ``kapstan.serve`` for more tasks."""
+        """Execute what ``delay`` submits, in this process, until it is stopped; ``kapstan.serve`` serves several
+        tasks."""
         from kapstan.task_worker import serve
 
         serve(self, limit=limit)

@@ -1,4 +1,4 @@
-"""Whether an argument is plainly of the type that an annotation names, so that pydantic need not be loaded to say so.
+"""Whether an argument is plainly of the annotated type, so that pydantic need not be loaded to check it.
 
 Called by ``flows`` before it converts: loading pydantic takes longer than many a flow. ``fits`` answers yes only where
 pydantic (lax, as ``flows`` uses it) would give back an equal value of the same types, and no wherever it is not sure.

@@ -1,7 +1,7 @@
 """Runs one claimed background run from its claim to its outcome.
 
 Called by the executor children of ``worker`` and by the in-process consumer, one engine per lane; it talks to no queue:
-the caller claims, finishes and retries. The way of a small run is kept short on purpose: decode, call, encode.
+the caller claims, finishes and retries. A small run takes a short path on purpose: decode, call, encode.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from kapstan.states import State
 
 logger = logging.getLogger("kapstan.task_runs")
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 5.0
-"""Seconds for which a run goes back that waits for another run."""
+"""Seconds for which a run that waits for another run goes back to the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class BackgroundEngine:
     Args:
         specs: what may run, by identity. Nothing else is ever executed, whatever a claim names.
         backend: codec and store; the queue is not touched.
-        of_run: what a single run executes, where that is not what its task is called by.
+        of_run: what single runs execute, by run id, where that is not the task of that identity.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class BackgroundEngine:
             raise
         except (KapstanError, LookupError, TypeError) as error:
             return self._refuse(claim, "crashed", f"its arguments cannot be read: {error}")
-        except BaseException as error:  # reading them is calling code of the user's, too
+        except BaseException as error:  # unpickling arguments runs user code, too
             if ends_the_caller(error):
                 raise
             return self._refuse(claim, "crashed", f"its arguments cannot be read: reading them raised {error!r}")
@@ -152,8 +152,8 @@ class BackgroundEngine:
             return self._failure(claim, error, "crashed")
 
     def _walked(self, claim: Claim, execution: TaskExecution) -> Outcome | RetryLater:
-        """What the chain of the run comes to. A run that waits for others, which have not ended, goes back: no lane is
-        held for it."""
+        """The result of the run's chain. A run that waits for others that have not ended goes back to the queue: it
+        holds no lane."""
         steps = walk(execution)
         try:
             first = next(steps)

@@ -1,4 +1,4 @@
-"""What, raised by code of the user's, is meant for whoever called it, and what ends its own run only."""
+"""Which exceptions of a user's code are meant for its caller, and which end only its own run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from kapstan.errors import CancelRun, Fenced, HandBack, JournalLost, Parked
 
 
 def ends_the_caller(error: BaseException) -> bool:
-    """Whether ``error``, no Exception, is meant for whoever called the user's code: it was told to end, or it is over
-    its time. Anything else (``sys.exit()``, a cancellation that nobody asked this asyncio task for) is the code's own
-    doing and ends its run only."""
+    """Whether ``error``, a BaseException that is no Exception, is meant for the caller of the user's code: the process
+    was asked to end, or the time is over. Anything else (``sys.exit()``, a cancellation that nobody asked this asyncio
+    task for) is the code's own doing and ends its run only."""
     if isinstance(error, (Fenced, HandBack, CancelRun, JournalLost, Parked, TimeUp, GeneratorExit)):
         return True
     if isinstance(error, KeyboardInterrupt):

@@ -44,7 +44,7 @@ class Decorated:
         self.__wrapped__ = plain
 
     def __get__(self, instance: Any, owner: Any) -> Any:
-        """As functions have it: on an object, or on a class for a classmethod, what is called gets that first."""
+        """Bind as functions do: what is called gets the object first, or the class for a classmethod."""
         subject = {"instance": instance, "class": owner, "": None}[self._binds]
         if subject is None:
             return self
@@ -55,7 +55,7 @@ class Decorated:
 
     @property
     def name(self) -> str:
-        """What people read."""
+        """The name that people read."""
         return self.spec.name
 
     @property

@@ -1,4 +1,4 @@
-"""The final state of a flow run as its journal tells it, for whoever asks by id."""
+"""The final state of a flow run, read from its journal by id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kapstan.states import AttemptOutcome, State, StateType
 
 
 def state_of(backend: Backend, run_id: RunId, *, only: AttemptOutcome | None = None) -> State | None:
-    """The final state of a flow run by its journal, with its result; None if it has not ended (``only`` in that way).
+    """The final state of a flow run by its journal, with its result; None if it has not ended, or not with the outcome
+    ``only``.
 
     Raises:
         StoreUnavailable: the store is away.

@@ -12,7 +12,7 @@ _executing = 0
 
 @contextmanager
 def executing() -> Generator[None]:
-    """While a flow run executes in this process."""
+    """Context manager: a flow run executes in this process."""
     global _executing
     with _executing_lock:
         _executing += 1

@@ -33,7 +33,7 @@ class Ledger:
         tell_end(execution.run, state)
 
     def again_later(self, execution: TaskExecution, delay: float, /) -> State:
-        """The run is to be executed again in ``delay`` seconds, by somebody else; its state until then."""
+        """Hand the run back, to be executed again in ``delay`` seconds by whoever takes it; its state until then."""
         raise NotImplementedError
 
     def branch(self, _: TaskExecution, /) -> Branch | None:

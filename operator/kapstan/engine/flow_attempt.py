@@ -51,7 +51,7 @@ class FlowAttempt:
     # ------------------------------------------------------------------ begin
 
     def open(self, attempt: int | None, again: bool) -> State | TaskOutcome | None:
-        """Take the run over. What a run that has ended already ended with, which needs no attempt; else None.
+        """Take the run over. If it has ended already, how it ended: no attempt is needed. Else None.
 
         Raises:
             Fenced: this attempt or a later one has begun.

@@ -156,7 +156,7 @@ def _body(flow: FlowRun, step: FlowAttempt) -> Steps[State]:
 
 
 def _submitted(flow: FlowRun) -> Steps[None]:
-    """Wait for what was submitted, and for what that submits."""
+    """Wait for the calls that were submitted, and for those that they submit."""
     while waited_for := flow.submitted():
         yield Wait(waited_for)
     flow.check_stopped()

@@ -29,7 +29,7 @@ from kapstan.main_thread import stretch
 
 T = TypeVar("T")
 _AGAIN = 1.0
-"""Seconds until code that went on after its time was up is told again."""
+"""Seconds until ``TimeUp`` is raised again in code that went on after its time was up."""
 
 
 class TimeUp(BaseException):
@@ -43,8 +43,8 @@ class Limit:
         expires: when it is up, by ``time.monotonic``.
         outer: the limit that this one stands in.
         thread: where it is watched; 0: on an event loop.
-        rang: whether the code was told.
-        over: the code has left; it must not be told any more.
+        rang: whether ``TimeUp`` was raised in the code.
+        over: the code has left; nothing may be raised in it any more.
     """
 
     __slots__ = ("expires", "outer", "over", "rang", "seconds", "thread")
@@ -67,7 +67,7 @@ class Limit:
         return wider if wider is not None else (self if time.monotonic() >= self.expires else None)
 
     def ring(self) -> None:
-        """Note that the code is told of every limit that is up."""
+        """Note that ``TimeUp`` is raised for every limit that is up."""
         if time.monotonic() >= self.expires:
             self.rang = True
         if self.outer is not None:
@@ -260,7 +260,7 @@ def _until(limit: Limit) -> float:
 
 
 class _Bells:
-    """The thread that tells other threads when their time is up."""
+    """The thread that raises ``TimeUp`` in other threads when their time is up."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -286,7 +286,7 @@ class _Bells:
                 _set_async(limit.thread, error)
 
     def drop(self, limit: Limit) -> None:
-        """Tell its thread no more, not even of what it was told and has not seen."""
+        """Raise nothing more in its thread; what was raised there and has not arrived is taken back."""
         with self._changed:
             self._watched.discard(limit)
             _set_async(limit.thread, None)

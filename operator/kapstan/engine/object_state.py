@@ -1,8 +1,8 @@
 """What of an object counts in a key: what pickle would take of it, less what only caches the rest.
 
-A cache is told from state by who fills it: the value of a ``cached_property`` (of any library), an attribute that
-nothing but a property or an operator such as ``__hash__`` sets, a dataclass field that is neither given nor compared.
-A class whose caches are filled in another way leaves them out in its ``__getstate__``.
+Who fills an attribute tells whether it is a cache: the value of a ``cached_property`` (of any library), an attribute
+that nothing but a property or an operator such as ``__hash__`` sets, a dataclass field that is neither given nor
+compared. A class whose caches are filled in another way leaves them out in its ``__getstate__``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SET_REDUCES: tuple[Any, ...] = (cast("Any", set).__reduce__, cast("Any", frozen
 
 
 class NotKeyed(Exception):
-    """The content of this object cannot be told."""
+    """No key can stand for the content of this object."""
 
 
 def state_of(value: Any, kind: type[Any]) -> Any:

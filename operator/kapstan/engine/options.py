@@ -31,10 +31,10 @@ class TaskRunner(Protocol):
 
 
 # ---------------------------------------------------------------------------------------------- checks
-# Each takes the option's name and a value other than None, and gives the form that the engine reads.
+# A check takes the option's name and a value other than None, and gives the form that the engine reads.
 
 MOST_RETRIES = 998
-"""A background run's record counts its executions in three digits."""
+"""Most retries: a background run's record counts its executions in three digits."""
 
 
 def text(option: str, value: Any) -> str:
@@ -236,7 +236,7 @@ def checked(where: str, kind: type, options: Mapping[str, Any]) -> dict[str, Any
 
     Raises:
         TypeError: an option that ``kind`` does not have, naming the nearest one.
-        ConfigurationError: a value that cannot be, naming option, value and what fits.
+        ConfigurationError: a value that does not fit; the message names option, value and what fits.
     """
     known = kind.__annotations__
     for option in options.keys() - known.keys():

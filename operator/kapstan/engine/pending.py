@@ -22,13 +22,13 @@ logger = logging.getLogger("kapstan.engine")
 
 
 class Resolvable:
-    """Something among the arguments that stands for a value to come."""
+    """An argument that stands for a later value: a future."""
 
     __slots__ = ()
 
     @property
     def memo_reference(self) -> str:
-        """What it counts as in memo keys: the run that it stands for."""
+        """The id that stands for it in memo keys: that of its run."""
         raise AttributeError("memo_reference")
 
     @property
@@ -46,7 +46,7 @@ class Resolvable:
 
 
 class Pending(Resolvable):
-    """A submitted run of this process: its state, and who is to be told when it ends."""
+    """A submitted run of this process: its state, and the callbacks for its end."""
 
     __slots__ = ("_callbacks", "_done", "_ended", "_lock", "run_id", "state")
 
@@ -81,7 +81,7 @@ class Pending(Resolvable):
             return limits.wait(self._ended, timeout)
 
     def finish(self, state: State) -> None:
-        """Set the last state and tell everybody; a ``NotReady`` state is the last one, too."""
+        """Set the last state and call the callbacks. A ``NotReady`` state can be the last one, too."""
         with self._lock:
             self.state = state
             self._done = True

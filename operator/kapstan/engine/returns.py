@@ -15,8 +15,8 @@ def state_of(result: Any) -> State:
     """The final state of a flow that returned ``result``; waits for the futures in it.
 
     A state that the flow made itself is its state. States and futures of runs, one or a list, tuple or set of nothing
-    else, decide together: all Completed, or one Cancelled, else Failed; they are the result, as states. Any other value
-    makes the flow Completed; futures in it become states.
+    else, decide together: Completed if all are, Cancelled if one is, else Failed; the result holds them as states. Any
+    other value makes the flow Completed; futures in it become states.
     """
     result = _states_in(result, {})
     if isinstance(result, State) and result.run_id is None:

@@ -1,4 +1,4 @@
-"""Tells the index of flow runs where a run stands; the journal is the truth, so a Redis that is away only costs a
+"""Writes into the index of flow runs where a run stands. The journal is the truth, so a Redis that is away costs only a
 warning.
 """
 

@@ -40,7 +40,7 @@ def submit(
     """Submit one run; its id.
 
     Args:
-        named: is told the id before the queue is.
+        named: called with the id before the queue is given the run.
 
     Raises:
         ConfigurationError: the task is a lambda or a local function without a name, which no worker finds.
@@ -71,7 +71,8 @@ def submit(
 
 
 def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
-    """Submit one run for each of ``calls``, in order; raises as ``submit``. None is submitted if one cannot be sent."""
+    """Submit one run for each of ``calls``, in order; raises as ``submit``. If one cannot be sent, none is
+    submitted."""
     backend = backends.current()
     codec = backend.codec
     flow: FlowRun | None = current_flow.get()

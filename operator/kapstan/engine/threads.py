@@ -2,7 +2,7 @@
 
 At most ``limit`` of them run code at a time. One that waits (for a future, for a retry) gives up its place meanwhile,
 and another goes on: calls that submit further calls and wait for them cannot use the threads up. The threads are
-daemons: a process that is told to end does not wait for them.
+daemons: a process that ends does not wait for them.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Submitted:
             self._later(operation)
 
     def _ask(self, ask: Callable[[Any], Operation], answer: Any) -> Operation | None:
-        """The next operation; None at the end, which is told."""
+        """The next operation; None at the end, after ``ended`` was called."""
         try:
             return self._context.run(ask, answer)
         except StopIteration as end:

@@ -1,4 +1,4 @@
-"""Giving up one's place while one waits: a thread that waits for another run must not keep that run from starting."""
+"""A thread that waits for another run gives up its place, so that it cannot keep that run from starting."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Protocol
 
 
 class Places(Protocol):
-    """What this thread has a place of: the threads of a flow, the lanes of a worker."""
+    """Where this thread has a place: among the threads of a flow, or the lanes of a worker."""
 
     def without_place(self) -> AbstractContextManager[None]:
-        """Another one may take the place of this thread; at the end it has one again."""
+        """Context manager: another thread may take this one's place; at the end it has one again."""
         ...
 
 
@@ -30,7 +30,7 @@ def belongs_to(places: Places) -> None:
 
 @contextmanager
 def without_place() -> Generator[None]:
-    """For code that waits. Nothing happens on a thread that has no place."""
+    """Context manager for code that waits. Does nothing on a thread without a place."""
     places = _here.places
     if places is None:
         yield

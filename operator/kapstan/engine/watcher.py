@@ -1,5 +1,5 @@
-"""Calls back when background runs end; used by ``futures``. It waits for as long as it takes: a queue that is away
-longer than a call may wait is asked again."""
+"""Calls back when background runs end; used by ``futures``. It waits as long as it takes: if the queue does not answer
+in time, it asks again."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from kapstan.states import State
 
 
 def call(execution: TaskExecution) -> Steps[State]:
-    """The last step: it hands on to nobody."""
+    """The last step: it calls no further one."""
     spec, run = execution.spec, execution.run
     body = execution.ledger.branch(execution)
     code = Call(spec.fn, execution.args, execution.kwargs, body)

@@ -1,4 +1,4 @@
-"""Commit: the outcome is durable before the caller sees it. What is no end (``NotReady``) is not kept."""
+"""Commit: the outcome is durable before the caller sees it. ``NotReady`` is no end and is not kept."""
 
 from __future__ import annotations
 
