@@ -88,6 +88,15 @@ class Cluster(ABC):
         self.ctr("task", "kill", "--signal", signal, number)
         return number
 
+    @contextmanager
+    def silent_node(self) -> Generator[None]:
+        """The node's kubelet does nothing while the block lasts, as if the node were cut off: what runs there runs on.
+
+        Raises NotApplicable without a node.
+        """
+        raise NotApplicable(f"a {self.provider} cluster gives no kubelet to stop")
+        yield
+
     def ctr(self, *words: str | Path) -> str:
         """``ctr -n k8s.io ...`` on the node. Raises NotApplicable without one."""
         raise NotApplicable(f"{' '.join(map(str, words))} needs a node, which a {self.provider} cluster does not give")

@@ -117,6 +117,7 @@ def _kubelet(root: Path) -> str:
             # The disk is shared with the rest of the machine and may be nearly full; images cannot be pulled again.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
             "imageGCHighThresholdPercent": 100,
+            "nodeLeaseDurationSeconds": 8,  # renewed every two seconds; see controller_manager
             "volumePluginDir": f"{root}/volume-plugins",
             "podLogsDir": f"{root}/pod-logs",
         },
@@ -207,6 +208,8 @@ def controller_manager(root: Path) -> list[str]:
         "--leader-elect=false",
         f"--cluster-cidr={POD_SUBNET}",
         "--concurrent-job-syncs=20",
+        "--node-monitor-grace-period=16s",  # a node that is lost is known as such within a test's time
+        "--node-monitor-period=1s",
     ]
 
 

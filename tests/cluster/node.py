@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ class NodeCluster(Cluster):
     def import_archives(self, archives: Iterable[Path]) -> None:
         for archive in archives:
             self.ctr("images", "import", archive)
+
+    @contextmanager
+    def silent_node(self) -> Generator[None]:
+        kubelet = _process_with(f"--config={self._root}/kubelet.json")
+        kubelet.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            kubelet.send(signal.SIGCONT)
 
     def ctr(self, *words: str | Path) -> str:
         return run(["ctr", "-a", configuration.socket(self._root), "-n", "k8s.io", *words], timeout=300)
@@ -233,6 +243,15 @@ def _end(state: State) -> None:
     for name, value in record.sysctls.items():
         if (_KERNEL / name).read_text() != value:
             (_KERNEL / name).write_text(value)
+
+
+def _process_with(word: str) -> ProcessIdentity:
+    """The process that has ``word`` among its arguments."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                return ProcessIdentity.of(int(path.parent.name))
+    raise LookupError(f"no process has {word} among its arguments")
 
 
 def _link() -> int | None:

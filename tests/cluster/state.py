@@ -46,6 +46,16 @@ class ProcessIdentity:
         fields = stat.rpartition(")")[2].split()
         return int(fields[19]) == self.started and fields[0] not in ("Z", "X")
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal, to this process and no other. Raises ProcessLookupError where it has ended."""
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            if not self.alive():
+                raise ProcessLookupError(f"process {self.pid} has ended")
+            signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
     def kill(self, timeout: float = 20) -> None:
         """SIGKILL it and wait until it has ended. The descriptor is opened before the identity is compared, so the
         signal cannot reach a later process of the same number. Raises ClusterUnavailable where it does not end."""

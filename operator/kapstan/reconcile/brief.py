@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 from kapstan.ids import RunId
 from kapstan.ports import Key, Manifest
+from kapstan.reconcile.manifests import moment, number, objects, text, within
 from kapstan.reconcile.naming import run_id_of, run_id_of_key
 from kapstan.resources.labels import SCHEDULE_LABEL
 from kapstan.states import TERMINAL_PHASES
@@ -62,25 +63,24 @@ class RunBrief:
     @classmethod
     def of(cls, manifest: Manifest) -> RunBrief:
         """Read what is needed of a FlowRun, without a model."""
-        metadata, spec = cast("Manifest", manifest["metadata"]), cast("Manifest", manifest["spec"])
-        status = cast("Manifest", manifest.get("status") or {})
-        created = _time(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
-        attempts = cast("list[Manifest]", status.get("attempts") or [])
-        phase = str(status.get("phase") or "")
+        metadata, spec, status = manifest["metadata"], within(manifest, "spec"), within(manifest, "status")
+        created = moment(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
+        attempts = objects(status.get("attempts"))
+        phase = text(status.get("phase"))
         in_flight = phase not in TERMINAL_PHASES and bool(attempts) and not attempts[-1].get("finishedAt")
         labels = cast("Mapping[str, str]", metadata.get("labels") or {})
         return cls(
             key=Key("FlowRun", str(metadata.get("namespace") or "default"), str(metadata["name"])),
             uid=str(metadata.get("uid") or ""),
-            deployment=str(cast("Manifest", spec.get("deploymentRef") or {}).get("name") or ""),
+            deployment=text(within(spec, "deploymentRef").get("name")),
             schedule=labels.get(SCHEDULE_LABEL, ""),
             phase=phase,
             created=created,
-            scheduled=_time(spec.get("scheduledTime")) or created,
+            scheduled=moment(spec.get("scheduledTime")) or created,
             in_flight=in_flight,
-            cancelled=bool(spec.get("cancel")),
-            attempts=tuple((int(a["number"]), str(a["job"])) for a in attempts),
-            idempotency_key=str(spec.get("idempotencyKey") or ""),
+            cancelled=spec.get("cancel") is True,
+            attempts=tuple((number(a.get("number")), text(a.get("job"))) for a in attempts if text(a.get("job"))),
+            idempotency_key=text(spec.get("idempotencyKey")),
             resuming=is_resuming(spec, status),
             ended_at=_end(status, created) if phase in TERMINAL_PHASES else None,
         )
@@ -88,18 +88,13 @@ class RunBrief:
 
 def is_resuming(spec: Manifest, status: Manifest) -> bool:
     """Whether a person asked to go on with a run that had failed or crashed."""
-    asked, followed = int(spec.get("resume") or 0), int(status.get("resumed") or 0)
-    return status.get("phase") in ("Failed", "Crashed") and asked > followed and not spec.get("cancel")
+    asked, followed = number(spec.get("resume")), number(status.get("resumed"))
+    return text(status.get("phase")) in ("Failed", "Crashed") and asked > followed and spec.get("cancel") is not True
 
 
 def _end(status: Manifest, created: datetime) -> datetime:
     """The last attempt's end; of a run without one, the moment at which its phase changed last."""
-    attempts = cast("list[Manifest]", status.get("attempts") or [])
-    conditions = cast("list[Manifest]", status.get("conditions") or [])
+    attempts, conditions = objects(status.get("attempts")), objects(status.get("conditions"))
     moments = [attempts[-1].get("finishedAt")] if attempts else []
     moments += [found.get("lastTransitionTime") for found in conditions if found.get("type") == "Progressing"]
-    return max((moment for moment in map(_time, moments) if moment is not None), default=created)
-
-
-def _time(value: Any) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) else None
+    return max((found for found in map(moment, moments) if found is not None), default=created)

@@ -18,7 +18,7 @@ from kapstan.errors import ClusterRefused, ClusterUnavailable, InvalidResource, 
 from kapstan.ids import RunId
 from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
 from kapstan.reconcile.cache import key_of_manifest
-from kapstan.reconcile.plan import Acting, Plan, Refused
+from kapstan.reconcile.plan import Acting, EmitEvent, Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Wake
 from kapstan.reconcile.table import TABLE
 from kapstan.reconcile.work_queue import WorkQueue
@@ -209,6 +209,8 @@ class Loop:
         except InvalidResource as error:
             # Stored before a rule was there, or past a server without it: nothing can be decided until it is corrected.
             log.warning("%s is left alone: %s", key, error)
+            uid = str(manifest["metadata"].get("uid") or "")
+            await EmitEvent(key, uid, "Warning", "InvalidSpec", str(error)).perform(self._acting(manifest))
             return
         try:
             await plan.perform(self._acting(manifest))

@@ -49,6 +49,18 @@ def test_what_is_created_is_read_back_with_its_identity_and_defaults(on: On) -> 
     on(body)
 
 
+def test_no_name_is_no_object_and_never_all_of_them(on: On) -> None:
+    async def body(cluster: Cluster) -> None:
+        await cluster.create(manifest(POOL))
+        nameless = Key("WorkPool", NAMESPACE, "")
+        assert await cluster.get(nameless) is None
+        with pytest.raises((InvalidResource, NotFound)):
+            await cluster.delete(nameless)
+        assert await cluster.get(POOL) is not None
+
+    on(body)
+
+
 def test_a_name_is_given_once(on: On) -> None:
     async def body(cluster: Cluster) -> None:
         await cluster.create(manifest(POOL))

@@ -101,6 +101,22 @@ def test_nothing_is_decided_while_its_journal_cannot_be_read() -> None:
     assert condition(status(plan), "Degraded") == ("True", "StoreUnavailable")
 
 
+@pytest.mark.parametrize(("seconds", "says"), [(3, False), (-4, False), (-6, True), (-59, True)])
+def test_why_nothing_goes_on_is_told_with_the_way_on(seconds: float, says: bool) -> None:
+    silent = seen(running=True, stopping=True, stop_by=text(seconds), pod="run-1-x", node="far")
+    plan = reconcile(RUNNING, silent)
+    assert actions(plan, StartAttempt) == []
+    degraded = condition(status(plan), "Degraded")
+    assert degraded == (("True", "NodeLost") if says else ("False", "AsExpected"))
+    assert plan.requeue_at == at(seconds + (60 if says else 5))
+    if says:
+        found = status(plan)["diagnosis"]
+        assert "run-1-x on node far should have ended by" in found["message"]
+        assert f"before {text(seconds + 60)}" in found["message"]
+        assert "kubectl delete pod run-1-x --force --grace-period=0" in found["resolution"]
+        assert found["message"] in status(plan)["message"]
+
+
 def test_a_cancelled_run_on_a_lost_node_ends() -> None:
     plan = reconcile(RUNNING, seen(**STUCK), journal(told(1)), spec={"cancel": True})
     assert status(plan)["phase"] == "Cancelled"

@@ -62,21 +62,22 @@ class Resource:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """The URL path of the collection, of one object, or of its subresource.
+    def path(self, namespace: str | None, name: str | None = None, subresource: str = "") -> str:
+        """The URL path of the collection (no ``name``), of one object, or of its subresource.
 
         Raises:
-            InvalidResource: a name that would lead elsewhere.
+            InvalidResource: a name that would lead elsewhere; an empty one would lead to the whole collection.
         """
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         within = ("namespaces", _segment(namespace)) if namespace else ()
-        parts = [root, *within, self.plural, _segment(name), subresource]
+        named = () if name is None else (_segment(name),)
+        parts = [root, *within, self.plural, *named, subresource]
         return "/".join(part for part in parts if part)
 
 
 def _segment(name: str) -> str:
     """``name`` as one segment of a path, whoever wrote it: a reference may hold anything."""
-    if name in (".", ".."):
+    if name in ("", ".", ".."):
         raise InvalidResource([("metadata.name", f"{name!r} is no name of an object")], kind="resource", name=name)
     return quote(name, safe="")
 

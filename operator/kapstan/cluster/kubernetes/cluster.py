@@ -39,6 +39,8 @@ class KubernetesCluster:
         self._events = Recorder(client, field_manager)
 
     async def get(self, key: Key) -> Manifest | None:
+        if not key.name:  # what a reference that is none names
+            return None
         try:
             return await self.client.get(_path(key))
         except NotFound:

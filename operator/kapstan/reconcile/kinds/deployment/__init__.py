@@ -30,7 +30,7 @@ class DeploymentReconciler(Reconciler):
         return None if manifest is None else refused(await observe(world, key, manifest, now), str(error), now)
 
     def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
-        if before is not None and after is not None and before["spec"] == after["spec"]:
+        if before is not None and after is not None and before.get("spec") == after.get("spec"):
             return  # its counts and next moments concern nobody
         for seen in filter(None, (before, after)):
             yield Wake(pool_named_by(key, seen))

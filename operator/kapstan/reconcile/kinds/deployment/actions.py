@@ -9,6 +9,7 @@ from kapstan.errors import ClusterRefused, InvalidResource, NotFound, ResourceCo
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.cache import key_of_manifest
 from kapstan.reconcile.kinds.deployment.history import History
+from kapstan.reconcile.manifests import within
 from kapstan.reconcile.plan import Acting, Refused
 
 
@@ -46,7 +47,7 @@ class CancelRun:
             return
         # With its uid: an apply creates what is not there, and would bring back a run that was deleted meanwhile.
         metadata = {name: manifest["metadata"][name] for name in ("name", "namespace", "uid")}
-        wanted = {**manifest, "metadata": metadata, "spec": {**manifest["spec"], "cancel": True}}
+        wanted = {**manifest, "metadata": metadata, "spec": {**within(manifest, "spec"), "cancel": True}}
         wanted.pop("status", None)
         with contextlib.suppress(ResourceConflict):
             acting.wrote(await acting.world.cluster.apply(wanted))

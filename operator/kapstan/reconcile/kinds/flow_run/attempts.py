@@ -25,6 +25,8 @@ GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL, unless the pool's podTemplate says otherwise."""
 LINGER = timedelta(seconds=30)
 """How long a process may live on after its run has ended."""
+LATE = timedelta(seconds=5)
+"""How long after the end of its grace a process is seen to have ended where nothing is wrong."""
 UNHEARD = timedelta(seconds=60)
 """How long after the end of its grace a process that should be gone is waited for: its node is lost, probably."""
 PENDING = timedelta(seconds=600)
@@ -62,6 +64,12 @@ def grace_of(pool: WorkPool | None) -> float:
     """Seconds that an attempt in this pool gets between SIGTERM and SIGKILL: what its pods are told."""
     spec = cast("dict[str, Any]", pool.spec.pod_template.get("spec") or {}) if pool is not None else {}
     return float(spec.get("terminationGracePeriodSeconds") or GRACE)
+
+
+def overdue_since(seen: AttemptObservation, now: datetime) -> datetime | None:
+    """When a process that was told to go should have ended, where that is over and its end is not seen."""
+    stop_by = _moment(seen.stop_by)
+    return None if stop_by is None or seen.ended or now < stop_by + LATE else stop_by
 
 
 def given_up_at(seen: AttemptObservation) -> datetime | None:

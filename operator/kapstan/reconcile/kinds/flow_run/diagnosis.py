@@ -5,6 +5,8 @@ Called by the FlowRun reconciler for a process that does not start, or ended wit
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from kapstan.ports import AttemptObservation
 from kapstan.reconcile.status import shortened
 from kapstan.resources.flowrun import Diagnosis, DiagnosisCategory
@@ -70,10 +72,12 @@ STUCK: frozenset[DiagnosisCategory] = frozenset({"ImagePull", "ConfigError", "Un
 """What keeps a process from starting until somebody does something."""
 
 
-def diagnosis(category: DiagnosisCategory, message: str) -> Diagnosis:
-    """A diagnosis with the resolution that belongs to its category."""
+def diagnosis(category: DiagnosisCategory, message: str, *, resolution: str = "") -> Diagnosis:
+    """A diagnosis, with the resolution that belongs to its category unless another one is given."""
     return Diagnosis(
-        category=category, message=shortened(message) or DIAGNOSES[category], resolution=_RESOLUTION[category]
+        category=category,
+        message=shortened(message) or DIAGNOSES[category],
+        resolution=resolution or _RESOLUTION[category],
     )
 
 
@@ -83,6 +87,22 @@ def of_start(seen: AttemptObservation) -> Diagnosis | None:
     if category is None or category not in STUCK:
         return None
     return diagnosis(category, f"{seen.reason}: {seen.message}" if seen.message else seen.reason)
+
+
+def of_silence(seen: AttemptObservation, since: datetime, until: datetime) -> Diagnosis:
+    """A process was told to go, and neither its end nor anything else is heard from its node."""
+    return diagnosis(
+        "NodeLost",
+        f"{seen.pod or seen.job} on node {seen.node or 'unknown'} should have ended by {_clock(since)} and is not seen"
+        " to have: it may still run, so nothing else executes the run before "
+        f"{_clock(until)}; then the next attempt goes on, and what an old one may still do is kept out of its record",
+        resolution="bring the node back, or make sure that it is off and then delete the pod: "
+        f"kubectl delete pod {seen.pod or 'POD'} --force --grace-period=0",
+    )
+
+
+def _clock(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def of_end(seen: AttemptObservation, reason: str = "") -> Diagnosis:

@@ -9,14 +9,17 @@ from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis
 from kapstan.reconcile.kinds.flow_run.actions import StopAttempt
 from kapstan.reconcile.kinds.flow_run.attempts import (
+    LATE,
     PENDING,
     RESYNC,
     STOPPED_FOR,
+    UNHEARD,
     Judgement,
     Verdict,
     given_up_at,
     grace_of,
     judge,
+    overdue_since,
     seen_on,
 )
 from kapstan.reconcile.kinds.flow_run.next_attempt import after_attempt, blocked, launch
@@ -24,7 +27,7 @@ from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.kinds.flow_run.step import Step
 from kapstan.reconcile.plan import Action
 from kapstan.reconcile.status import key_of
-from kapstan.resources.flowrun import Attempt, Phase
+from kapstan.resources.flowrun import Attempt, Diagnosis, Phase
 from kapstan.states import PHASES, AttemptOutcome
 
 
@@ -57,13 +60,18 @@ def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPl
         uid, grace = run.metadata.uid or "", grace_of(step.observed.pool)
         actions.append(StopAttempt(step.pool_type, key_of(run), uid, attempt.job, grace))
     phase: Phase = "Cancelling" if run.spec.cancel else "Running" if seen.running else "Pending"
-    stuck = None if seen.running else diagnosis.of_start(seen)
+    stuck = _not_heard_of(seen, step.now) or (None if seen.running else diagnosis.of_start(seen))
     step.status = step.status.model_copy(update={"diagnosis": stuck})
     step.degraded(stuck.category if stuck else None, f"{stuck.message}: {stuck.resolution}" if stuck else "")
     message = f"attempt {attempt.number}: " + (stuck.message if stuck else PHASES[phase])
     step.tell(phase, message, progressing=stuck is None)
     # The status first: a deadline that is not written down would be forgotten once the process is gone.
     return step.plan(step.write(), actions, requeue_at=_look_again(step, seen))
+
+
+def _not_heard_of(seen: AttemptObservation, now: datetime) -> Diagnosis | None:
+    since, until = overdue_since(seen, now), given_up_at(seen)
+    return None if since is None or until is None else diagnosis.of_silence(seen, since, until)
 
 
 def _overdue(
@@ -96,7 +104,9 @@ def _deadline(step: Step, seen: AttemptObservation) -> datetime | None:
 
 
 def _look_again(step: Step, seen: AttemptObservation) -> datetime:
-    moments = (_deadline(step, seen), given_up_at(seen), step.now + RESYNC)
+    given_up = given_up_at(seen)
+    should_end = None if given_up is None else given_up - UNHEARD + LATE
+    moments = (_deadline(step, seen), should_end, given_up, step.now + RESYNC)
     return min(moment for moment in moments if moment is not None and moment > step.now)
 
 

@@ -5,10 +5,9 @@ Used by the kinds that depend on a pool.
 
 from __future__ import annotations
 
-from typing import cast
-
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.cache import Cache
+from kapstan.reconcile.manifests import objects, text, within
 from kapstan.reconcile.world import World
 
 NEEDS_WORKER = "NeedsProcessWorker"
@@ -24,7 +23,7 @@ def needs_worker(pool: str) -> str:
 
 def pool_named_by(deployment: Key, manifest: Manifest) -> Key:
     """The WorkPool of a Deployment's manifest."""
-    return Key("WorkPool", deployment.namespace, str(manifest["spec"]["workPoolRef"]["name"]))
+    return Key("WorkPool", deployment.namespace, text(within(manifest, "spec", "workPoolRef").get("name")))
 
 
 def pool_of(cache: Cache, deployment: Key) -> Key | None:
@@ -35,8 +34,7 @@ def pool_of(cache: Cache, deployment: Key) -> Key | None:
 
 def deployment_of(run: Key, manifest: Manifest) -> Key:
     """The Deployment of a FlowRun's manifest."""
-    reference = cast("Manifest", cast("Manifest", manifest.get("spec") or {}).get("deploymentRef") or {})
-    return Key("Deployment", run.namespace, str(reference.get("name") or ""))
+    return Key("Deployment", run.namespace, text(within(manifest, "spec", "deploymentRef").get("name")))
 
 
 def deployments_of(cache: Cache, pool: Key) -> list[Key]:
@@ -44,7 +42,7 @@ def deployments_of(cache: Cache, pool: Key) -> list[Key]:
     return [
         Key("Deployment", pool.namespace, str(manifest["metadata"]["name"]))
         for manifest in cache.of_kind("Deployment", pool.namespace)
-        if manifest["spec"]["workPoolRef"]["name"] == pool.name
+        if text(within(manifest, "spec", "workPoolRef").get("name")) == pool.name
     ]
 
 
@@ -56,12 +54,12 @@ def waiting_runs(cache: Cache, deployment: Key) -> list[Key]:
 def served_elsewhere(world: World, pool: Key) -> bool:
     """Whether a worker in another process starts this pool's runs."""
     manifest = world.cache.get(pool)
-    if manifest is None or manifest["spec"].get("type", "kubernetes") in world.launchers:
+    if manifest is None or (text(within(manifest, "spec").get("type")) or "kubernetes") in world.launchers:
         return False
     return is_served(manifest)
 
 
 def is_served(pool: Manifest) -> bool:
     """Whether a worker has written that it serves this pool of type process."""
-    conditions = cast("list[Manifest]", cast("Manifest", pool.get("status") or {}).get("conditions") or [])
-    return any(c["type"] == NEEDS_WORKER and c["status"] == "False" for c in conditions)
+    conditions = objects(within(pool, "status").get("conditions"))
+    return any(c.get("type") == NEEDS_WORKER and c.get("status") == "False" for c in conditions)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from kapstan.errors import InvalidResource
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.kinds.work_pool.belonging import deployments_of
 from kapstan.reconcile.kinds.work_pool.observed import PoolObserved
@@ -15,11 +18,12 @@ def observe(world: World, manifest: Manifest) -> PoolObserved:
     pool = WorkPool.from_dict(manifest)
     key = Key("WorkPool", pool.metadata.namespace, pool.metadata.name)
     places = world.memory(Places)
-    deployments = {
-        parent.name: Deployment.from_dict(stored)
-        for parent in deployments_of(world.cache, key)
-        if (stored := world.cache.get(parent)) is not None
-    }
+    deployments: dict[str, Deployment] = {}
+    for parent in deployments_of(world.cache, key):
+        stored = world.cache.get(parent)
+        with contextlib.suppress(InvalidResource):  # its own runs wait until it is corrected, and nobody else's
+            if stored is not None:
+                deployments[parent.name] = Deployment.from_dict(stored)
     granted = places.granted(key)
     return PoolObserved(
         pool=pool,
