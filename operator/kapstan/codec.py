@@ -277,7 +277,7 @@ def _exact(value: Any, depth: int, seen: set[int]) -> bool:
         return False
     seen.add(id(value))
     # Loops, since every background run passes here and a generator costs more than what it would look at; and most of
-    # what they look at is told here, since a call costs more than that, too.
+    # what they look at is checked here, since a call costs more than that, too.
     if kind is list:
         for item in value:
             if not (type(item) is str and item.isascii()) and not _exact(item, depth + 1, seen):

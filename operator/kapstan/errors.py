@@ -36,7 +36,7 @@ KapstanError
 │   └── TaskTimeout (also TimeoutError)
 ├── ParameterError              arguments that do not fit the signature
 │   ├── ParameterTypeError
-│   ├── UnkeyableInput          one whose content no key can tell
+│   ├── UnkeyableInput          no key can stand for its content
 │   ├── MappingLengthMismatch
 │   └── MappingMissingIterable
 └── MissingContextError         called outside a run
@@ -222,7 +222,7 @@ class ParameterTypeError(ParameterError):
 
 
 class UnkeyableInput(ParameterError):
-    """The content of an argument cannot be told, so no key can stand for it."""
+    """No key can stand for the content of an argument."""
 
 
 class MappingLengthMismatch(ParameterError):

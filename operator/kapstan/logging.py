@@ -174,7 +174,7 @@ class _Format(logging.Formatter):
 def set_up() -> None:
     """Give the logger ``kapstan`` its level and a console handler, once per process; called for every run.
 
-    ``dictConfig`` and ``fileConfig`` disable the loggers that they do not name, unless they are told not to. Nobody
+    ``dictConfig`` and ``fileConfig`` disable the loggers that they do not name, unless configured otherwise. Nobody
     means the lines of runs by that, so those loggers are enabled again.
     """
     global _ready

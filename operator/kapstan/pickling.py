@@ -21,7 +21,7 @@ from kapstan.exception_state import ExceptionState, made, pickles_itself, restor
 from kapstan.identity import MAINS, find, importable_name, loaded
 
 Lost = Callable[[str], object]
-"""Told what could not be kept, such as ``attribute 'lock' (_thread.lock)``."""
+"""Called with what could not be kept, such as ``attribute 'lock' (_thread.lock)``."""
 
 
 def dumps(value: Any) -> bytes:
@@ -36,7 +36,7 @@ def dumps(value: Any) -> bytes:
 def dumps_exception(error: BaseException, lost: Lost) -> tuple[bytes, BaseException]:
     """The pickle of ``error``, and what reading it gives: an exception of the same class.
 
-    What it (or one below it) holds that cannot be pickled is left out, telling ``lost``.
+    What it (or an exception in it) holds that cannot be pickled is left out; ``lost`` is called with it.
 
     Raises:
         Exception: it cannot be pickled all the same.

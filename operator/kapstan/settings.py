@@ -225,7 +225,7 @@ def make_home(home: Path) -> None:
     raise ConfigurationError(f"KAPSTAN_HOME={str(home)!r} cannot be used ({reason}): set it to a folder of yours")
 
 
-# Told to processes of ours by the launcher; not settings. Names with KAPSTAN_TEST_ belong to the tests.
+# Set by the launcher for processes of ours; not settings. Names with KAPSTAN_TEST_ belong to the tests.
 _NOT_SETTINGS = frozenset(
     {
         "KAPSTAN_EXECUTOR",

@@ -46,12 +46,12 @@ class AttemptOutcome(enum.StrEnum):
     """The control plane gave the run up: it lost its process too often, or cannot be started."""
     SUSPENDED = "Suspended"
     HANDED_BACK = "HandedBack"
-    """Told to go (SIGTERM of a drain or an eviction); the run goes on in another attempt, and no budget is spent."""
+    """Asked to end (SIGTERM of a drain or an eviction); the run goes on in another attempt, and no budget is spent."""
     LOST = "Lost"
 
     @property
     def ends_run(self) -> bool:
-        """Whether the run has ended with this attempt; only a person has it go on then."""
+        """Whether the run has ended with this attempt; after that only a person can make it go on."""
         return self in _ENDS_RUN
 
 
@@ -66,7 +66,7 @@ class EffectClass(enum.StrEnum):
     PURE = "p"
     """Nothing: it may be run again."""
     IDEMPOTENT = "i"
-    """Whom it calls recognises a repetition."""
+    """The receiver recognises a repetition."""
     AT_MOST_ONCE = "a"
     """Its effect must never happen twice: when in doubt, a person decides."""
     TRANSACTIONAL = "t"

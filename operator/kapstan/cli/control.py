@@ -36,8 +36,8 @@ class Control:
     Args:
         directory: where code comes from unless a resource names another directory.
         pool: serve this WorkPool only.
-        say: told what a person should know.
-        heard: told of every resource as it changes; None for its second argument when it is gone.
+        say: called with lines that a person should read.
+        heard: called with every resource as it changes; its second argument is None when it is gone.
     """
 
     def __init__(

@@ -109,7 +109,9 @@ def cancel(run_id: str, wait: float, force: bool, target: Target) -> None:
     runs = FlowRuns(backends.current())
     found = runs.find(run_id)
     state = runs.cancel(found, wait=wait, force=force)
-    click.echo(f"Cancelled flow run {ids.to_uuid(found)}" if state == "Cancelled" else f"Told its process: {state}")
+    click.echo(
+        f"Cancelled flow run {ids.to_uuid(found)}" if state == "Cancelled" else f"Asked its process to end: {state}"
+    )
 
 
 @command.command(cls=RunCommand)

@@ -87,11 +87,11 @@ def inspect(run_id: str, output: str) -> None:
     "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds to wait for its end."
 )
 def cancel(run_ids: tuple[str, ...], wait: float) -> None:
-    """Stop runs: what waits ends at once, what runs is told by its worker."""
+    """Stop runs: what waits ends at once, what runs is stopped by its worker."""
 
     def stop(runs: TaskRuns, run_id: RunId) -> str:
         state = runs.cancel(run_id, wait)
-        return "Cancelled" if state == "Cancelled" else f"Told its worker; still {state.lower()}:"
+        return "Cancelled" if state == "Cancelled" else f"Asked its worker to stop it; still {state.lower()}:"
 
     _each(run_ids, stop)
 

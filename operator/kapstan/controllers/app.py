@@ -56,7 +56,7 @@ LOST = 3
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `kapstan operator start` was told. ``namespaces`` None: all of them."""
+    """The options of `kapstan operator start`. ``namespaces`` None: all of them."""
 
     namespaces: tuple[str, ...] | None
     signing_keys: Path
@@ -208,7 +208,7 @@ class Operator:
         log.info("released the Lease")
 
     async def _unless_stopped(self, waiting: Awaitable[Any]) -> bool:
-        """Wait for it; False where we were told to stop first."""
+        """Wait for it; False if the operator is stopped first."""
         task, stopped = asyncio.ensure_future(waiting), asyncio.create_task(self._stop.wait())
         await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()

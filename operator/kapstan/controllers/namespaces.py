@@ -38,7 +38,7 @@ class Namespaces:
         keys: directory with a file for each namespace: base64 of its signing key.
         credentials: directory with a folder for each namespace that has credentials of its own: files called as the
             settings, ``KAPSTAN_REDIS_URL`` and ``KAPSTAN_S3_...``, as a mounted Secret shows them.
-        record_changed: told of each run whose record was written, from a thread of this class.
+        record_changed: called with each run whose record was written, from a thread of this class.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Namespaces:
             )
         return replace(
             services,
-            # What is away is told by a condition and looked at again; nobody waits here for half a minute.
+            # A condition says what is away, and it is looked at again; nobody waits here for half a minute.
             redis_retry_seconds=min(self._settings.redis_retry_seconds, _PATIENCE),
             store_deadline_seconds=min(self._settings.store_deadline_seconds, _PATIENCE),
             namespace=namespace,

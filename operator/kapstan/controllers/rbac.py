@@ -2,7 +2,7 @@
 
 `kapstan crds --write` writes the chart's files, a test compares them with the table, and the end-to-end tests run the
 operator under nothing else. A right that is not here is not had: no Secrets, no exec, nothing cluster-wide but what
-the operator is told to watch.
+the operator is set to watch.
 """
 
 from __future__ import annotations

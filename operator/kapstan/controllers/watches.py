@@ -71,7 +71,7 @@ class Watches:
 
     opened: Callable[[Stream], None] = lambda _: None
     denied: Callable[[Stream], None] = lambda _: None
-    """Told of each answer by which a stream may not be watched."""
+    """Called with each stream that the API server refuses to have watched."""
     clock: Callable[[], float] = time.monotonic
     _seen: dict[Stream, _Seen] = field(default_factory=dict[Stream, _Seen])
 

@@ -212,7 +212,7 @@ class FlowAttempt:
             return None
         if flow.ending:
             return None
-        # In a process of its own every stop is told by stop_here: nothing else may have the run started again for ever.
+        # In a process of its own stop_here notes every stop: nothing else may have the run started again for ever.
         untold = flow.on_stop is not None and flow.parent is None and flow.stopped is None
         if not ends_the_caller(reason) or (untold and not isinstance(reason, (HandBack, CancelRun, Parked, TimeUp))):
             self.end(returns.failed(reason, "Flow run encountered an exception"))

@@ -327,7 +327,7 @@ class FlowRun(Ledger):
         return self._stopped
 
     def check_stopped(self, line: Branch | None = None) -> None:
-        """Raises what ``stop`` was told, here or in a flow run that called this one.
+        """Raises the error that ``stop`` was given, here or in a flow run that called this one.
 
         Args:
             line: the branch that is about to make a call.

@@ -24,7 +24,8 @@ def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, An
             return given.format(**parameters)
         except (LookupError, AttributeError, ValueError, TypeError) as error:
             known = ", ".join(parameters) or "none"
-            raise ConfigurationError(f"run name {given!r}: {error}; the parameters are {known}") from None
+            reason = f"there is no parameter {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigurationError(f"run name {given!r}: {reason}; the parameters are {known}") from None
     name: Any = _called(given, parameters)
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"the function for run names gave {name!r}; it must give a text")

@@ -1,8 +1,8 @@
 """What a journal's records are, and what they add up to. No user code is run to read them, nothing is unpickled.
 
 Records are signed JSON with a format version; fields that this release does not know are ignored. A kind that it does
-not know refuses the whole journal: whether it ends the run or drops outcomes, nobody here can tell. The fold takes a
-record that stands twice once (a signal may interrupt a write, which is then made again).
+not know refuses the whole journal: this release cannot know whether it ends the run or drops outcomes. A record that
+stands twice counts once (a signal may interrupt a write, which is then made again).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Opening:
     flow: str = ""
     """Identity of the flow that this attempt executes; "" for an attempt that only ends the run."""
     caller: RunId | None = None
-    """The flow run or background run that called this one, "" for none; None: not told, as by older releases."""
+    """The flow run or background run that called this one, "" for none; None: an older release, which did not write
+    it."""
     deployment: str = ""
     """Name of the deployment that the run was made from, "" for none."""
 
@@ -79,7 +80,7 @@ class TaskOutcome:
     so that a resumed run makes the call again."""
     effect: EffectClass = EffectClass.PURE
     inputs: str = ""
-    """The inputs in short, for people and for the difference that a parked resume shows."""
+    """The inputs in short, for people, and for the difference that is shown when a resumed run parks."""
     position: str = ""
     """Which call it is, whatever its inputs: branch and number of the call."""
     background: bool = False

@@ -1,8 +1,8 @@
-"""One attempt's hand on the journal: it opens, which fences the attempt before, and writes in groups.
+"""One attempt's writer of the journal: opening it fences the attempt before; records are written in groups.
 
-One write is in flight at a time; what arrives meanwhile goes together in the next one. Whoever calls ``append`` and
-finds nobody writing writes, for all that wait: a lone call needs no other thread. What was left by ``post`` is written
-by a thread of the journal's own.
+One write is in flight at a time; what arrives meanwhile goes together in the next one. A thread that calls
+``append`` while nobody writes does the writing, for all that wait: a lone call needs no other thread. What was left by
+``post`` is written by a thread of the journal's own.
 
 An exception of a signal (a time limit, Ctrl-C, SIGTERM) may be raised between any two steps of a caller. So there is no
 lock that it could leave behind: the right to write is an entry of a dict, and every change of state is one step of the
@@ -48,7 +48,7 @@ class _Entry:
         self.error: BaseException | None = None
 
 
-_CLOSE = _Entry(())  # what the thread is told at the end
+_CLOSE = _Entry(())  # tells the thread to end
 
 
 class Journal:
@@ -145,7 +145,7 @@ class Journal:
             raise entry.error
 
     def post(self, record: Record, done: Done) -> None:
-        """Leave ``record`` to be written, in the order of calls; ``done`` is told.
+        """Leave ``record`` to be written, in the order of calls; ``done`` is called when that is settled.
 
         Raises:
             Fenced: another attempt has begun.
@@ -284,7 +284,7 @@ class Journal:
         del self._turn[_WRITER]
 
     def _take_on(self, entry: _Entry, me: _Entry) -> None:
-        """``entry`` is settled and its ``done`` is to be told, or its caller was interrupted, wherever that was."""
+        """``entry`` is settled and its ``done`` must be called, or its caller was interrupted at any point."""
         entry.gone = True
         if self._turn.get(_WRITER) is entry:
             self._turn[_WRITER] = me  # it was writing

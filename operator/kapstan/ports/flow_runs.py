@@ -57,7 +57,7 @@ class FlowRuns(Protocol):
 
     def save(self, run_id: RunId, summary: Mapping[str, Any]) -> None:
         """Replace the summary (JSON values; key ``state`` is the state's type, ``attempt``, ``flow``, ``name``,
-        ``deployment`` ...); those who ``watch`` are told."""
+        ``deployment`` ...); every ``watch`` hears of it."""
         ...
 
     def load(self, run_id: RunId) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 Both launchers (``cluster/kubernetes/render.py``, ``cluster/local/processes.py``) make their processes from these;
 ``kapstan run`` and ``kapstan task serve`` (``cli/run.py``, ``cli/task.py``) read them back into the same records.
-Values are told as they are: whoever writes them into a place that expands or quotes must escape them for that place.
+Values stand here unescaped: whoever writes them into a place that expands or quotes must escape them for it.
 """
 
 from __future__ import annotations

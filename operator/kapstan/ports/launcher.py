@@ -45,7 +45,7 @@ class WorkerObservation:
     """What runs for one TaskWorker: pods of its apps/v1 Deployment, or processes."""
 
     wanted: int
-    """Replicas that the launcher was last told."""
+    """Replicas that were last asked of the launcher."""
     members: tuple[WorkerMember, ...] = ()
     selector: str = ""
     template_hash: str = ""

@@ -116,7 +116,8 @@ class Queue(Protocol):
         ...
 
     def cancel(self, run_id: RunId) -> RunState | None:
-        """Cancel: a queued or delayed run ends at once, a running one is told; its state before, None if unknown."""
+        """Cancel: a queued or delayed run ends at once, the worker of a running one is asked to stop it. Its state
+        before, None if unknown."""
         ...
 
     def open_session(

@@ -19,7 +19,7 @@ class AttemptEnd:
     result_ref: str | None = None
     """Completed: where the result is stored."""
     until: float | None = None
-    """Suspended: when it goes on by itself; None: when it is told to."""
+    """Suspended: when it goes on by itself; None: when somebody resumes it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcome", AttemptOutcome(self.outcome))  # a word, where it was read from JSON

@@ -3,7 +3,7 @@
 The thread that waits reads the socket itself; when several wait, one of them reads for all. Every run that somebody
 waits for is watched by a script on that connection, whose answer brings the ends that came before and the runs that
 the queue does not know; after a reconnect all that are open are watched again, so that a run which a restart of Redis
-lost is told of, too. When nobody has waited for a while the connection is ended: what Redis would send to it piles up
+lost is reported, too. When nobody has waited for a while the connection is ended: what Redis would send to it piles up
 in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 """
 

@@ -1,7 +1,7 @@
 """A lane: one executor's own line to the queue, ``ports.Lane`` on Redis.
 
 Made by ``RedisQueue.open_lane`` in the executor child. An idle lane blocks on the subscription of its connection; a
-submit anywhere hands it a claim through that. Whether a lane is idle is for the queue to say, never for what is
+submit anywhere hands it a claim through that. The queue alone says whether a lane is idle, not what is
 remembered here: others take claims away (a recall by the supervisor, a lease that ended). After every reconnect the
 lane announces what it still knows to hold, so that claims whose reply was lost go back, and sends its unanswered steps
 again; their commits are recognised.
@@ -161,8 +161,8 @@ class RedisLane:
                 self._status = b""
 
     def _ask(self) -> list[Claim]:
-        """Ask for work, for a caller that has none. What the queue shows as this lane's all the same went astray (its
-        answer was lost, or a retry was): it goes back first, or the lane would never be idle again."""
+        """Ask for work, for a caller that has none. If the queue still shows claims of this lane, their answer was lost
+        (or that of a retry): they go back first, or the lane would never be idle again."""
         claims = self.read_step().claims if self._steps else self.step([], 1).claims
         if not claims and self._status == b"HOLDS" and not self._steps and self._wire is not None:
             with self._lock:

@@ -66,7 +66,7 @@ class RedisQueue:
 
     @property
     def channel(self) -> str:
-        """Where this process is told of the ends of the runs that it submitted."""
+        """Where this process hears of the ends of the runs that it submitted."""
         return f"{self.prefix}c:{self._client.decode()}"
 
     # ------------------------------------------------------------------ submitting

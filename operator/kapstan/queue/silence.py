@@ -1,9 +1,9 @@
-"""For how long another session has been silent, by this supervisor's own clock and only while it saw Redis answer.
+"""How long another session has been silent, by this supervisor's own clock and only while it saw Redis answer.
 
 Every renewal counts on in Redis and leaves its number with its session. So an answer that showed number n, some seconds
-ago, says that a session whose own number is still not above n has been silent since then. No wall clock takes part:
-one that steps ends no lease. And a Redis that stalls ends none: a pause between two answers counts as a beat at most,
-one of a lease or more, or another start of the server, lets the watch begin anew.
+ago, says that a session whose own number is still not above n has been silent since then. No wall clock is used, so
+a clock that steps ends no lease. And a Redis that stalls ends none: a pause between two answers counts as a beat at
+most, one of a lease or more, or another start of the server, lets the watch begin anew.
 """
 
 from __future__ import annotations

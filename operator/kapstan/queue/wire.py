@@ -1,9 +1,8 @@
 """Connections to Redis for the hot path, and what error replies stand for.
 
-redis-py makes the connection (URL, TLS, ACL, handshake); from then on commands packed by hiredis are written to its
-socket and read by a hiredis reader of our own, because a waiting thread must watch the socket and a wake-up at once
-and needs to know whether bytes are left in the reader. Called by the adapter's
-other modules; knows no script's meaning.
+redis-py makes the connection (URL, TLS, ACL, handshake). From then on hiredis packs the commands and a hiredis reader
+of our own reads the replies, because a waiting thread must watch the socket and a wake-up at once and needs to know
+whether bytes are left in the reader. Called by the adapter's other modules; knows no script's meaning.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the loop has been told of our resources: the latest manifest of each, and who depends on whom.
+"""What the loop knows of our resources: the latest manifest of each, and who depends on whom.
 
 Filled by the loop from what its caller hears (kopf, the local change feed) and from the answers to its own writes.
 Finished runs are not kept: they are many, and nothing waits for them. It decides nothing.

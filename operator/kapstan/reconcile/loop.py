@@ -82,7 +82,7 @@ class Loop:
             self.enqueue(key_of_manifest(manifest))
 
     def _wrote(self, manifest: Manifest) -> bool:
-        """The answer to a write of our own, known at once, whatever the watch tells later; whether it was news."""
+        """Take in the answer to a write of our own at once, before the watch brings it; whether it was news."""
         key = key_of_manifest(manifest)
         before = self._world.cache.get(key)
         if not self._world.cache.put(manifest):
@@ -100,7 +100,7 @@ class Loop:
             self._wake(self._reconcilers[key.kind].noticed(self._world, key, manifest, None))
 
     def known(self, kind: Kind, namespace: str | None = None) -> list[Manifest]:
-        """What is believed to exist, finished runs left out; whoever lists anew finds out what has vanished."""
+        """What the cache holds, without finished runs; a new list shows what has vanished since."""
         return self._world.cache.of_kind(kind, namespace)
 
     def record_changed(self, run_id: RunId) -> None:
@@ -185,7 +185,7 @@ class Loop:
             self.queue.done(key)
 
     async def _refresh(self, key: Key) -> None:
-        """The view was old: read the object anew, whatever the watch has told so far."""
+        """The view was old: read the object anew, whatever the watch has brought so far."""
         try:
             manifest = await self._world.cluster.get(key)
         except ClusterUnavailable:

@@ -1,7 +1,7 @@
 """Names of what is made from something else: pure functions of the parent, so that making twice makes once.
 
-Called by the reconcilers and by whoever must find a child. Every name fits into 63
-characters, which is what a label and the name of a Job's pod may have.
+Called by the reconcilers and by whoever must find a child. Every name fits into 63 characters, the limit of a label and
+of the name of a Job's pod.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Acting:
     world: World
     enqueue: Callable[[Key], None]
     wrote: Callable[[Manifest], object]
-    """To be told of the answer to each write of one of our resources."""
+    """Called with the answer to each write of one of our resources."""
     version: str = ""
 
 
@@ -72,7 +72,7 @@ class SetStatus:
 
 @dataclass(frozen=True, slots=True)
 class EmitEvent:
-    """Tell a human."""
+    """Record an Event, for people."""
 
     key: Key
     uid: str

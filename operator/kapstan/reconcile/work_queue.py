@@ -1,7 +1,7 @@
 """A keyed work queue: each key at most once in line and at most once in work, whatever is heard in between.
 
 Used by the loop. A key that is added while it is worked on is worked on once more afterwards; a key that failed waits,
-longer each time; a key may be told to come back at a moment. Who adds never blocks. One event loop, no threads.
+longer each time; a key may be added for a later moment. Who adds never blocks. One event loop, no threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a loop can reach: the ports it was given, what it has been told, what it remembers.
+"""What a loop can reach: the ports it was given, its cache, and what it remembers.
 
 Made by the loop; handed to the reconcilers, which hold no state of their own.
 """

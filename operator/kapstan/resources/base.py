@@ -179,12 +179,12 @@ class Metadata(Model, frozen=True):
 class Condition(Model, frozen=True):
     """One aspect of the state, as Kubernetes' own resources tell it."""
 
-    type: str = Field(description="What is told, such as Ready, Progressing or Degraded.")
+    type: str = Field(description="Aspect of the state, such as Ready, Progressing or Degraded.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(description="Why, as one stable CamelCase word that programs may rely on.")
     message: str = Field(default="", description="Why, for a human, with the fix where there is one.")
     observed_generation: int | None = Field(
-        default=None, description="Generation of the spec that this was told about."
+        default=None, description="Generation of the spec that this condition is about."
     )
     last_transition_time: Timestamp | None = Field(default=None, description="When the status last changed.")
 
@@ -289,7 +289,7 @@ class Resource(Model, frozen=True):
         """Read a manifest.
 
         Raises:
-            InvalidResource: the API server would refuse its shape; every problem is told at once.
+            InvalidResource: the API server would refuse its shape; with every problem at once.
         """
         try:
             return cls.model_validate(manifest, context=_WIRE, by_name=False, by_alias=True)

@@ -174,7 +174,7 @@ class FlowRuns:
     def cancel(self, run_id: RunId, *, wait: float = 30.0, force: bool = False, by: str = "cancel") -> str:
         """Stop a run and record that in its journal and in the index.
 
-        A process that keeps the run's lease is told and records the end itself; one of this machine without a lease
+        A process that keeps the run's lease is asked and records the end itself; one of this machine without a lease
         gets SIGTERM. Where no process is left, the end is written under an attempt of its own.
 
         Args:
@@ -182,7 +182,8 @@ class FlowRuns:
             force: end it in the journal at once; a process that still runs it ends at its next record.
 
         Returns:
-            The name of its state now: ``Cancelled``, or ``Cancelling`` where its process was told and has not ended it.
+            The name of its state now: ``Cancelled``, or ``Cancelling`` where its process was asked and has not ended
+                it.
 
         Raises:
             NotPossible: it has ended; it is a subflow; its process is on another machine and keeps no lease.

@@ -110,13 +110,14 @@ class TaskRuns:
     # ------------------------------------------------------------------ operations
 
     def cancel(self, run_id: RunId, wait: float = 0.0) -> str:
-        """Stop a run: one that waits ends at once, one that runs is told by its worker.
+        """Stop a run: one that waits ends at once; of one that runs the worker is asked to stop it.
 
         Args:
             wait: seconds to wait for the end of one that runs.
 
         Returns:
-            The name of its state now: ``Cancelled``, or ``Running`` where it was told and has not ended yet.
+            The name of its state now: ``Cancelled``, or ``Running`` where its worker was asked and it has not ended
+                yet.
 
         Raises:
             NotFound: the queue does not know it.

@@ -1,4 +1,4 @@
-"""How states are spelt to people, in one place: lists, details, filters and messages all use these."""
+"""How states are spelt for people: lists, details, filters and messages all use this table."""
 
 from __future__ import annotations
 

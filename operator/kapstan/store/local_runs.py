@@ -1,6 +1,6 @@
 """``ports.FlowRuns`` in files: leases and summaries of flow runs on a laptop without Redis. Made by ``backend``.
 
-The lease only says early and friendly that another attempt is at work; what makes a late one harmless is the journal.
+The lease only says early that another attempt is at work; the journal is what makes a late one harmless.
 Each holder locks a file of its own for as long as it lives, so that a lease ends with its process.
 """
 
@@ -136,8 +136,8 @@ class LocalFlowRuns:
             yield derived.get(run_id, stamp[1] // 1_000_000) if made is None else round(made * 1000), run_id
 
     def watch(self, changed: Callable[[RunId], None], stop: Callable[[], bool]) -> None:
-        """As the port says. This adapter looks at the folder five times a second: nothing on a laptop tells it more
-        cheaply, and where many watch there is Redis."""
+        """As the port says. This adapter looks at the folder five times a second, which is cheap enough on a laptop;
+        where many watch there is Redis."""
         seen = dict(self._stamps())
         folder_seen = 0
         while not stop():

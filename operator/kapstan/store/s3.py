@@ -142,7 +142,8 @@ class S3Store:
         return refused
 
     def _delete_page(self, keys: Sequence[str]) -> dict[str, str]:
-        """Those that the store refused to delete, and why. A success that is no list of what went says nothing."""
+        """Those that the store refused to delete, and why. A success without a list of what was deleted proves
+        nothing."""
         objects = "".join(f"<Object><Key>{html.escape(self._prefix + key)}</Key></Object>" for key in keys)
         body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
         md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()

@@ -1,4 +1,4 @@
-"""Forks executor children, orders them about and notices their end. Called by the supervisor only.
+"""Forks executor children, gives them orders and notices their end. Called by the supervisor only.
 
 Children are forked by the supervisor itself, at any time, which is safe because the supervisor has no thread but its
 main one and a child never touches the connections it inherits: ``backend`` forgets them in every forked child, and the
@@ -48,7 +48,7 @@ class Child:
         tasks: identities it serves, once it has reported.
         problem: why it cannot serve, if it reported that or died before.
         kill_at: monotonic time at which it is killed unless it has gone.
-        cancelled: the run that it was told to break off.
+        cancelled: the run that it was ordered to break off.
         pardoned: it was killed for the supervisor's reasons; the run it was executing is not charged with that.
     """
 

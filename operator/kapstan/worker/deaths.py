@@ -1,4 +1,4 @@
-"""Deaths of lanes, told to the queue in order; what it could not hear is told again."""
+"""Reports deaths of lanes to the queue, in order; what did not reach it is reported again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Deaths:
 
     @property
     def lanes(self) -> set[int]:
-        """The lanes whose deaths are still to be told: nothing may be claimed on them before."""
+        """The lanes whose deaths are not reported yet: nothing may be claimed on them before."""
         return {lane for lane, _ in list(self._untold)}
 
     def add(self, lane: int, executing: RunId | None) -> None:

@@ -1,11 +1,11 @@
-"""The processes that user code starts: found, ended with the run that is broken off, and buried. Called by supervisors
-and by executor children.
+"""The processes that user code starts: finds them, ends them with a run that is broken off, and reaps them. Called by
+supervisors and executor children.
 
 A process that is killed leaves its own children behind. On Linux a supervisor is their *subreaper*: whatever its
 descendants leave behind becomes its own child, however far it went (a session of its own, a double fork), so that it
-can be ended, and is no zombie afterwards: the duty of an init where the supervisor is PID 1. Which executor an adopted
-process belongs to tells a mark: a variable in its environment, or an open file that only forks of that executor have.
-The embedded server, which a run may have been the first to need, is nobody's. Elsewhere than on Linux only the child
+can be ended, and is no zombie afterwards: the duty of an init where the supervisor is PID 1. A mark tells which
+executor an adopted process belongs to: a variable in its environment, or an open file that only forks of that executor
+have. The embedded server, which a run may have been the first to need, is left alone. On other systems only the child
 itself is killed.
 """
 
@@ -39,7 +39,7 @@ class Process(NamedTuple):
 
 
 def bear(mark: str) -> None:
-    """From now on everything that this process starts bears ``mark``; called in an executor, once."""
+    """Mark this process and everything that it starts from now on; called once in an executor."""
     os.environ[_MARK] = mark
     if _LINUX:
         os.memfd_create(_file(mark))  # stays open; forks have it, programs that are executed do not
@@ -58,7 +58,7 @@ def die_with_parent() -> None:
 
 
 def children_of(pid: int) -> set[int]:
-    """Pids of the children of ``pid``, those that have ended and wait to be buried included."""
+    """Pids of the children of ``pid``, including those that have ended and are not reaped yet."""
     if not _LINUX:
         return set()
     found: set[int] = set()
@@ -71,15 +71,15 @@ def children_of(pid: int) -> set[int]:
 
 
 def bury(pids: Iterable[int]) -> None:
-    """Take note of the end of those adopted processes that have ended."""
+    """Reap those of ``pids`` that have ended."""
     for pid in pids:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
 
 
 def kill_below(root: int, mark: str = "") -> int:
-    """SIGKILL for every process that descends from ``root``, or bears ``mark``, but not for ``root`` and this one; how
-    many they were. A parent before its children: a shell must not go on to its next command because one was ended."""
+    """Send SIGKILL to every process that descends from ``root`` or bears ``mark``, except ``root`` and this process;
+    how many they were. Parents come before children, so that a shell does not go on to its next command."""
     spared = {root, os.getpid()}
     killed = 0
     for _ in range(_ROUNDS):
@@ -97,7 +97,7 @@ def kill_below(root: int, mark: str = "") -> int:
 
 
 def kill_tree(root: int, mark: str = "") -> None:
-    """SIGKILL for ``root``, which is this process' child and not buried yet, and everything below it."""
+    """Send SIGKILL to ``root``, a child of this process that is not reaped yet, and to everything below it."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(root, signal.SIGSTOP)  # so that it starts nothing more, and its own threads wait for nobody
         kill_below(root, mark)
@@ -111,7 +111,7 @@ class Adopted:
         self._left_alone = frozenset(children_of(os.getpid()))
 
     def look(self, own: Iterable[int]) -> set[int]:
-        """Bury those that have ended; the pids of the others. ``own``: pids of the executors."""
+        """Reap those that have ended; the pids of the others. ``own``: pids of the executors."""
         adopted = children_of(os.getpid()) - self._left_alone - set(own)
         bury(adopted)
         return adopted
@@ -136,10 +136,10 @@ _PYTHONS_OWN: Mapping[int, Any] = {
 
 
 def reset_signals_in_forks() -> None:
-    """From now on what this process forks has Python's own answers to signals again, where it would inherit ours.
+    """Give every later fork of this process Python's own signal handlers instead of ours.
 
-    (A program that is executed has them anyway.) Executors leave SIGTERM to their supervisor: for a fork of theirs
-    ``multiprocessing.Process.terminate()`` would do nothing.
+    Executors leave SIGTERM to their supervisor; if a fork inherited that, ``multiprocessing.Process.terminate()`` would
+    do nothing. Programs that are executed have the default handlers anyway.
     """
 
     masks = threading.local()  # held back while it is a fork with the handlers of its parent
@@ -188,7 +188,7 @@ def _state(pid: int) -> str:
 
 
 def _trees(processes: Mapping[int, Process], tops: Iterable[int]) -> list[int]:
-    """``tops`` and those below them that have not ended, each behind its parent."""
+    """``tops`` and those below them that have not ended, parents first."""
     below: dict[int, list[int]] = {}
     for process in processes.values():
         if process.state not in _DIED_OF:

@@ -103,7 +103,7 @@ class Guard(threading.Thread):
 
 
 def _alive(supervisor: socket.socket) -> bool:
-    """Consumes what the supervisor said (a go that came twice); False at the end of file."""
+    """Read and drop what the supervisor sent (a second go); False at the end of file."""
     try:
         return bool(supervisor.recv(64))
     except BlockingIOError:

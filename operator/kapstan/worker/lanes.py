@@ -1,7 +1,7 @@
-"""The executor children of one worker, by lane: forked, heard, ended, buried, replaced, and their deaths told.
+"""The executor children of one worker, one per lane: forks, hears, ends, reaps and replaces them.
 
-Used by the supervisor only. A death is told to the queue with the run that the child was executing, which is charged
-with a crash; a new child takes the lane once that is told.
+Used by the supervisor only. A death is reported to the queue with the run that the child was executing, which is
+charged with a crash; a new child takes the lane after that.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Lanes:
     """The children of one supervisor. Made before the first fork.
 
     Attributes:
-        order: what the children are told to do.
+        order: what the children are ordered to do.
     """
 
     def __init__(self, service: Service, backend: Backend) -> None:
@@ -207,7 +207,7 @@ class Lanes:
         return self._fork_delay
 
     def tell_deaths(self, session: Session) -> None:
-        """Tell the queue of deaths, in order; what it could not hear is told again at the next pass."""
+        """Report deaths to the queue, in order; what did not reach it is reported again at the next pass."""
         self._deaths.tell(session)
 
     def refork(self) -> None:

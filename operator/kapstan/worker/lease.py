@@ -65,8 +65,8 @@ class Lease:
         return renewed
 
     def _acknowledged(self, sent_at: float) -> None:
-        """The queue knows this session since ``sent_at``: wind up the fence, an alarm that also rings through a call
-        that does not return."""
+        """The queue knows this session since ``sent_at``: set the fence, an alarm that also interrupts a call that
+        does not return."""
         self._acknowledged_at = sent_at
         lease = self._settings.lease_seconds
         left = sent_at + FENCE * lease - time.monotonic()

@@ -1,6 +1,6 @@
 """Starts a worker in this process: names its session, gathers settings, becomes the supervisor.
 
-Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the process serves until it is told to stop.
+Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the process serves until SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class Supervisor:
     # ------------------------------------------------------------------ runs that hang, or are cancelled
 
     def _watch(self, session: Session, now: float) -> None:
-        """Recall what waits behind a hanging run; kill what was told to end and has not."""
+        """Recall what waits behind a hanging run; kill what was ordered to end and has not."""
         busy = False
         for child in self._lanes:
             executing = child.slot.executing()

@@ -1,4 +1,4 @@
-"""What the watches have told so far: slim copies of Jobs, pods and the rest, so that observing costs no request.
+"""What the watches have shown so far: slim copies of Jobs, pods and the rest, so that observing costs no request.
 
 Filled by one paged LIST of each kind before the first reconcile, kept up to date by the informers of `controllers`,
 read by the adapters beside it. An answer to a write of ours goes in at once (`put`), so nobody reads the state before

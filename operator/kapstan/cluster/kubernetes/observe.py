@@ -144,7 +144,7 @@ def _end_of_pod(status: Json) -> tuple[str, str]:
 
 
 def _disruption(status: Json) -> tuple[str, str]:
-    """(reason, message) of a pod that was told to go, such as PreemptionByScheduler or DeletionByTaintManager."""
+    """(reason, message) of a pod that is being evicted, such as PreemptionByScheduler or DeletionByTaintManager."""
     condition = _condition(status, "DisruptionTarget")
     if condition.get("status") == "True":
         return condition.get("reason") or "", condition.get("message") or ""

@@ -1,4 +1,4 @@
-"""The floor under every pod template: what a pod of Kapstan's must never be, unless the operator is told otherwise.
+"""The floor under every pod template: what a pod of Kapstan's must never be, unless the operator's settings allow it.
 
 The rules of Pod Security `restricted`, and two of Kapstan's own: no token of the API server, no credentials of nodes.
 Checked on the pod as it is rendered, whatever way a template took to get there. `render` calls it. A namespace may
@@ -77,7 +77,7 @@ def _of_container(path: str, container: Json, of_pod: Json) -> Iterator[Problem]
     if security.get("procMount", "Default") != "Default":
         yield f"{here}.procMount", "must be Default"
     yield from _of_security(here, security)
-    if security.get("runAsNonRoot", of_pod.get("runAsNonRoot")) not in (True, False):  # false: told already
+    if security.get("runAsNonRoot", of_pod.get("runAsNonRoot")) not in (True, False):  # false: reported already
         yield f"{here}.runAsNonRoot", "must be true, here or for the pod"
     if "type" not in (_object(security, "seccompProfile") or _object(of_pod, "seccompProfile")):
         yield f"{here}.seccompProfile.type", "must be RuntimeDefault or Localhost, here or for the pod"

@@ -58,8 +58,8 @@ class Bells:
         self._changed(key)
 
     async def _wait(self, process: Process, closed: asyncio.Event, longest: float = 1.0) -> None:
-        """Until the waiter has ended or it is time to look; a process that is overdue is killed, one that was told to
-        end before it had a pid is told again."""
+        """Until the waiter has ended or it is time to look; a process that is overdue is killed, one that was sent
+        SIGTERM before it had a pid is sent it again."""
         kill_at = process.stopping
         if kill_at is not None:
             left = kill_at - self._clock()

@@ -97,7 +97,7 @@ class LocalCluster:
             beside.replace(path)
 
     async def events(self, key: Key) -> list[Manifest]:
-        """What was told about a resource, the oldest first: time (Unix seconds), severity, reason, message, uid."""
+        """The Events of a resource, the oldest first: time (Unix seconds), severity, reason, message, uid."""
         return [
             event
             for event in await asyncio.to_thread(self._events)

@@ -50,8 +50,8 @@ class ProcessLauncher:
     Args:
         root: folder of this launcher alone.
         directory: where code comes from unless a resource names another directory; relative ones start here.
-        changed: told of the resource whose processes started or ended, on the event loop's thread.
-        say: told what a person should know, once each.
+        changed: called with the resource whose processes started or ended, on the event loop's thread.
+        say: called with lines that a person should read, once each.
         environ: environment of the processes.
     """
 
@@ -227,7 +227,7 @@ class ProcessLauncher:
         return left <= 0
 
     def _bury(self, key: Key, process: Process) -> None:
-        """Take account of a member that ended: one that was not told to, and did not live long, counts as a failure."""
+        """Take account of a member that ended: one that ended by itself and did not live long counts as a failure."""
         lived = (process.exit[1] if process.exit else self._clock()) - (process.started_at or self._clock())
         if process.stopping is None and lived < SETTLED:
             self._failures[key] = self._failures.get(key, 0) + 1

@@ -19,7 +19,7 @@ from kapstan.resources.flowrun import Attempt
 from kapstan.states import AttemptOutcome, ExitCode
 
 KEPT = 32
-"""Attempts that stay in the status; older ones are told by the run's record only."""
+"""How many attempts stay in the status; older ones stand in the run's record only."""
 
 GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL, unless the pool's podTemplate says otherwise."""
@@ -61,7 +61,7 @@ class Judgement:
 
 
 def grace_of(pool: WorkPool | None) -> float:
-    """Seconds that an attempt in this pool gets between SIGTERM and SIGKILL: what its pods are told."""
+    """Seconds that an attempt in this pool gets between SIGTERM and SIGKILL: the termination grace of its pods."""
     spec = cast("dict[str, Any]", pool.spec.pod_template.get("spec") or {}) if pool is not None else {}
     return float(spec.get("terminationGracePeriodSeconds") or GRACE)
 
@@ -73,7 +73,7 @@ def overdue_since(seen: AttemptObservation, now: datetime) -> datetime | None:
 
 
 def given_up_at(seen: AttemptObservation) -> datetime | None:
-    """When a process that was told to go and is not seen to end counts as lost. Lease and journal fence it."""
+    """When a process that was asked to go and is not seen to end counts as lost. Lease and journal fence it."""
     stop_by = _moment(seen.stop_by)
     return None if stop_by is None or seen.ended else stop_by + UNHEARD
 
@@ -115,7 +115,7 @@ def closed(attempt: Attempt, seen: AttemptObservation, judgement: Judgement, now
 
 
 def seen_on(attempt: Attempt, seen: AttemptObservation) -> Attempt:
-    """The attempt with what infrastructure tells of it; what was told before and is gone now stays."""
+    """The attempt with what infrastructure says of it now; what it said before and does not say any more stays."""
     return attempt.model_copy(
         update={
             "pod": seen.pod or attempt.pod,

@@ -1,4 +1,5 @@
-"""FlowRun that is over: completes what is told of its process, ends one that lingers, removes what is left in time.
+"""A FlowRun that is over: completes what its status says of its process, ends one that lingers, and removes in time
+what is left.
 
 Called by ``decision``.
 """

@@ -1,4 +1,4 @@
-"""What a launch needs: everything that is missing for it, told by field and fix, and the request to the launcher.
+"""What a launch needs: what is missing for it, each with field and fix, and the request to the launcher.
 
 Called by the FlowRun reconciler.
 """

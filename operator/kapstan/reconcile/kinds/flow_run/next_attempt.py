@@ -1,4 +1,4 @@
-"""No attempt is open: what the last one came to, whether there is another one, and when."""
+"""No attempt is open: how the last one ended, whether there is another one, and when."""
 
 from __future__ import annotations
 

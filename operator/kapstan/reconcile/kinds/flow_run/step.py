@@ -1,4 +1,4 @@
-"""One reconciliation of a FlowRun under construction: what is known, and the words in which the status tells it."""
+"""One reconciliation of a FlowRun under construction: what is known, and the words of its status."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """TaskWorker: as many members as are wanted, and those that go leave empty-handed.
 
-Called by the loop. What is taken away is drained first: the member is told to claim no more, it is named as the one to
-go, and after that is answered the number falls by one, once nothing runs there. Redis away: nobody is taken away.
+Called by the loop. What is taken away is drained first: the member is asked to claim no more and is named as the one to
+go; once that is answered and nothing runs there, the number falls by one. Redis away: nobody is taken away.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class _Step:
     def _claimed(self, member: WorkerMember) -> int:
         return sum(session.claimed for session in self._sessions(member))
 
-    # ------------------------------------------------------------------ what is told
+    # ------------------------------------------------------------------ status
 
     def _status(self, wanted: int) -> TaskWorkerStatus:
         worker = self.observed.worker

@@ -16,7 +16,7 @@ class Drains:
     """Of one process; used by the event loop's thread only."""
 
     draining: dict[Key, dict[str, datetime]] = field(default_factory=dict[Key, dict[str, datetime]])
-    """By TaskWorker: members that were told to drain."""
+    """By TaskWorker: members that were asked to drain."""
     members: dict[Key, set[str]] = field(default_factory=dict[Key, set[str]])
     """By TaskWorker: session prefixes of the members that were seen."""
     expired: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
@@ -24,7 +24,7 @@ class Drains:
 
     def gone_members(self, worker: Key, seen: WorkerObservation) -> dict[str, int | None]:
         """Members whose process ended since the last look, by session prefix: which boot of a member that is still
-        there, None where the member itself is gone. Told until `member_expired` is called for it.
+        there, None where the member itself is gone. They are returned until `member_expired` is called for them.
         """
         known = self.members.setdefault(worker, set())
         present = {member.session_prefix: member for member in seen.members}

@@ -21,6 +21,6 @@ class WorkersObserved:
     depth: Depth | None
     unreachable: str = ""
     draining_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
-    """Members that were told to drain, by name."""
+    """When members were asked to drain, by name."""
     gone: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
     """Session prefixes of members whose process died: which boot, None where the member is not there any more."""
