@@ -119,6 +119,10 @@ def depth(*routes: str) -> None: ...
 
 
 @Script
+def submitted(minute: int, minutes: int, *routes: bytes) -> None: ...
+
+
+@Script
 def flow_lease(run_id: str, action: str, attempt: int, holder: str, lease_ms: int, ttl: int) -> None: ...
 
 

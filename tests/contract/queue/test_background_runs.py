@@ -328,6 +328,31 @@ def test_what_happened_is_counted_by_minute(queue: RedisQueue, hire, runs: Redis
     assert total == {("submitted", TASK): 5, ("running", TASK): 4, ("completed", TASK): 3, ("failed", TASK): 1}
 
 
+def test_submits_are_counted_by_where_minutes_begin_in_the_lists(
+    shared_server: RedisServer, queue: RedisQueue, runs: RedisBackgroundRuns
+) -> None:
+    with shared_server.client() as client:
+        now = int(client.time()[0])
+    first = now // 60 * 60_000 - 120 * 60_000  # two hours ago, over two ends of hours
+    wanted = {("a:a", minute): minute % 4 for minute in range(121)} | {("b:b", 30): 900, ("b:b", 31): 1}
+    for task in ("a:a", "b:b"):
+        numbers = [(minute, number) for (name, minute), number in wanted.items() if name == task]
+        # the first and the last millisecond of a minute belong to it
+        at = [
+            first + minute * 60_000 + (59_999 if each % 2 else 0)
+            for minute, number in numbers
+            for each in range(number)
+        ]
+        place_by_hand(shared_server, queue, task, sorted(at))
+    found = {
+        (route, round(begins * 1000 - first) // 60_000): number
+        for begins, counts in runs.counts(180)
+        for (state, route), number in counts.items()
+        if state == "submitted"
+    }
+    assert found == {place: number for place, number in wanted.items() if number}
+
+
 def test_counters_stay_bounded(
     queue: RedisQueue, runs: RedisBackgroundRuns, open_queue: Callable[..., RedisQueue]
 ) -> None:

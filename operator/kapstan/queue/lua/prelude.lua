@@ -62,7 +62,7 @@ local function era()
 end
 
 -- section: index
--- What lists and counters of runs are read from. Lists by hour and route: 'i' of what was submitted, 'e' of what ended
+-- What lists of runs are read from. Lists by hour and route: 'i' of what was submitted, 'e' of what ended
 -- otherwise than completed; an entry is 3 bytes (milliseconds within the hour) and the rid. 'ir' and 'er' name the
 -- hour's routes, at most 500; those beyond share the list of the route ''. All stay for eight days.
 local function index(kind, route, rids)
@@ -78,8 +78,9 @@ local function index(kind, route, rids)
   call('EXPIRE', routes, 691200)
 end
 
--- Per minute, kept for three hours: how many runs of a route were submitted (field 's:<route>'), started ('r:') or ended
--- ('c:', 'f:', 'x:', 'k:'). Past 3,000 fields, new routes are counted together (route '').
+-- section: settle
+-- Per minute, kept for three hours: how many runs of a route started (field 'r:<route>'), ended ('c:', 'f:', 'x:', 'k:') or
+-- were begun once more by a person ('s:'; what was submitted is counted in the lists by hour, see submitted). Past 3,000 fields, new routes are counted together (route '').
 local function tally(kind, route, by)
   local minute, field = P .. 'x:' .. math.floor(time[1] / 60), kind .. ':' .. route
   if call('HINCRBY', minute, field, by) ~= by then return end
@@ -90,7 +91,6 @@ local function tally(kind, route, by)
   call('EXPIRE', minute, 10800)
 end
 
--- section: settle
 -- How many runs of a route run ('r:') or are delayed ('d:') and how many entries of its list are stale ('k:'), in hash n,
 -- and how many began or ended (see tally): collected here, written once by settle(). A field that came to 0 goes.
 local moved, passed = {}, {}

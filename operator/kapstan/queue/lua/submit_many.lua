@@ -33,10 +33,7 @@ else
   end
   answer = table.concat(answers)
 end
-if #fresh > 0 then
-  index('i', route, fresh)
-  tally('s', route, #fresh)
-end
+if #fresh > 0 then index('i', route, fresh) end
 if #fresh > 0 and state == 'd' then
   -- include: now
   -- include: delay
