@@ -12,7 +12,6 @@ from kapstan.codec import Codec
 from kapstan.ids import RunId
 from kapstan.journal.history import Grave, History, decode, encode, fold, log_name
 from kapstan.ports import Store
-from kapstan.states import AttemptOutcome
 
 
 class Changed(Exception):
@@ -27,6 +26,7 @@ def bury(store: Store, codec: Codec, run_id: RunId, seen: History, now: float) -
         now: Unix seconds.
 
     Raises:
+        ValueError: by what was seen it has not ended.
         Changed: it says something else by now.
         StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError, SerializationError: as ``read_journal``.
     """
@@ -36,9 +36,8 @@ def bury(store: Store, codec: Codec, run_id: RunId, seen: History, now: float) -
         if not there.buried and there.attempts != seen.attempts:
             raise Changed(f"flow run {run_id} was begun again or ended otherwise meanwhile")
 
-    last = seen.attempts[-1]
-    if last.end is None or not last.end.end.ends_run:
-        grave = Grave(now, last.number, last.started, AttemptOutcome.FAILED, last.started, "crashed")
-    else:
-        grave = Grave(now, last.number, last.started, last.end.end, last.end.at, last.end.message[:200])
+    last = seen.last
+    if last is None or last.end is None or not last.end.end.ends_run:
+        raise ValueError(f"flow run {run_id} has not ended")
+    grave = Grave(now, last.number, last.started, last.end.end, last.end.at, last.end.message[:200])
     store.log(log_name(run_id)).bury(encode(grave, codec, run_id), admit)

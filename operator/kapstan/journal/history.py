@@ -54,7 +54,7 @@ class Grave:
     attempt: int
     started: float
     end: AttemptOutcome
-    """How the run ended; Failed for one that crashed."""
+    """How the run ended."""
     ended: float
     message: str = ""
 

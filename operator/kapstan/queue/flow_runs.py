@@ -34,8 +34,6 @@ class RedisFlowRuns:
         self._codec = codec
         self._prefix = queue.prefix
         self._lease_ms = round(queue.settings.lease_seconds * 1000)
-        # Only a summary tells that a run was declared Crashed: retention must find it when its time has come.
-        self._summary_ttl = max(_TTL, round((queue.settings.retention_days + 7) * 24 * 3600))
 
     def lease(self, run_id: RunId, attempt: int, holder: str) -> RedisRunLease | None:
         if attempt < 0 or attempt > 999_999_999:
@@ -46,7 +44,7 @@ class RedisFlowRuns:
     def save(self, run_id: RunId, summary: Mapping[str, Any]) -> None:
         body = json.dumps({**summary, "run_id": run_id}, separators=(",", ":")).encode()
         envelope = self._codec.seal(JSON, body, "summary", _place(run_id))
-        self._queue.call(scripts.flow_save.pack(self._prefix, run_id, envelope, self._summary_ttl, _KEPT))
+        self._queue.call(scripts.flow_save.pack(self._prefix, run_id, envelope, _TTL, _KEPT))
 
     def load(self, run_id: RunId) -> dict[str, Any] | None:
         return self._summary(run_id, self._queue.command(pack("GET", f"{self._prefix}f:{run_id}")))

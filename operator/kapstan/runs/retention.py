@@ -96,9 +96,7 @@ def why_kept(
         held: None where nobody knows which FlowRuns exist.
     """
     told = summary or {}
-    crashed = told.get("state") == "CRASHED" and bool(told.get("declared"))
-    ended = history.end is not None and history.end.end.ends_run
-    if not history.attempts or not (ended or crashed):
+    if history.end is None or not history.end.end.ends_run:
         return Kept.OPEN
     if holder is not None and holder.live:
         return Kept.AT_WORK
