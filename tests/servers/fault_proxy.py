@@ -1,8 +1,9 @@
 """An HTTP proxy in front of a real object store that does what networks and careless proxies do, and counts it.
 
-Faults, drawn with a fixed seed: the request never arrives, it arrives and the reply is lost, 503, and late delivery
-(the client's connection is closed at once, the request arrives afterwards). ``strip`` takes condition headers away;
-with ``resign`` it also signs anew, as a proxy that holds the credentials does.
+Faults, drawn with a fixed seed: the request never arrives, it arrives and the reply is lost or cut in the middle, 503,
+500, a signature that does not hold any more (which the real store answers with 403), and late delivery (the client's
+connection is closed at once, the request arrives afterwards). ``faults`` may be changed while it serves. ``strip``
+takes condition headers away; with ``resign`` it also signs anew, as a proxy that holds the credentials does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
-Fault = Literal["drop_request", "drop_reply", "unavailable", "late"]
+Fault = Literal["drop_request", "drop_reply", "cut_reply", "unavailable", "broken", "forbidden", "late"]
 _CONDITIONS = ("if-none-match", "if-match")
 
 
@@ -45,7 +46,7 @@ class FaultProxy:
         resign: tuple[str, str] | None = None,
     ) -> None:
         self._upstream = urlsplit(upstream).netloc
-        self._faults = dict(faults)
+        self.faults = dict(faults)
         self._random = random.Random(seed)
         self._strip = strip
         self._resign = resign
@@ -122,12 +123,21 @@ class FaultProxy:
         if fault == "unavailable":
             self._answer(handler, 503, {}, b"<Error><Code>SlowDown</Code></Error>")
             return
+        if fault == "broken":
+            self._answer(handler, 500, {}, b"<Error><Code>InternalError</Code></Error>")
+            return
+        if fault == "forbidden":
+            headers["authorization"] = headers["authorization"][:-8] + "00000000"
         try:
             status, answer_headers, answer = self._forward(handler.command, handler.path, headers, body)
         except OSError:
             with self._lock:
                 self.counts["gone"] += 1
                 self._lock.notify_all()
+            handler.close_connection = True
+            return
+        if fault == "cut_reply":
+            self._answer(handler, status, answer_headers, answer, cut=True)
             handler.close_connection = True
             return
         if fault == "drop_reply":
@@ -139,7 +149,7 @@ class FaultProxy:
 
     def _draw(self) -> Fault | None:
         drawn = self._random.random()
-        for fault, share in self._faults.items():
+        for fault, share in self.faults.items():
             if drawn < share:
                 return fault
             drawn -= share
@@ -208,7 +218,12 @@ class FaultProxy:
         return {**kept, **{name.lower(): str(value) for name, value in signed.items()}}
 
     @staticmethod
-    def _answer(handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _answer(
+        handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes, *, cut: bool = False
+    ) -> None:
+        if cut and not body:
+            handler.wfile.write(b"HTTP/1.1 2")
+            return
         head = handler.command == "HEAD"
         handler.send_response(status)
         for name, value in headers.items():
@@ -217,4 +232,4 @@ class FaultProxy:
         handler.send_header("content-length", headers.get("content-length", "0") if head else str(len(body)))
         handler.end_headers()
         if not head:
-            handler.wfile.write(body)
+            handler.wfile.write(body[: len(body) // 2] if cut else body)

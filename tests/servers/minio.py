@@ -41,11 +41,11 @@ def free_port() -> int:
 
 
 class Minio:
-    """One server; ``url`` stays the same over restarts."""
+    """One server; ``url`` stays the same over restarts, and so does what stands in ``folder``."""
 
     def __init__(self, folder: Path, **further: str) -> None:
         """``further``: variables of its environment."""
-        self._folder = folder
+        self.folder = folder
         self._further = further
         self._address = f"127.0.0.1:{free_port()}"
         self._console = f"127.0.0.1:{free_port()}"
@@ -54,14 +54,14 @@ class Minio:
 
     def start(self) -> None:
         """Returns when it answers."""
-        data = self._folder / "data"
+        data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "minio.log").open("ab") as log:
+        with (self.folder / "minio.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [binary(), "server", "--address", self._address, "--console-address", self._console, str(data)],
                 env={
                     "PATH": os.environ["PATH"],
-                    "HOME": str(self._folder),
+                    "HOME": str(self.folder),
                     "MINIO_ROOT_USER": ACCESS_KEY,
                     "MINIO_ROOT_PASSWORD": SECRET_KEY,
                     "MINIO_BROWSER": "off",
@@ -76,11 +76,11 @@ class Minio:
         retry = urllib3.Retry(total=200, backoff_factor=0.02, backoff_max=0.2, status_forcelist=[503])
         with urllib3.PoolManager(retries=retry) as pool:
             answer = pool.request("GET", f"{self.url}/minio/health/ready", timeout=2)
-        assert answer.status == 200, (self._folder / "minio.log").read_text()
+        assert answer.status == 200, (self.folder / "minio.log").read_text()
 
     def said(self) -> str:
         """Its output."""
-        return (self._folder / "minio.log").read_text()
+        return (self.folder / "minio.log").read_text()
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""

@@ -11,10 +11,10 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kapstan.engine import outages
 from kapstan.engine.branch import Place
 from kapstan.engine.memo import background_id
 from kapstan.engine.operations import Operation
-from kapstan.errors import Fenced
 from kapstan.ids import RunId
 from kapstan.journal import TaskOutcome
 from kapstan.ports import RunRecord
@@ -91,10 +91,7 @@ class Delayed:
     def submitted(self, call: DelayedCall) -> None:
         """The queue has accepted ``call``: note that in the journal, without waiting for it."""
         self._watch(call.run_id, call.marker)
-        try:
-            self._flow.journal.post(call.marker, self._flow.answered)
-        except Fenced as error:
-            self._flow.stop(error)
+        outages.post(self._flow, call.marker, lambda: None)
 
     def _watch(self, run_id: RunId, marker: TaskOutcome) -> None:
         with self._lock:
@@ -120,4 +117,4 @@ class Delayed:
             at=state.timestamp,
             value=record.envelope or None,
         )
-        self._flow.written(lambda: self._flow.journal.append(outcome))
+        self._flow.written(outages.not_taken(outcome.name), lambda: self._flow.journal.append(outcome))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from kapstan.engine import definition, ended, returns, values
+from kapstan.engine import definition, ended, outages, returns, values
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.definition import Definition
 from kapstan.engine.flow_run import FlowRun
@@ -28,6 +29,7 @@ from kapstan.logging import set_up, told_of
 from kapstan.runs.records import result_ref
 from kapstan.states import AttemptOutcome, Paused, State, StateType
 
+T = TypeVar("T")
 logger = logging.getLogger("kapstan.engine")
 
 _ENDS = {StateType.COMPLETED: AttemptOutcome.COMPLETED, StateType.CANCELLED: AttemptOutcome.CANCELLED}
@@ -59,10 +61,7 @@ class FlowAttempt:
         """
         set_up()
         flow = self._flow
-        try:
-            known = self._known()
-        except BackendError as error:  # no answer is no reason to execute it again
-            raise JournalLost(f"whether flow run {flow.run_id} has ended cannot be read: {error}") from error
+        known = self._answered(f"whether flow run {flow.run_id} has ended cannot be read", self._known)
         if known is not None:
             return known
         if flow.parent is not None:
@@ -71,13 +70,28 @@ class FlowAttempt:
             if attempt in (None, 1):
                 logger.info("Created flow run '%s' for flow '%s'", flow.name, flow.spec.name)
             if attempt is None:
-                self._define()
-        try:
-            self._take_over(attempt, again)
-        except BackendError as error:
-            raise JournalLost(f"the journal of flow run {flow.run_id} cannot be opened: {error}") from error
+                self._answered(f"the definition of flow run {flow.run_id} cannot be stored", self._define)
+        self._answered(
+            f"the journal of flow run {flow.run_id} cannot be opened", lambda: self._take_over(attempt, again)
+        )
         self._save("RUNNING", "Running")
         return None
+
+    def _answered(self, what: str, ask: Callable[[], T]) -> T:
+        """``ask()``. A subflow waits for the store, since its caller has work to lose; before a run of its own nothing
+        was executed, and the mistake in a setting is told at once.
+
+        Raises:
+            JournalLost: no answer, which is no reason to execute anything.
+        """
+        flow = self._flow
+        try:
+            return ask() if flow.parent is None else outages.waited_for(flow, what, ask)
+        except BackendError as error:
+            if flow.parent is not None:
+                raise self._flow.stop(outages.lost(flow, error)) from error
+            way_on = "Nothing was executed; start it again when the store answers"
+            raise JournalLost(f"{what}: {error}. {way_on}") from error
 
     def _known(self) -> State | TaskOutcome | None:
         """How a run that this program called before has ended: a subflow, or a flow of a background run."""
@@ -119,15 +133,20 @@ class FlowAttempt:
         journal = Journal(self._backend.store, self._backend.codec, flow.run_id)
         spec = flow.spec
         identity = spec.identity if spec.entrypoint else ""  # one that could not be loaded stands for another
-        history = journal.open(
-            attempt,
-            host=os.uname().nodename,
-            now=self._started,
-            retries=spec.retries,
-            flow=identity,
-            caller=flow.caller,
-            deployment=flow.deployment,
-        )
+        try:
+            history = journal.open(
+                attempt,
+                host=os.uname().nodename,
+                now=self._started,
+                retries=spec.retries,
+                flow=identity,
+                caller=flow.caller,
+                deployment=flow.deployment,
+            )
+        except BaseException:
+            flow.may_have_begun = True  # the opening may be there: the next try takes another number
+            journal.close()
+            raise
         flow.attempt = attempt
         flow.run_count = history.run_count
         self._retries = history.retries
@@ -170,8 +189,12 @@ class FlowAttempt:
         """Note the retry in the journal; outcomes that failed are forgotten."""
         flow = self._flow
         self._retries += 1
-        self._written(lambda: flow.journal.append(Retry(self._retries, time.time(), state.message)))
-        history = self._written(lambda: read_journal(self._backend.store, self._backend.codec, flow.run_id))
+        again = Retry(self._retries, time.time(), state.message)
+        self._written("that it starts over", lambda: flow.journal.append(again))
+        history = flow.written(
+            "The journal cannot be read now",
+            lambda: read_journal(self._backend.store, self._backend.codec, flow.run_id),
+        )
         flow.run_count += 1
         flow.opened(flow.journal, history.outcomes)
 
@@ -185,8 +208,8 @@ class FlowAttempt:
         end = _ENDS.get(state.type, AttemptOutcome.FAILED)
         now = time.time()
         record = AttemptEnd(flow.attempt, end, now, state.message, self._sealed(state))
-        self._written(lambda: flow.journal.append(record))
-        self._written(flow.journal.close)
+        self._written("its end", lambda: flow.journal.append(record))
+        flow.journal.close()
         ref = result_ref(self._backend.codec, flow.run_id, record) if end is AttemptOutcome.COMPLETED else None
         self._save(state.type.value, state.name, outcome=end, at=now, message=state.message, result_ref=ref, last=True)
         if flow.parent is not None:
@@ -223,7 +246,8 @@ class FlowAttempt:
         if isinstance(reason, Parked):
             message = str(reason)
         now = time.time()
-        self._written(lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))
+        flow.stop_here(reason)  # a store that takes nothing is waited for no longer
+        self._written("its end", lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))
         self._save(kind, name, outcome=end, at=now, message=message, last=True)
         if isinstance(reason, Parked):
             flow.logger.error("Parked: %s. Look at it, then: kapstan flow-run resume %s", reason, flow.run_id)
@@ -243,24 +267,20 @@ class FlowAttempt:
         flow = self._flow
         if not state.is_completed():
             error = state.result(raise_on_failure=False) if state.is_final() else RuntimeError(state.message)
-            return self._written(lambda: values.seal_failure(self._backend, error, flow.run_id).envelope)
+            return self._written("its failure", lambda: values.seal_failure(self._backend, error, flow.run_id).envelope)
         if not state.has_data or flow.spec.persist_result is False:
             return None
         try:
             what = f"the result of flow {flow.spec.name}"
-            return self._written(lambda: values.seal_value(self._backend, state.data, "result", flow.run_id, what=what))
+            return self._written(
+                "its result", lambda: values.seal_value(self._backend, state.data, "result", flow.run_id, what=what)
+            )
         except SerializationError as error:
             flow.logger.warning("%s; the run is Completed without a stored result", error)
             return None
 
-    def _written(self, write: Any) -> Any:
-        try:
-            return write()
-        except BackendError as error:
-            raise self._flow.stop(self._flow.lost(error)) from error
-        except Fenced as error:
-            self._flow.stop(error)
-            raise
+    def _written(self, what: str, write: Callable[[], T]) -> T:
+        return self._flow.written(f"The store does not take {what} now", write)
 
     def _save(
         self,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from kapstan.backend import Backend
 from kapstan.codec import refers_to_store
-from kapstan.engine import canonical, limits, values
+from kapstan.engine import canonical, outages, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.delayed import Delayed
 from kapstan.engine.execution import Ledger, TaskExecution
@@ -21,7 +21,7 @@ from kapstan.engine.memo import Memo, background_id
 from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
 from kapstan.engine.threads import Threads
-from kapstan.errors import BackendError, Fenced, JournalLost, Parked, SerializationError
+from kapstan.errors import BackendError, Fenced, Parked, SerializationError
 from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger, tell_end
@@ -29,8 +29,6 @@ from kapstan.specs import FlowSpec, TaskSpec
 from kapstan.states import EffectClass, State, StateType
 
 T = TypeVar("T")
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
-"""Seconds between two looks at a store that is away."""
 _SWITCH_SECONDS = 0.001
 """How long a thread that computes keeps the interpreter from the one that has the journal's answer: Python's own 5 ms
 cost a tenth of the rate of short tasks."""
@@ -151,43 +149,33 @@ class FlowRun(Ledger):
 
         Done, it raises:
             Fenced: another attempt has taken over.
-            JournalLost: the store did not answer in time, so nothing that follows could be recorded.
+            JournalLost: it was not stored, and the run must end.
         """
         if spec.persist_result is False:
             return None
         self.check_stopped()
-        outcome = self.written(lambda: self._outcome(spec, run_id, run_name, state, execution))
+        what = outages.not_taken(run_name)
+        outcome = self.written(what, lambda: self._outcome(spec, run_id, run_name, state, execution))
         self.memo.keep(outcome, inside if execution is None else execution.inside)
-        return Write(lambda: self.written(lambda: self.journal.append(outcome)), lambda done: self._post(outcome, done))
+        return Write(
+            lambda: self.written(what, lambda: self.journal.append(outcome)),
+            lambda done: outages.post(self, outcome, done),
+        )
 
-    def written(self, write: Callable[[], T]) -> T:
+    def written(self, what: str, write: Callable[[], T]) -> T:
+        """``write()``, once the store takes it; ``what`` begins the log line while it does not.
+
+        Raises:
+            Fenced: another attempt has taken over.
+            JournalLost: it was not stored, and the run must end.
+        """
         try:
-            return write()
+            return outages.waited_for(self, what, write)
         except BackendError as error:
-            raise self.stop(self.lost(error)) from error
+            raise self.stop(outages.lost(self, error)) from error
         except Fenced as error:
             self.stop(error)
             raise
-
-    def _post(self, outcome: TaskOutcome, stored: Callable[[], object]) -> None:
-        def on_answer(error: BaseException | None) -> None:
-            self.answered(error)
-            stored()
-
-        try:
-            self.journal.post(outcome, on_answer)
-        except Fenced as error:
-            on_answer(error)
-
-    def answered(self, error: BaseException | None) -> None:
-        """The journal has stored what was posted, or cannot."""
-        if error is not None:
-            self.stop(error if isinstance(error, Fenced) else self.lost(error))
-
-    def lost(self, error: BaseException) -> JournalLost:
-        """What ends this attempt where the store does not take its records: the cause, and the way on."""
-        way_on = f"When the store takes writes again, go on with: kapstan flow-run resume {self.run_id}"
-        return JournalLost(f"flow run '{self.name}' cannot record what it does and ends here: {error}. {way_on}")
 
     def _outcome(
         self,
@@ -240,23 +228,20 @@ class FlowRun(Ledger):
             Parked: it can never be read here.
         """
         assert outcome.value is not None
-        kind = StateType(outcome.state)
-        delay, key = _FIRST_WAIT, background_id(outcome)
-        while True:
-            try:
-                if kind is StateType.COMPLETED:
-                    data = values.open_value(self.backend, outcome.value, "result", key)
-                else:
-                    data = values.open_failure(self.backend, outcome.value, key, state=kind.lower(), replay=True)
-                return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
-            except BackendError as error:
-                self.logger.warning("The outcome of run '%s' cannot be read now; waiting: %s", outcome.name, error)
-                self.check_stopped()
-                limits.sleep(delay)
-                delay = min(2 * delay, _LONGEST_WAIT)
-            except Exception as error:
-                what = f"the outcome of task run '{outcome.name}' ({outcome.task}) cannot be read here: {error}"
-                raise self.stop(Parked(f"{what}; it is not executed again")) from error
+        kind, value, key = StateType(outcome.state), outcome.value, background_id(outcome)
+
+        def opened() -> Any:
+            if kind is StateType.COMPLETED:
+                return values.open_value(self.backend, value, "result", key)
+            return values.open_failure(self.backend, value, key, state=kind.lower(), replay=True)
+
+        try:
+            data = outages.waited_for(self, f"The outcome of run '{outcome.name}' cannot be read now", opened)
+        except Exception as error:
+            self.check_stopped()
+            what = f"the outcome of task run '{outcome.name}' ({outcome.task}) cannot be read here: {error}"
+            raise self.stop(Parked(f"{what}; it is not executed again")) from error
+        return State(kind, outcome.state_name, outcome.message, outcome.at, data=data, has_data=True)
 
     def check_inputs(self, spec: TaskSpec, position: str, parameters: dict[str, Any]) -> None:
         """A resumed flow is about to make a call anew that it may have made with other inputs before.

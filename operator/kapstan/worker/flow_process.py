@@ -220,8 +220,14 @@ def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
     except (OtherFlow, RunExpired) as error:
         logger.error("%s", error)
         return ExitCode.USAGE
-    except (BackendError, JournalLost) as error:
-        logger.error("Flow run %s: its end cannot be recorded: %s", attempt.run_id, error)
+    except JournalLost as error:
+        logger.error("Flow run %s: %s", attempt.run_id, error)
+        return ExitCode.NOT_RECORDED
+    except BackendError as error:
+        logger.error(
+            "Flow run %s cannot begin here: %s. Nothing was executed; start it again when the store answers",
+            attempt.run_id, error,
+        )  # fmt: skip
         return ExitCode.NOT_RECORDED
     except SerializationError as error:
         logger.error("Flow run %s cannot be continued here: %s", attempt.run_id, error)

@@ -1,0 +1,81 @@
+"""What a flow run does while its store takes nothing, or gives nothing: it waits, for as long as it takes. What was
+computed is kept in memory until it is stored, and nothing is executed because it could not be read.
+
+The wait ends when the run must (SIGTERM, Ctrl-C, a cancel, a time limit, another attempt). A store that is *unsafe*,
+which no time heals, is never waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from kapstan.engine import limits
+from kapstan.errors import BackendError, Fenced, JournalLost, StoreUnsafe
+
+if TYPE_CHECKING:
+    from kapstan.engine.flow_run import FlowRun
+    from kapstan.journal import TaskOutcome
+
+T = TypeVar("T")
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
+"""Seconds between two tries."""
+
+
+def waited_for(flow: FlowRun, what: str, ask: Callable[[], T]) -> T:
+    """What ``ask`` returns, once the store answers; ``what`` begins the log line meanwhile.
+
+    Raises:
+        BackendError: the store is unsafe, or the run was to end already.
+        BaseException: why the run must end now.
+    """
+    delay = _FIRST_WAIT
+    while True:
+        try:
+            return ask()
+        except BackendError as error:
+            if not _heals(flow, error):
+                raise
+            flow.logger.warning("%s; waiting: %s", what, error)
+        ending, flow.ending = flow.ending, False  # whoever waits may be interrupted, also at the end of the run
+        try:
+            limits.sleep(delay)
+            flow.check_stopped()
+        finally:
+            flow.ending = ending
+        delay = min(2 * delay, _LONGEST_WAIT)
+
+
+def post(flow: FlowRun, outcome: TaskOutcome, stored: Callable[[], object], delay: float = _FIRST_WAIT) -> None:
+    """Leave ``outcome`` to the journal; ``stored`` is called once it is there, or cannot be and the run must end."""
+
+    def on_answer(error: BaseException | None) -> None:
+        if isinstance(error, BackendError) and _heals(flow, error):
+            flow.logger.warning("%s; waiting: %s", not_taken(outcome.name), error)
+            again = threading.Timer(delay, post, (flow, outcome, stored, min(2 * delay, _LONGEST_WAIT)))
+            again.daemon = True
+            again.start()
+            return
+        if error is not None:
+            flow.stop(lost(flow, error) if isinstance(error, BackendError) else error)
+        stored()
+
+    try:
+        flow.journal.post(outcome, on_answer)
+    except (Fenced, ValueError) as error:  # ValueError: closed meanwhile
+        on_answer(error)
+
+
+def not_taken(name: str) -> str:
+    return f"The store does not take the outcome of run '{name}' now"
+
+
+def lost(flow: FlowRun, error: BaseException) -> JournalLost:
+    """What ends this attempt where its records are not stored: the cause, and the way on."""
+    way_on = f"When the store takes writes again, go on with: kapstan flow-run resume {flow.run_id}"
+    return JournalLost(f"flow run '{flow.name}' cannot record what it does and ends here: {error}. {way_on}")
+
+
+def _heals(flow: FlowRun, error: BackendError) -> bool:
+    return not isinstance(error, StoreUnsafe) and flow.stopped is None
