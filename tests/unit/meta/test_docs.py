@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,13 @@ def test_the_hooks_of_pre_commit_are_programs_of_the_environment() -> None:
     programs = [Path(hook["entry"].split()[0]) for hook in hooks]
     assert {program.parent for program in programs} == {Path(".venv/bin")}
     assert [program.name for program in programs if not (Path(sys.executable).parent / program.name).exists()] == []
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["name"] == "layers")
+    section = (ROOT / "docs" / "architecture.md").read_text().split("## Layers\n", 1)[1].split("\n## ", 1)[0]
+    written = [re.findall(r"`(\w+)`", line) for line in re.findall(r"^\d+\. (.*)", section, re.MULTILINE)]
+    for layer, names in zip(layers, written, strict=True):
+        checked = set(re.split(r" [:|] ", layer))
+        assert checked == {name for name in names if name.islower()} - {"server"}
