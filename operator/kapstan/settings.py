@@ -127,7 +127,7 @@ class Settings:
     lease_seconds: float = _setting(10.0, "A worker that is silent for so long has lost its runs.", least=0.1)
     beat_seconds: float = _setting(2.5, "How often a worker renews its lease; at most half of it.", least=0.01)
     max_crashes: int = _setting(3, "A run whose process died so often is quarantined (Crashed).", least=1, most=9)
-    worker_limit: int = _setting(10, "Runs at a time in one worker.", least=1)
+    worker_limit: int = _setting(10, "Runs at a time in one worker.", least=1, most=1000)
     submit_limit: int = _setting(
         10,
         "Threads of a flow's `.submit()`.",

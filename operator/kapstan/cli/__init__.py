@@ -6,7 +6,10 @@ A module ``kapstan/cli/<command>.py`` (dashes as underscores) holds a click comm
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -74,8 +77,13 @@ def cli() -> None:
     """Kapstan runs Python tasks and flows as pods and never starts over."""
 
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+"""What a write to standard output may fail with."""
+
+
 def main() -> None:
     """The console script: errors of ours end with one line, not with a traceback."""
+    _make_writable()
     try:
         cli(prog_name="kapstan")
     except ConfigurationError as error:
@@ -88,7 +96,21 @@ def main() -> None:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except OSError as error:
+        if error.filename is None and error.errno in _UNWRITABLE:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (what is left in the old one cannot be written at exit)
+            click.echo(f"Error: the output cannot be written ({error.strerror})", err=True)
+            sys.exit(1)
         if error.filename is None:
             raise
         click.echo(f"Error: {error.filename} cannot be used ({error.strerror})", err=True)
         sys.exit(ExitCode.USAGE)
+
+
+def _make_writable() -> None:
+    """A terminal that cannot show a name's letters gets them escaped; who has closed the output wants none."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as the process lives)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -13,6 +13,7 @@ from kapstan import settings
 from kapstan.cli.apply import apply
 from kapstan.cli.control import Control, serving, until_signal
 from kapstan.cli.manifests import read
+from kapstan.cli.seconds import SECONDS
 from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.logging import configure_process
 from kapstan.ports import Key, Manifest
@@ -36,7 +37,7 @@ _STYLE = {"Completed": "green", "Failed": "red", "Crashed": "red", "Cancelled": 
     type=click.Path(path_type=Path, exists=True),
     help="Apply these files or directories first.",
 )
-@click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds that processes get at the end.")
+@click.option("--grace", type=SECONDS, default=10.0, show_default=True, help="Seconds that processes get at the end.")
 def command(directory: Path, paths: tuple[Path, ...], grace: float) -> None:
     """Run the control plane on this machine: no cluster, no server to install.
 

@@ -13,6 +13,7 @@ from kapstan import backend as backends
 from kapstan import ids
 from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
 from kapstan.cli.run import load_flow
+from kapstan.cli.seconds import SECONDS
 from kapstan.cli.target import Target, target_options
 from kapstan.engine import definition
 from kapstan.errors import ConfigurationError, NotFound
@@ -96,7 +97,7 @@ def inspect(run_id: str, output: str, target: Target) -> None:
 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
-@click.option("--wait", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait for its end.")
+@click.option("--wait", type=SECONDS, default=30.0, show_default=True, help="Seconds to wait for its end.")
 @click.option("--force", is_flag=True, help="End it now, wherever its process is; that ends at its next record.")
 @target_options
 def cancel(run_id: str, wait: float, force: bool, target: Target) -> None:

@@ -118,6 +118,30 @@ def _key(key: Any) -> str:
 class _Loader(yaml.SafeLoader):
     """YAML as Kubernetes reads it: PyYAML's rules without dates, without numbers in base 60, with ``1e3``."""
 
+    def construct_document(self, node: yaml.Node) -> Any:
+        """A few lines whose aliases name each other can stand for more than fits into memory: that is seen first."""
+        if _size(node, {}) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {_MOST_VALUES:,} values", node.start_mark
+            )
+        return super().construct_document(node)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
+
+_MOST_VALUES = 100_000
+
+
+def _size(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """How many values ``node`` is when its aliases are written out; endless if it is part of itself."""
+    if node not in known:
+        known[node] = math.inf  # until it is known
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inside = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        known[node] = 1 + sum(_size(part, known) for part in inside)
+    return known[node]
+
 
 _INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|0|[1-9][0-9_]*)$")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from kapstan.cli.seconds import SECONDS
+
 
 @click.group()
 def command() -> None:
@@ -23,10 +25,18 @@ def command() -> None:
     help="Directory with a file for each namespace: base64 of the key that signs its envelopes.",
 )
 @click.option("--lease", default="default/kapstan-operator", show_default=True, help="NAMESPACE/NAME of the Lease.")
-@click.option("--lease-seconds", type=float, default=15.0, show_default=True, help="After so long others take over.")
-@click.option("--renew-seconds", type=float, default=10.0, show_default=True, help="After so long we give up leading.")
-@click.option("--retry-seconds", type=float, default=2.0, show_default=True, help="How often the Lease is renewed.")
-@click.option("--health-port", type=int, default=8080, show_default=True, help="Port of /healthz and /readyz.")
+@click.option("--lease-seconds", type=SECONDS, default=15.0, show_default=True, help="After so long others take over.")
+@click.option(
+    "--renew-seconds", type=SECONDS, default=10.0, show_default=True, help="After so long we give up leading."
+)
+@click.option("--retry-seconds", type=SECONDS, default=2.0, show_default=True, help="How often the Lease is renewed.")
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port of /healthz and /readyz.",
+)
 @click.option(
     "--credentials",
     type=click.Path(path_type=Path, file_okay=False, exists=True),

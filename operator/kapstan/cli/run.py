@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from kapstan.ports import launch
 from kapstan.ports.launch import FlowRunLaunch
 from kapstan.runs import parameters as stored_parameters
 from kapstan.specs import FlowSpec
+from kapstan.states import ExitCode
 from kapstan.worker import entrypoints, flow_process
 from kapstan.worker.flow_process import Attempt
 
@@ -45,6 +47,8 @@ def command(**options: Any) -> None:
     Cancelled, 2 for a wrong command line, 75 if a later attempt holds the run or it was handed back, 70 if the end
     could not be recorded.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):  # nothing has begun yet
+        signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
     current = settings.current()  # what is wrong with it is said here, before a run is made
     if not current.s3_endpoint:
         settings.make_home(current.home_path)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from kapstan import settings
+from kapstan.cli.seconds import SECONDS
 from kapstan.errors import ConfigurationError
 from kapstan.logging import configure_process
 from kapstan.ports import launch
@@ -28,11 +29,15 @@ def command() -> None:
 @command.command()
 @click.argument("entrypoints", nargs=-1, metavar="[MODULE:TASK | FILE.PY:TASK]...")
 @click.option("--module", "-m", "modules", multiple=True, help="Serve every task that this module (or file) defines.")
-@click.option("--limit", type=int, help="Runs at a time, each in a process of its own. [default: 10]")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, service.MOST_LANES),
+    help="Runs at a time, each in a process of its own. [default: 10]",
+)
 @click.option("--name", envvar=launch.WORKER_NAME, default="", help="Name of this worker in lists.")
 @click.option(
     "--drain-seconds",
-    type=float,
+    type=SECONDS,
     default=service.DRAIN_SECONDS,
     show_default=True,
     help="How long runs may go on after SIGTERM before they go back to the queue.",

@@ -12,6 +12,7 @@ import click
 from kapstan import backend as backends
 from kapstan import ids
 from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
+from kapstan.cli.seconds import SECONDS
 from kapstan.errors import KapstanError
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
@@ -83,9 +84,7 @@ def inspect(run_id: str, output: str) -> None:
 
 @command.command(cls=RunCommand)
 @click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
-@click.option(
-    "--wait", type=click.FloatRange(min=0), default=10.0, show_default=True, help="Seconds to wait for its end."
-)
+@click.option("--wait", type=SECONDS, default=10.0, show_default=True, help="Seconds to wait for its end.")
 def cancel(run_ids: tuple[str, ...], wait: float) -> None:
     """Stop runs: what waits ends at once, what runs is stopped by its worker."""
 

@@ -9,6 +9,7 @@ import click
 
 from kapstan import settings
 from kapstan.cli.control import Control, serving, until_signal
+from kapstan.cli.seconds import SECONDS
 from kapstan.cli.target import Target, target_options
 from kapstan.errors import ConfigurationError, NotFound
 from kapstan.logging import configure_process
@@ -32,7 +33,7 @@ def command() -> None:
     default=Path(),
     help="Where the code of its flows is. [default: here]",
 )
-@click.option("--grace", type=float, default=10.0, show_default=True, help="Seconds that processes get at the end.")
+@click.option("--grace", type=SECONDS, default=10.0, show_default=True, help="Seconds that processes get at the end.")
 @target_options
 def start(name: str, directory: Path, grace: float, target: Target) -> None:
     """Start the runs of a pool as processes here, until SIGTERM or Ctrl-C.

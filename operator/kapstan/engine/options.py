@@ -43,6 +43,10 @@ def text(option: str, value: Any) -> str:
     """
     if not isinstance(value, str):
         raise ConfigurationError(f"{option}={value!r}: give a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{option}={value!r}: half a character (a lone surrogate) is no text") from None
     return value
 
 

@@ -68,17 +68,22 @@ def import_place(place: str, name: str = "") -> ModuleType:
     """The module called ``place``, or of the file ``place``, that one imported as ``name`` if there is a name.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none, or it exits.
         Exception: whatever its code raises.
     """
-    if not place.endswith(".py"):
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name is None or not place.startswith(error.name):
-                raise
-            raise ConfigurationError(f"there is no module {place!r} on the path ({error})") from None
-    return import_file(place, name=name)
+    try:
+        if place.endswith(".py"):
+            return import_file(place, name=name)
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if place.endswith(".py") or error.name is None or not place.startswith(error.name):
+            raise
+        raise ConfigurationError(f"there is no module {place!r} on the path ({error})") from None
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"{place} calls sys.exit({error.code!r}) while it is imported: put what only a program of its own does "
+            'below `if __name__ == "__main__":`'
+        ) from error
 
 
 def _task(module: ModuleType, name: str, entrypoint: str) -> TaskSpec:

@@ -5,6 +5,7 @@ Called by ``task_worker.serve`` and by ``kapstan task serve``; from here on the 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -22,6 +23,8 @@ from kapstan.worker.lanes import Service
 from kapstan.worker.supervisor import Supervisor
 
 DRAIN_SECONDS = 30.0
+MOST_LANES = 1000
+"""Runs at a time in one worker, each in a process of its own."""
 
 
 def run(
@@ -87,7 +90,7 @@ def _check(lanes: int, drain_seconds: float) -> None:
         raise ConfigurationError("serve() must be called in the main thread: it waits for signals")
     if not hasattr(os, "fork"):
         raise ConfigurationError(f"{sys.platform} has no fork(): serve tasks on Linux or macOS")
-    if lanes < 1:
-        raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 or more")
-    if drain_seconds < 0:
-        raise ConfigurationError(f"drain_seconds={drain_seconds}: give 0 or more")
+    if not 1 <= lanes <= MOST_LANES:
+        raise ConfigurationError(f"limit={lanes}: give the number of runs at a time, 1 to {MOST_LANES}")
+    if not (drain_seconds >= 0 and math.isfinite(drain_seconds)):
+        raise ConfigurationError(f"drain_seconds={drain_seconds}: give a number of seconds, 0 or more")

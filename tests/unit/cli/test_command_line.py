@@ -31,10 +31,20 @@ def kapstan(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]
         (["run", "a:b", "-p", "x"], "--param 'x': write NAME=VALUE"),
         (["run", "a:b", "--parameters", "[1]"], "--parameters '[1]': give a JSON object"),
         (["run", "nowhere"], "'nowhere': give module:flow or file.py:flow"),
+        (["dev", "--grace", "nan"], "'nan': give a number of seconds, 0 or more"),
+        (["dev", "--grace", "-1"], "'-1': give a number of seconds, 0 or more"),
+        (["task", "serve", "a:b", "--drain-seconds", "inf"], "'inf': give a number of seconds, 0 or more"),
+        (["task", "serve", "a:b", "--limit", "10000000000"], "is not in the range 1<=x<=1000"),
+        (["flow-run", "ls", "--kubeconfig", "/etc/passwd"], "/etc/passwd is no kubeconfig"),
+        (
+            ["task", "serve", "tests.unit.cli.leaving:add"],
+            "tests.unit.cli.leaving calls sys.exit(3) while it is imported",
+        ),
     ],
 )
 def test_a_mistake_names_what_was_meant(tmp_path: Path, arguments: list[str], words: str) -> None:
     ended = kapstan(*arguments, KAPSTAN_HOME=str(tmp_path))
+    assert ended.returncode == 2
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -54,6 +64,33 @@ def test_a_setting_that_cannot_be_is_one_line_and_exit_code_2(name: str, value: 
     assert ended.returncode == 2
     assert words in ended.stderr
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["flow-run", "ls", "-o", "json"]])
+def test_an_output_that_is_full_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "kapstan", *arguments]
+    with open("/dev/full", "w") as full:
+        environ = {**os.environ, "KAPSTAN_HOME": str(tmp_path)}
+        ended = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: the output cannot be written (No space left on device)\n"
+
+
+def test_letters_that_the_output_cannot_show_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "kept.py").write_text("from kapstan import flow\n@flow\ndef main():\n    print(1)\n")
+    asked = ["run", f"{tmp_path}/kept.py:main", "--name", "grün"]
+    environ = {"KAPSTAN_HOME": str(tmp_path / "home"), "PYTHONIOENCODING": "ascii"}
+    assert kapstan(*asked, **environ).returncode == 0
+    listed = kapstan("flow-run", "ls", **environ)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert r"gr\xfcn" in listed.stdout
+
+
+def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m kapstan flow-run ls >&-"
+    environ = {**os.environ, "KAPSTAN_HOME": str(tmp_path)}
+    ended = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:

@@ -157,3 +157,23 @@ def test_bytes_that_are_no_utf_8_and_a_byte_order_mark(tmp_path: Path) -> None:
     path.write_bytes(b"a: \xff\xfe")
     with pytest.raises(ConfigurationError, match="is no YAML"):
         read(path, "team")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path: Path, merge: bool) -> None:
+    """Nine lines that stand for a billion values."""
+    lines = ["a0: &a0 {x: 1}"]
+    for n in range(1, 10):
+        aliases = ", ".join([f"*a{n - 1}"] * 9)
+        lines.append(f"a{n}: &a{n} {{<<: [{aliases}]}}" if merge else f"a{n}: &a{n} [{aliases}]")
+    file = tmp_path / "bomb.yaml"
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigurationError, match="its aliases stand for more than 100,000 values"):
+        read(file, "default")
+
+
+def test_an_alias_of_what_it_stands_in_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "circle.yaml"
+    file.write_text("a: &a [1, *a]")
+    with pytest.raises(ConfigurationError, match="its aliases stand for more than"):
+        read(file, "default")

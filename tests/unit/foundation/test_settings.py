@@ -25,7 +25,7 @@ def test_an_unknown_setting_is_refused_and_the_nearest_named() -> None:
         ("KAPSTAN_WORKER_LIMIT", "2.5", "give a whole number"),
         ("KAPSTAN_ALLOW_PICKLE", "maybe", "give true or false"),
         ("KAPSTAN_MAX_CRASHES", "10", "give 1 to 9"),
-        ("KAPSTAN_WORKER_LIMIT", "0", "give 1 or more"),
+        ("KAPSTAN_WORKER_LIMIT", "0", "give 1 to 1000"),
         ("KAPSTAN_REDIS_RETRY_SECONDS", "-1", "give 0 or more"),
         ("KAPSTAN_REDIS_RETRY_SECONDS", "nan", "give 0 or more"),
         ("KAPSTAN_STORE_DEADLINE_SECONDS", "inf", "give 0 or more"),

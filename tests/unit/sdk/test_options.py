@@ -141,6 +141,7 @@ NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
         (Task, "tags", "single", "give a list of texts, such as ['single']"),
         (Task, "tags", 5, "give a list of texts"),
         (Task, "name", 5, "give a text"),
+        (Task, "name", "a\ud800", "half a character (a lone surrogate) is no text"),
         (Task, "description", ["x"], "give a text"),
         (Flow, "version", 2, "give a text"),
         (Task, "log_prints", "yes", "give True or False"),

@@ -324,6 +324,8 @@ async def _configuration(kubeconfig: str, context: str | None) -> tuple[Any, str
         raise ConfigurationError(
             f"no Kubernetes API can be reached: {error}; set KUBECONFIG or KAPSTAN_KUBECONFIG"
         ) from error
+    except Exception as error:  # what the package makes of a file of another kind
+        raise ConfigurationError(f"{kubeconfig or 'the kubeconfig'} is no kubeconfig: {error}") from error
 
 
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
