@@ -321,11 +321,10 @@ async def _configuration(kubeconfig: str, context: str | None) -> tuple[Any, str
         loader.load_incluster_config(client_configuration=configuration)
         return configuration, _pod_namespace()
     except (config.ConfigException, OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"no Kubernetes API can be reached: {error}; set KUBECONFIG or KAPSTAN_KUBECONFIG"
-        ) from error
+        fix = "set KUBECONFIG or KAPSTAN_KUBECONFIG"
+        raise ConfigurationError(f"no Kubernetes API can be reached: {error}; {fix}") from error
     except Exception as error:  # what the package makes of a file of another kind
-        raise ConfigurationError(f"{kubeconfig or 'the kubeconfig'} is no kubeconfig: {error}") from error
+        raise ConfigurationError(f"{kubeconfig or 'the file'} is no kubeconfig: {error}") from error
 
 
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
