@@ -17,10 +17,10 @@ from uuid import UUID
 from kapstan import backend as backends
 from kapstan import ids, states
 from kapstan.context import current_flow
-from kapstan.engine import values, watcher
+from kapstan.engine import outages, values, watcher
 from kapstan.engine.pending import Pending, Resolvable, UserCallback, call_on
 from kapstan.engine.waiting import without_place
-from kapstan.errors import UnknownRun
+from kapstan.errors import QueueUnavailable, UnknownRun
 from kapstan.ids import RunId
 from kapstan.ports import RunRecord
 from kapstan.states import State
@@ -55,12 +55,18 @@ class Future(Resolvable, Generic[R]):
         return (_look(self._run_id) or _UNKNOWN).of_run(self._run_id)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness."""
+        """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness.
+
+        In a flow a queue that is away is waited for, too.
+
+        Raises:
+            QueueUnavailable: the queue is away, and this is no flow.
+        """
         if self._pending is not None:
             self._pending.wait(timeout)
         elif _journalled(self._run_id) is None:
             with without_place():
-                backends.current().queue.wait([self._run_id], timeout)
+                _ended_of([self._run_id], None if timeout is None else time.monotonic() + timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
         """What the run returned.
@@ -70,8 +76,14 @@ class Future(Resolvable, Generic[R]):
             UnknownRun: the queue does not know the run: never accepted, lost, or expired.
             Exception: the run's own exception (returned instead with ``raise_on_failure=False``).
         """
+        end = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
-        state = self._ended_state()
+        try:
+            state = self._ended_state(end)
+        except QueueUnavailable as error:
+            if current_flow.get() is None or end is None:
+                raise
+            raise TimeoutError(f"whether run {self.task_run_id} has ended cannot be asked: {error}") from error
         if not state.is_final() and not self._not_ready(state):
             raise TimeoutError(f"run {self.task_run_id} has not ended within {timeout} seconds; it is {state.name}")
         return cast("R", state.result(raise_on_failure=raise_on_failure))
@@ -95,7 +107,7 @@ class Future(Resolvable, Generic[R]):
         await self.wait_async(timeout)
         if self._pending is not None:
             return self.result(0, raise_on_failure)
-        return await backends.current().call(self.result, 0, raise_on_failure)
+        return await backends.current().call(self.result, None if timeout is None else 0, raise_on_failure)
 
     @property
     def is_background(self) -> bool:
@@ -145,11 +157,11 @@ class Future(Resolvable, Generic[R]):
         else:
             watcher.add(self._run_id, callback)
 
-    def _ended_state(self) -> State:
+    def _ended_state(self, end: float | None = None) -> State:
         """``state`` for whoever has waited: a run that the queue does not know does not come any more."""
         if self._pending is not None:
             return self.state
-        state = _look(self._run_id)
+        state = _asked(lambda: _look(self._run_id), end)
         if state is not None:
             return state.of_run(self._run_id)
         error = UnknownRun(f"run {self.task_run_id}: {UnknownRun.__doc__}")
@@ -247,11 +259,29 @@ def _ending_in_queue(left: dict[RunId, Future[T]], deadline: float | None) -> Ge
     for run_id in [run_id for run_id in left if _journalled(run_id) is not None]:
         yield left.pop(run_id)
     while left:
-        ended = backends.current().queue.wait(list(left), _left(deadline))
+        ended = _ended_of(list(left), deadline)
         if not ended:
             return
         for run_id in ended:
             yield left.pop(run_id)
+
+
+def _ended_of(run_ids: list[RunId], deadline: float | None) -> set[RunId]:
+    """Those that have ended, as soon as there is one; none when the deadline is over."""
+    try:
+        return _asked(lambda: backends.current().queue.wait(run_ids, _left(deadline)), deadline)
+    except QueueUnavailable:
+        if current_flow.get() is None or deadline is None or time.monotonic() < deadline:
+            raise
+        return set()
+
+
+def _asked(ask: Callable[[], T], deadline: float | None) -> T:
+    """What the queue says; a flow has work to lose, and waits for a queue that is away until the deadline."""
+    flow = current_flow.get()
+    if flow is None:
+        return ask()
+    return outages.waited_for(flow, "The queue cannot be asked for a run that is waited for", ask, deadline)
 
 
 def _left(deadline: float | None) -> float | None:

@@ -80,7 +80,8 @@ class Delayed:
             known = state.block() if isinstance(state, Operation) else state
             self._known[run_id] = known or State(StateType(before.state), before.state_name, before.message, before.at)
             return DelayedCall(run_id, before, submit=False)
-        record = flow.backend.queue.record(run_id)
+        asked = f"The queue cannot be asked for run '{before.name}' now"
+        record = outages.waited_for(flow, asked, lambda: flow.backend.queue.record(run_id))
         ended = None if record is None else _ENDS.get(record.state)
         if flow.run_count > 1 and ended is not None and ended is not StateType.COMPLETED:
             marker = replace(before, run_count=before.run_count + 1)

@@ -8,6 +8,7 @@ which no time heals, is never waited for.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,11 +24,14 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 """Seconds between two tries."""
 
 
-def waited_for(flow: FlowRun, what: str, ask: Callable[[], T]) -> T:
-    """What ``ask`` returns, once the store answers; ``what`` begins the log line meanwhile.
+def waited_for(flow: FlowRun, what: str, ask: Callable[[], T], end: float | None = None) -> T:
+    """What ``ask`` returns, once the store (or the queue) answers; ``what`` begins the log line meanwhile.
+
+    Args:
+        end: of patience, by the monotonic clock.
 
     Raises:
-        BackendError: the store is unsafe, or the run was to end already.
+        BackendError: the store is unsafe, the run was to end already, or ``end`` is over.
         BaseException: why the run must end now.
     """
     delay = _FIRST_WAIT
@@ -35,12 +39,13 @@ def waited_for(flow: FlowRun, what: str, ask: Callable[[], T]) -> T:
         try:
             return ask()
         except BackendError as error:
-            if not _heals(flow, error):
+            left = _LONGEST_WAIT if end is None else end - time.monotonic()
+            if not _heals(flow, error) or left <= 0:
                 raise
             flow.logger.warning("%s; waiting: %s", what, error)
         ending, flow.ending = flow.ending, False  # whoever waits may be interrupted, also at the end of the run
         try:
-            limits.sleep(delay)
+            limits.sleep(min(delay, left))
             flow.check_stopped()
         finally:
             flow.ending = ending
