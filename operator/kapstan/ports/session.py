@@ -51,8 +51,13 @@ class Session(Protocol):
         crashed ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome."""
         ...
 
-    def give_back(self, lane: int, executing: Sequence[RunId]) -> list[RunId]:
-        """As ``Lane.give_back``, for a child that cannot do it itself because its task holds the interpreter."""
+    def claims(self) -> list[tuple[int, RunId, Token]]:
+        """What the queue shows as held by this session: lane, run and token of each."""
+        ...
+
+    def take_back(self, claims: Sequence[tuple[RunId, Token]]) -> list[RunId]:
+        """Return these claims unharmed to the queue, for a child that cannot do it itself because its task holds the
+        interpreter. A run that was claimed anew since has another token and stays; those that went back."""
         ...
 
     def drain(self) -> None:

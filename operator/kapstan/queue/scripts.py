@@ -71,6 +71,14 @@ def give_back(session: str, lane: int, ttl: int, *executing: str) -> None: ...
 
 
 @Script
+def claims(session: str) -> None: ...
+
+
+@Script
+def take_back(session: str, ttl: int, *claims: str) -> None: ...
+
+
+@Script
 def announce(session: str, lane: int | str, ttl: int, *held: str) -> None: ...
 
 

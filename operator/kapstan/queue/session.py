@@ -189,9 +189,14 @@ class RedisSession:
         )
         return bool(self._call(packed)[2])
 
-    def give_back(self, lane: int, executing: Sequence[RunId]) -> list[RunId]:
-        reply = self._call(scripts.give_back.pack(self._prefix, self._name, lane, self._ttl, *executing))
-        return [run_id.decode() for run_id in reply[1][::2]]
+    def claims(self) -> list[tuple[int, RunId, Token]]:
+        flat = [part.decode() for part in self._call(scripts.claims.pack(self._prefix, self._name))[1]]
+        return [(int(flat[at + 2]), flat[at], Token.parse(flat[at + 1])) for at in range(0, len(flat), 3)]
+
+    def take_back(self, claims: Sequence[tuple[RunId, Token]]) -> list[RunId]:
+        flat = [text for run_id, token in claims for text in (run_id, str(token))]
+        reply = self._call(scripts.take_back.pack(self._prefix, self._name, self._ttl, *flat)) if flat else (b"", ())
+        return [run_id.decode() for run_id in reply[1]]
 
     def drain(self) -> None:
         self._call(scripts.drain.pack(self._prefix, self._name, 1))

@@ -21,6 +21,7 @@ from kapstan.errors import HandBack, KapstanError
 from kapstan.ports import Lane
 from kapstan.specs import TaskSpec
 from kapstan.states import ExitCode
+from kapstan.worker import recall
 from kapstan.worker.board import Board, Order, Slot
 from kapstan.worker.children import LOOK, REPLACE, Parent
 from kapstan.worker.descendants import kill_below
@@ -47,6 +48,7 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
 
     engine = BackgroundEngine(specs, ours)
     line = ours.queue.open_lane(session, lane, tasks, queue=queue)
+    recall.register()
     guard = Guard(slot, line, parent.channel)
 
     def batch_begins() -> None:

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 from kapstan.backend import Backend
@@ -25,6 +26,7 @@ from kapstan.worker.children import Child
 from kapstan.worker.executor import TROUBLE
 from kapstan.worker.lanes import Lanes, Service
 from kapstan.worker.lease import Lease
+from kapstan.worker.recall import recall
 
 logger = logging.getLogger("kapstan.worker")
 
@@ -117,8 +119,7 @@ class Supervisor:
                 self._drain(session)
             if not renewed.alive and self._lanes.order != Order.SERVE:
                 self._tell_drain(session)  # what was opened anew does not know
-            for run_id in renewed.cancelled:
-                self._cancel(run_id)
+            self._cancel(session, renewed.cancelled)
         self._watch(session, time.monotonic())
 
     def _pause(self, session: Session, lease: Lease) -> None:
@@ -178,21 +179,40 @@ class Supervisor:
 
     def _recall(self, session: Session, child: Child) -> None:
         """What the child's guard would do, could it run."""
-        child.slot.recalled = True
         try:
-            session.give_back(child.lane, child.slot.kept())
+            recall(child.slot, child.lane, session)
         except TROUBLE as error:
             logger.info("The queue is away; what waits behind a long run waits on: %s", error)
 
-    def _cancel(self, run_id: RunId) -> None:
-        """Interrupt the child that executes ``run_id``; one that has not begun it is met by a later renewal."""
+    def _cancel(self, session: Session, cancelled: Sequence[RunId]) -> None:
+        """Interrupt the children that execute these runs. What has not begun is taken back, and the queue ends it."""
+        unbegun = [run_id for run_id in cancelled if not self._interrupt(run_id)]
+        if not unbegun:
+            return
+        try:
+            lanes = {lane for lane, run_id, _ in session.claims() if run_id in unbegun}
+        except TROUBLE as error:
+            logger.info("The queue is away; runs that are to be cancelled wait for the next renewal: %s", error)
+            return
+        for child in self._lanes:
+            if child.lane in lanes:
+                self._recall(session, child)
+                child.look()
+        for run_id in unbegun:  # it may have begun before it was recalled
+            self._interrupt(run_id)
+
+    def _interrupt(self, run_id: RunId) -> bool:
+        """Whether a child executes ``run_id``; it is told to break it off."""
         for child in self._lanes:
             executing = child.slot.executing()
-            if executing is not None and executing.run_id == run_id and child.cancelled != run_id:
-                logger.info("Run %s is cancelled", run_id)
-                child.cancelled = child.slot.cancel = run_id
-                child.look()
-                child.kill_at = time.monotonic() + CANCEL_GRACE
+            if executing is not None and executing.run_id == run_id:
+                if child.cancelled != run_id:
+                    logger.info("Run %s is cancelled", run_id)
+                    child.cancelled = child.slot.cancel = run_id
+                    child.look()
+                    child.kill_at = time.monotonic() + CANCEL_GRACE
+                return True
+        return False
 
     # ------------------------------------------------------------------ drain
 

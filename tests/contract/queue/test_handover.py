@@ -244,7 +244,7 @@ class TestARecalledLaneIsFoundAgain:
         queue.submit_many([run() for _ in range(3)])
         hung, other = hire(), hire()
         first, *waiting = hung.lane.step([], 3).claims
-        hung.session.give_back(0, [first.run_id])
+        hung.session.take_back([(claim.run_id, claim.token) for claim in waiting])
         taken = other.lane.step([], 3).claims
         assert [claim.run_id for claim in taken] == [claim.run_id for claim in waiting]
         assert hung.lane.step([done(first)], 1).claims == []

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- take_back: return certain claims of a session unharmed to the queue. Claims that were made since have other tokens.
+-- KEYS: prefix
+-- ARGV: session ttl claims...
+--   claims: rid and token of each
+-- Reply: format, rids that went back
+-- include: now
+-- include: record
+-- include: route
+-- include: era
+-- include: index
+-- include: settle
+-- include: finish
+-- include: claim
+-- include: offer
+-- include: release
+local session = ARGV[1]
+local wanted, claims, answer = {}, {}, {}
+for i = 3, #ARGV, 2 do wanted[ARGV[i]] = ARGV[i + 1] end
+for _, claim in ipairs(claims_of(session)) do
+  if wanted[claim[1]] == claim[2] then
+    claims[#claims + 1] = claim
+    answer[#answer + 1] = claim[1]
+  end
+end
+offer_all(release(session, claims, ARGV[2]))
+settle()
+return {'1', answer}
