@@ -13,7 +13,7 @@ from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.errors import ConfigurationError, NotFound, NotPossible
 from kapstan.ids import RunId
-from kapstan.journal import History
+from kapstan.journal import Changed, History, bury
 from kapstan.ports import CANCEL_SIGNAL, LeaseHolder
 from kapstan.runs.ending import end_run
 from kapstan.runs.flow_view import FlowRunFilter, FlowRunView, fits, is_lost, lives_here, view
@@ -294,10 +294,15 @@ class FlowRuns:
         ended = history.end is not None and history.end.end.ends_run
         if not ended and history.attempts:
             raise NotPossible(f"run {name} has not ended: cancel it before you delete it")
+        if ended:  # from here on nobody goes on with it, wherever this is broken off
+            try:
+                bury(self._backend.store, self._backend.codec, run_id, history, time.time())
+            except Changed as error:
+                raise NotPossible(str(error)) from None
         for prefix in (f"values/{run_id}/", f"definitions/{run_id}"):
             self._backend.store.delete(list(self._backend.store.keys(prefix)))
-        self._backend.store.log(f"flows/{run_id}").remove()
         self._index.delete(run_id)
+        self._backend.store.log(f"flows/{run_id}").remove()
 
 
 def _wake(holder: LeaseHolder) -> None:

@@ -129,6 +129,12 @@ class Sweep:
 
     def _look_at(self, found: Holdings) -> None:
         log, self._at = found.log, found.run_id
+        values = iter(found.values)
+        if log is not None and log.bare and not self._is_due(log):
+            first = next(values, None)
+            if first is None and found.definition is None:
+                return  # a grave as most are: it is not read
+            values = values if first is None else itertools.chain((first,), values)
         if log is None:
             fate = _Run.NONE
         elif found.run_id in self._before_its_turn:
@@ -144,7 +150,7 @@ class Sweep:
             return
         if found.definition is not None and self._may_go(fate, found.run_id, found.definition):
             self._delete("definition", [found.definition], name=found.run_id)
-        self._values(fate, found.values)
+        self._values(fate, values)
         if log is not None and log.bare:
             self._grave(found.run_id, log)
 
@@ -212,8 +218,11 @@ class Sweep:
             self.report.keep(Kept.UNREADABLE, run_id)
             return False
 
+    def _is_due(self, grave: ListedLog) -> bool:
+        return self._ages.keys is not None and self._now - grave.modified >= self._ages.keys
+
     def _grave(self, run_id: RunId, log: ListedLog) -> None:
-        if self._ages.keys is None or self._now - log.modified < self._ages.keys:
+        if not self._is_due(log):
             return
         if not self._dry_run:
             try:

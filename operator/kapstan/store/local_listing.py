@@ -25,17 +25,18 @@ def walked(top: Path, prefix: str) -> Iterator[tuple[str, Path]]:
 
 def _below(folder: Path, above: str, prefix: str) -> Iterator[tuple[str, Path]]:
     # A folder counts as its name with a slash, so that the order is that of the whole keys.
-    for name, path, is_folder in sorted(_entries(folder)):
+    for name, file_name in sorted(_entries(folder)):
         key = above + name
         if not (key.startswith(prefix) or prefix.startswith(key)):
             continue
-        if is_folder:
-            yield from _below(path, key, prefix)
+        if name.endswith("/"):
+            yield from _below(folder / file_name, key, prefix)
         else:
-            yield key, path
+            yield key, folder / file_name
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
+def _entries(folder: Path) -> Iterator[tuple[str, str]]:
+    """Part of a key, with a slash if it is a folder, and the name of its file."""
     with refusing(folder):
         try:
             entries = os.scandir(folder)
@@ -44,9 +45,9 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path, bool]]:
         with entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    yield f"{unquote(entry.name)}/", Path(entry.path), True
+                    yield f"{unquote(entry.name)}/", entry.name
                 elif entry.is_file(follow_symlinks=False):
-                    yield unquote(entry.name), Path(entry.path), False
+                    yield unquote(entry.name), entry.name
 
 
 def listed_logs(top: Path, prefix: str) -> Iterator[ListedLog]:
