@@ -71,6 +71,11 @@ class TaskSpec(TaskPolicy):
     def __post_init__(self) -> None:
         object.__setattr__(self, "arity", _arity(self.signature))
 
+    @property
+    def has_effect(self) -> bool:
+        """Whether running it twice may do harm."""
+        return self.effect is not EffectClass.PURE
+
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name, defaults applied.
 

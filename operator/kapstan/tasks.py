@@ -208,16 +208,22 @@ class Task(_Attributes, Generic[P, R]):
         *,
         countdown: float = 0.0,
         idempotency_key: str | None = None,
+        wait_for: Iterable[Any] | None = None,
     ) -> Future[Any]:
         """As ``delay``, with the arguments in a tuple and a dict.
 
         Args:
             countdown: seconds until the run may start, 0 or more.
             idempotency_key: one key is one run, whoever submits it and however often.
+            wait_for: futures whose runs must have completed; they are waited for here, since a run in the queue waits
+                for nobody.
 
         Raises:
             IdempotencyConflict: the key was used for other arguments.
+            Exception: that of a run in ``wait_for`` that did not complete; nothing was submitted.
         """
+        for upstream in promises(list(wait_for or ())):
+            upstream.final_state().result()
         return Future(
             submission.submit(
                 self.spec,

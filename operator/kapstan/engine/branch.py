@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kapstan.engine import canonical
+from kapstan.errors import UnkeyableInput
 from kapstan.ids import RunId, derived_id
 
 if TYPE_CHECKING:
@@ -65,9 +66,19 @@ class Branch:
         self._children: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def place(self, identity: str, parameters: dict[str, Any]) -> Place:
-        """Where the next call of ``identity`` with these inputs stands."""
-        content = canonical.digest(parameters)
+    def place(self, identity: str, parameters: dict[str, Any], *, strict: bool = False) -> Place:
+        """Where the next call of ``identity`` with these inputs stands.
+
+        Args:
+            strict: what it does must not be done twice, so each input must be told from every other.
+
+        Raises:
+            UnkeyableInput: with ``strict``; the message names the argument and the way out.
+        """
+        try:
+            content = canonical.digest(parameters, strict=strict)
+        except UnkeyableInput as error:
+            raise UnkeyableInput(f"task {identity} has an effect that must not be repeated, and its {error}") from None
         with self._lock:
             occurrence = self._counts.get((identity, content), 0)
             self._counts[identity, content] = occurrence + 1

@@ -13,7 +13,14 @@ import pytest
 from tests.servers.redis import RedisServer
 
 from kapstan import Future, as_completed, backend, flow, ids, task, wait
-from kapstan.errors import IdempotencyConflict, ParameterError, SerializationError, UnfinishedRun, UnknownRun
+from kapstan.errors import (
+    CancelledRun,
+    IdempotencyConflict,
+    ParameterError,
+    SerializationError,
+    UnfinishedRun,
+    UnknownRun,
+)
 
 APP = Path(__file__).with_name("background_app.py")
 ROOT = Path(__file__).parents[3]
@@ -22,6 +29,10 @@ ROOT = Path(__file__).parents[3]
 @task(name="tests: never served")
 def idle(x: object = None) -> object:
     return x
+
+
+@task(name="tests: at once")
+def at_once() -> None: ...
 
 
 @pytest.fixture
@@ -154,3 +165,21 @@ def test_who_waits_for_a_run_that_the_queue_does_not_know_is_told(redis: RedisSe
     waiting.join(60)
     assert [type(error) for error in told] == [UnknownRun]
     assert list(as_completed([lost, never], timeout=30))
+
+
+def test_apply_async_submits_when_what_it_waits_for_has_completed(redis: RedisServer) -> None:
+    @flow(name="tests: apply-async-waits")
+    def waiting() -> tuple[bool, str]:
+        first = at_once.submit()
+        run = idle.apply_async(("x",), wait_for=[first])
+        return first.done, run.state.name
+
+    assert waiting() == (True, "Scheduled")
+
+
+def test_apply_async_submits_nothing_if_what_it_waits_for_did_not_complete(redis: RedisServer) -> None:
+    before = idle.delay()
+    backend.current().queue.cancel(before.memo_reference)
+    with pytest.raises(CancelledRun):
+        idle.apply_async(wait_for=[before])
+    assert len(backend.current().queue.runs()) == 1

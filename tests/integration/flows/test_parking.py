@@ -15,7 +15,7 @@ import pytest
 from kapstan import backend as backends
 from kapstan import flow, settings, task
 from kapstan.engine import flow_engine
-from kapstan.errors import HandBack, PausedRun
+from kapstan.errors import HandBack, PausedRun, UnkeyableInput
 from kapstan.ids import RunId, new_id
 from kapstan.journal import read_journal
 from kapstan.states import AttemptOutcome, EffectClass, State
@@ -136,3 +136,26 @@ def test_a_store_that_is_away_is_waited_for() -> None:
         thread.join()
         logging.getLogger("kapstan").removeHandler(handler)
     assert len(ran) == 1
+
+
+WAYS: dict[str, Callable[[Task[..., Any], Any], Any]] = {
+    "called": lambda subject, value: subject(value),
+    "submitted": lambda subject, value: subject.submit(value).result(),
+    "mapped": lambda subject, value: subject.map([value]).result(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("effect", [effect for effect in EffectClass if effect is not EffectClass.PURE])
+def test_an_input_that_no_key_can_tell_is_refused_where_there_is_an_effect(way: str, effect: EffectClass) -> None:
+    """Two different locks would have one key: a resumed flow could take the one call for the other."""
+    effectful = with_effect(charge, effect)
+    with pytest.raises(
+        UnkeyableInput, match=r"parking-charge has an effect .* argument 'amount' holds _thread.lock.*pass"
+    ):
+        attempt(lambda: WAYS[way](effectful, threading.Lock()), new_id(), 1).result()
+    assert ran == []
+
+
+def test_a_task_without_effect_takes_it() -> None:
+    assert attempt(lambda: charge(threading.Lock()), new_id(), 1).is_completed()
