@@ -127,3 +127,42 @@ def test_two_objects_with_one_key_are_one_run(team: Team) -> None:
     assert done.returncode == 0, done.stderr
     team.started("second")
     assert team.jobs("second") == ["second-1"]
+
+
+def runs_of(team: Team, deployment: str) -> dict[str, Manifest]:
+    """FlowRuns that schedules of a Deployment made, the oldest first."""
+    path = f"/apis/kapstan.dev/v1alpha1/namespaces/{team.name}/flowruns"
+    answer = team.server.request("GET", path, query=f"&labelSelector=kapstan.dev/deployment%3D{deployment}")
+    assert answer.code == 200, answer.message
+    found = sorted(answer.body["items"], key=lambda run: run["spec"]["scheduledTime"])
+    return {run["metadata"]["name"]: run for run in found}
+
+
+def test_replace_cancels_the_oldest_for_the_new_one_and_brings_back_none_that_was_deleted(team: Team) -> None:
+    often: Manifest = {
+        "flow": {"entrypoint": "etl:main", "image": "etl:1"},
+        "workPoolRef": {"name": "pool"},
+        "schedules": [{"name": "quick", "interval": 2}],
+        "concurrency": {"limit": 1, "policy": "Replace"},
+    }
+    team.apply("Deployment", "often", often)
+    first = next(iter(until(lambda: runs_of(team, "often"), bool, "first run")))
+    done = team.server.kubectl("delete", "flowruns.kapstan.dev", first, "-n", team.name)
+    assert done.returncode == 0, done.stderr
+    until(lambda: runs_of(team, "often"), lambda runs: len(runs) >= 4, "four runs")
+    team.apply("Deployment", "often", often | {"suspend": True})
+
+    def is_settled(runs: dict[str, Manifest]) -> bool:
+        *replaced, last = runs.values()
+        return last.get("status", {}).get("phase") == "Pending" and all(
+            run.get("status", {}).get("phase") == "Cancelled" for run in replaced
+        )
+
+    runs = until(lambda: runs_of(team, "often"), is_settled, "one run that lives")
+    *replaced, last = runs
+    assert first not in runs, "an apply would have made it anew"
+    assert all(runs[name]["spec"]["cancel"] for name in replaced)
+    assert not runs[last]["spec"].get("cancel")
+    until(lambda: [team.jobs(name) for name in replaced], lambda jobs: not any(jobs), "end of their Jobs")
+    assert team.jobs(last) == [f"{last}-1"]
+    assert team.jobs(first) == []
