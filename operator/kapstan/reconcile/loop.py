@@ -94,6 +94,7 @@ class Loop:
     def deleted(self, manifest: Manifest) -> None:
         """A resource of ours was deleted, or a run has ended and left what is watched."""
         key = key_of_manifest(manifest)
+        self._wrote(manifest)  # its last state may be news, to those who depend on it
         self._world.cache.drop(key)
         self.enqueue(key)
         if self._at_work:
@@ -166,8 +167,10 @@ class Loop:
         try:
             await self._reconcile(key)
         except NotFound:
-            # Gone while it was looked at: the next look sees that.
-            self._world.cache.drop(key)
+            # Gone while it was looked at: the next look sees that, and so does whoever depends on it.
+            known = self._world.cache.get(key)
+            if known is not None:
+                self.deleted(known)
             self.enqueue(key)
             self.queue.done(key)
         except ResourceConflict:

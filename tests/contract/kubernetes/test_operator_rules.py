@@ -7,19 +7,39 @@ Terminating for ever, as on a node that is lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.contract.apiserver import ApiServer
 from tests.contract.kubernetes.operators import Install, MakeTeam, Manifest, Team, signing_key, until
+from tests.servers.minio import Minio
+from tests.servers.redis import RedisServer
+
+from kapstan import ids
+from kapstan.backend import Backend
+from kapstan.errors import Fenced
+from kapstan.journal import Journal
+from kapstan.runs.records import Records
+
+KEY = signing_key("ruled")
 
 
 @pytest.fixture
 def team(api_server: ApiServer, install: Install, make_team: MakeTeam) -> Team:
     """A team whose operator leads."""
     made = make_team("ruled")
-    install("ruled-system", "namespaces={ruled}", signing_key("ruled")).start("a").leads()
+    install("ruled-system", "namespaces={ruled}", KEY).start("a").leads()
     return made
+
+
+@pytest.fixture
+def backend(operators_redis: RedisServer, minio: Minio) -> Iterator[Backend]:
+    """The team's store and queue, as `kapstan flow-run` reaches them."""
+    settings = minio.settings(redis_url=operators_redis.url, namespace="ruled", signing_key=KEY.partition("=")[2])
+    opened = Backend(settings)
+    yield opened
+    opened.close()
 
 
 def condition(status: Manifest, type_: str) -> tuple[str, str]:
@@ -127,6 +147,28 @@ def test_two_objects_with_one_key_are_one_run(team: Team) -> None:
     assert done.returncode == 0, done.stderr
     team.started("second")
     assert team.jobs("second") == ["second-1"]
+
+
+def test_a_run_that_the_operator_gives_up_is_crashed_in_its_journal_too(team: Team, backend: Backend) -> None:
+    """No process of it could write that: the one that was lost may still live, and is fenced by it."""
+    spec = {"flow": {"entrypoint": "etl:main", "image": "etl:1"}, "workPoolRef": {"name": "pool"}}
+    team.apply("Deployment", "etl", spec | {"infrastructureRetries": 0})
+    team.run("r1")
+    team.started("r1")
+    done = team.server.kubectl("delete", "job", "r1-1", "-n", team.name)
+    assert done.returncode == 0, done.stderr
+    status = until(lambda: team.status("r1"), lambda status: status.get("phase") == "Crashed", "end")
+    run_id, records = ids.parse(status["runId"]), Records(backend)
+    end = records.history(run_id).end
+    assert end is not None
+    assert (end.end.value, end.message) == ("Crashed", status["message"])
+    late = Journal(backend.store, backend.codec, run_id)
+    with pytest.raises(Fenced):  # a process that was lost and begins late
+        late.open(1, host="lost", now=0.0)
+    late.close()
+    shown = records.summary(run_id)
+    assert shown is not None
+    assert (shown["state"], shown["message"]) == ("CRASHED", status["message"])
 
 
 def runs_of(team: Team, deployment: str) -> dict[str, Manifest]:

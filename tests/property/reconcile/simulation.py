@@ -7,7 +7,7 @@ does what a script says, because what is under test is what the loop makes of it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,14 +62,20 @@ class Process:
 
 @dataclass
 class Writes:
-    """Counts the writes of the operator and kills it at one: before it, or after it had its effect."""
+    """Counts the writes of the operator and kills it at one: before it, or after it had its effect.
+
+    With ``meanwhile`` that is called there instead, as something that somebody else does at this moment.
+    """
 
     kill_at: int = -1
     after: bool = False
     done: int = 0
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def perform(self, write: Callable[[], Any]) -> Any:
         mine, self.done = self.done, self.done + 1
+        if self.meanwhile is not None:
+            return await self._beside(write, self.meanwhile, mine)
         if mine == self.kill_at and not self.after:
             raise Killed
         try:
@@ -81,6 +87,15 @@ class Writes:
         if mine == self.kill_at:
             raise Killed
         return answer
+
+    async def _beside(self, write: Callable[[], Any], meanwhile: Callable[[], Awaitable[None]], mine: int) -> Any:
+        if mine == self.kill_at and not self.after:
+            await meanwhile()
+        try:
+            return await write()
+        finally:
+            if mine == self.kill_at and self.after:
+                await meanwhile()
 
 
 class Infrastructure:
@@ -303,6 +318,14 @@ class Simulation:
 
     def _stages(self) -> list[tuple[str, int, float | None]]:
         return [(job, process.stage, process.stop_by) for job, process in self.infrastructure.processes.items()]
+
+    async def delete(self, name: str) -> None:
+        """Take a run away, as a person does; the operator hears of it."""
+        key = Key("FlowRun", NAMESPACE, name)
+        manifest = await self.cluster.get(key)
+        assert manifest is not None
+        await self.cluster.delete(key)
+        self.loop.deleted(manifest)
 
     async def ask(self, name: str, **spec: Any) -> None:
         """Make a run, or change what is asked of it, as a person or GitOps does."""

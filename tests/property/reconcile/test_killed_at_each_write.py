@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.property.reconcile.simulation import Fate, Killed, Simulation, Writes
+from tests.property.reconcile.simulation import NAMESPACE, Fate, Killed, Simulation, Writes
+
+from kapstan.ports import Key
 
 FATES: tuple[Fate, ...] = ("Lost", "HandedBack", "Completed")
 MOST_WRITES = 60
@@ -44,6 +46,34 @@ def test_every_attempt_is_created_once_and_the_end_is_the_same(tmp_path: Path) -
                 assert await through(simulation) == 1, f"write {number} was not reached"
                 assert await simulation.outcome("run") == expected
                 assert dict(simulation.infrastructure.created) == {"run-1": 1, "run-2": 1, "run-3": 1}
+
+    asyncio.run(body())
+
+
+def test_a_run_that_is_deleted_at_any_write_leaves_nothing_and_does_not_come_back(tmp_path: Path) -> None:
+    async def body() -> None:
+        reference = Simulation(tmp_path / "reference", FATES)
+        await through(reference)
+        for number in range(reference.writes.done):
+            for after in (False, True):
+                writes = Writes(number, after)
+                simulation = Simulation(tmp_path / f"{number}-{after}", FATES, writes=writes)
+                deleted: list[int] = []
+
+                async def delete(simulation: Simulation = simulation, deleted: list[int] = deleted) -> None:
+                    if not deleted:
+                        deleted.append(1)
+                        await simulation.delete("run")
+
+                writes.meanwhile = delete
+                assert await through(simulation) == 0
+                assert deleted, f"write {number} was not reached"
+                assert await simulation.cluster.get(Key("FlowRun", NAMESPACE, "run")) is None, f"{number} {after}"
+                left = [job for job, one in simulation.infrastructure.processes.items() if not one.removed]
+                assert left == [], f"{left} after write {number}, {after}"
+                pool = await simulation.cluster.get(Key("WorkPool", NAMESPACE, "pool"))
+                assert pool is not None
+                assert pool.get("status", {}).get("inFlight", 0) == 0
 
     asyncio.run(body())
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from kapstan.errors import NotFound
 from kapstan.ports import Key, Manifest
 from kapstan.reconcile.brief import RunBrief
 from kapstan.reconcile.kinds.deployment.history import History
@@ -50,7 +51,12 @@ class FlowRunReconciler(Reconciler):
         return pool is None or not served_elsewhere(world, pool)
 
     async def decide(self, world: World, key: Key, manifest: Manifest, now: datetime) -> Plan:
-        world.memory(Remains).runs.pop(key, None)  # made again under the same name
+        remains = world.memory(Remains).runs
+        if key in remains:
+            # Its end was heard of. The answer to a write of ours may have come after that, and be all that is left.
+            if world.cache.get(key) is not None and await world.cluster.get(key) is None:
+                raise NotFound(f"{key} was deleted while it was looked at")
+            del remains[key]  # it has left what is watched, or was made again under the same name
         brief = RunBrief.of(manifest)
         if brief.ended:
             world.memory(History).put(brief)
