@@ -110,7 +110,9 @@ class BackgroundEngine:
                 claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
             )
         if claim.crashes >= self._max_crashes:
-            return self._refuse(claim, "crashed", f"its process died {claim.crashes} times (KAPSTAN_MAX_CRASHES)")
+            return self._refuse(
+                claim, "crashed", f"its process died {values.times(claim.crashes)} (KAPSTAN_MAX_CRASHES)"
+            )
         try:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)

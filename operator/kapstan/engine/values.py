@@ -224,6 +224,11 @@ def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException 
     return _noted(error, body.get("lost") or []) if isinstance(error, BaseException) else None
 
 
+def times(count: int) -> str:
+    """How often, for messages: ``once``, ``3 times``."""
+    return "once" if count == 1 else f"{count} times"
+
+
 def printable(error: BaseException) -> str:
     """The message of ``error``, whatever its ``__str__`` does."""
     try:

@@ -49,7 +49,7 @@ class Deaths:
     def _tell(self, session: Session, lane: int, executing: RunId | None) -> None:
         limit, envelope = self._backend.settings.max_crashes, b""
         if executing is not None:
-            reason = f"{self._what} died {limit} times while executing it; it is quarantined"
+            reason = f"{self._what} died {values.times(limit)} while executing it; it is quarantined"
             envelope = values.seal_reason(self._backend, reason, executing)
         if session.lane_died(lane, executing, envelope):
-            logger.error("Run %s is quarantined: it ended %s %d times", executing, self._what, limit)
+            logger.error("Run %s is quarantined: it ended %s %s", executing, self._what, values.times(limit))

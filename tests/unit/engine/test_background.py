@@ -192,6 +192,7 @@ def test_a_run_that_killed_its_process_too_often_is_not_executed_again() -> None
     ended = outcome(spec(never), claim()._replace(crashes=3))
     assert ended.state == "crashed"
     assert "its process died 3 times" in str(error(ended))
+    assert values.times(1) == "once"
 
 
 def test_arguments_of_another_task_are_never_executed() -> None:
