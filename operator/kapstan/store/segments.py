@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,10 +31,18 @@ from kapstan.store.segment import Kind, Segment, damaged
 
 CHUNK = 64  # a take-over reads up to so many single segments, a resume one object for each
 FENCE_AHEAD = 8
+SILENT = 3600.0
+"""Seconds after which a writer looks whether its log is still there: a machine may sleep for longer than retention."""
 _HEAD = 48  # bytes in which the kind of a segment stands
 _ABOVE = 8  # a grave is among so many of the last: openers that jumped over it have died or are about to stop
 _DELETED_AT_ONCE = 1000
 _READERS = 8  # more connections bring nothing
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps, where the system tells them."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 class SegmentLog:
@@ -45,6 +54,7 @@ class SegmentLog:
         self._token = ""
         self._attempt = 0
         self._next = 0
+        self._wrote = 0.0
         self._fenced = False
         self._doubtful: Sequence[bytes] | None = None  # sent under number _next, and no answer came
         self._chunk: dict[int, bytes] = {}  # the segments since the last full chunk, by number
@@ -83,7 +93,7 @@ class SegmentLog:
         full = len(bodies) // CHUNK * CHUNK
         self._checkpoint(checkpointed, bodies[:full])
         self._chunk = dict(enumerate(bodies[full:], checkpointed + full))
-        self._next, self._fenced = number + 1, False
+        self._next, self._fenced, self._wrote = number + 1, False, _clock()
         return records
 
     def append(self, records: Sequence[bytes]) -> None:
@@ -138,11 +148,13 @@ class SegmentLog:
         if not self._token:
             raise ValueError(f"the journal {self._name} is not open for writing")
         self._doubtful = records
+        if _clock() - self._wrote > SILENT and not self._there([self._next - 1]):
+            self._fenced = True  # what it wrote last was deleted with the log, and the next number may be free again
         while self._fenced or not self._create(self._next, body := self._segment(self._next, "data", records)):
             self._pass_over()
         self._chunk[self._next] = body  # again, if an exception of a signal comes now: in doubt it is written again
         # Both at once: an exception of a signal between them would leave a number that is not ours to write.
-        self._doubtful, self._next = None, self._next + 1
+        self._doubtful, self._next, self._wrote = None, self._next + 1, _clock()
         if len(self._chunk) >= CHUNK:
             chunk, self._chunk = list(self._chunk.items()), {}
             self._checkpoint(chunk[0][0], [body for _, body in chunk[:CHUNK]])

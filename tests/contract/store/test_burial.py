@@ -8,6 +8,7 @@ import pytest
 
 from kapstan.errors import Fenced, StoreRefused
 from kapstan.ports import RunLog, Store
+from kapstan.store import segments
 from kapstan.store.s3 import S3Store
 
 NAME = "flows/run"
@@ -74,6 +75,37 @@ def test_who_wrote_until_then_is_fenced(store: Store) -> None:
         late.append([b"late"])
     late.close()
     assert store.log(NAME).read() == [b"grave"]
+
+
+@pytest.mark.parametrize("grave_too", [False, True])
+def test_who_slept_until_the_log_was_deleted_is_fenced(
+    s3: S3Store, monkeypatch: pytest.MonkeyPatch, grave_too: bool
+) -> None:
+    """Its next number is free again: without a look it would believe that it had won it."""
+    now = 1000.0
+    monkeypatch.setattr(segments, "_clock", lambda: now)
+    sleeper = written(s3)
+    other = written(s3)
+    s3.log(NAME).bury(b"grave", anyway)
+    s3.log(NAME).clear()
+    if grave_too:
+        s3.log(NAME).remove()
+    now += segments.SILENT + 1
+    with pytest.raises(Fenced):
+        sleeper.append([b"late"])
+    sleeper.close()
+    other.close()
+    assert s3.log(NAME).read() == ([] if grave_too else [b"grave"])
+
+
+def test_who_slept_and_was_not_overtaken_goes_on(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(segments, "_clock", lambda: now)
+    sleeper = written(s3)
+    now += segments.SILENT + 1
+    sleeper.append([b"late"])
+    sleeper.close()
+    assert s3.log(NAME).read()[-1] == b"late"
 
 
 def test_what_is_admitted_is_what_stands_there_at_the_end(store: Store) -> None:
