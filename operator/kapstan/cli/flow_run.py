@@ -221,7 +221,13 @@ def _start(start: Start) -> None:
     """Execute the next attempt of a run in this process."""
     backend = backends.current()
     defined = definition.read(backend, start.run_id)
-    if defined is None or not defined.entrypoint or defined.parameters is None:
+    if defined is None:
+        run_id = ids.to_uuid(start.run_id)
+        raise ConfigurationError(
+            f"nothing is stored that says what run {run_id} executes; go on with: kapstan run ENTRYPOINT "
+            f"--run-id {run_id} --attempt {start.attempt}{' --again' if start.again else ''}, and its parameters"
+        )
+    if not defined.entrypoint or defined.parameters is None:
         raise ConfigurationError(
             f"run {ids.to_uuid(start.run_id)} cannot be executed by another process: its flow is a local function, or "
             "its parameters could not be serialised"

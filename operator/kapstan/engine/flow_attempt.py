@@ -69,7 +69,8 @@ class FlowAttempt:
         else:
             if attempt in (None, 1):
                 logger.info("Created flow run '%s' for flow '%s'", flow.name, flow.spec.name)
-            if attempt is None:
+            # Of a run that the operator does not have: another process goes on with it by what stands there.
+            if attempt is None or (attempt == 1 and flow.spec.entrypoint and not flow.deployment):
                 self._answered(f"the definition of flow run {flow.run_id} cannot be stored", self._define)
         self._answered(
             f"the journal of flow run {flow.run_id} cannot be opened", lambda: self._take_over(attempt, again)
