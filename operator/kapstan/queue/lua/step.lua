@@ -38,7 +38,7 @@ if #keys > 0 then
     if record and claim and sub(claim, 1, 14) == token then
       count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl, session), -1)
       gone[#gone + 1] = rid
-    elseif not (record and TERMINAL[state_of(record)] and token_of(record) == token) then
+    elseif not (record and state_of(record) == ARGV[at + 2] and token_of(record) == token) then
       lost[#lost + 1] = rid
     end
   end
