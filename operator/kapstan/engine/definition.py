@@ -1,6 +1,6 @@
 """What a flow run was started with: enough for another process to go on with it.
 
-Written once, before the first attempt of a run that a program started by calling its flow; runs of a deployment have
+Written once, before the first attempt of a run that a program or ``kapstan run`` started; runs of a deployment have
 theirs in the custom resource. Read by ``kapstan flow-run resume``.
 """
 

@@ -27,6 +27,7 @@ from kapstan.engine.loops import loops
 from kapstan.errors import (
     BackendError,
     CancelRun,
+    ConfigurationError,
     Fenced,
     HandBack,
     JournalLost,
@@ -73,20 +74,28 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     Call it before threads are started and connections opened: it forks.
     """
     go_read, go_write = os.pipe()
+    told_read, told_write = os.pipe()
     supervisor = os.getpid()
     adopt()
     signal.signal(CANCEL_SIGNAL, lambda _got, _frame: _cancel_asked.set())
     child = os.fork()
     if child == 0:
         os.close(go_write)
+        os.close(told_read)
         code: int = ExitCode.NOT_RECORDED
         try:
-            code = _child(attempt, load, go_read, supervisor)
+            code = _child(attempt, load, go_read, told_write, supervisor)
+        except ConfigurationError as error:
+            logger.error("%s", error)
+            code = ExitCode.USAGE
         except Exception:
             logger.exception("Flow run %s: this attempt broke off", attempt.run_id)
         finally:
+            os.write(told_write, b"!")
             _leave(code)
     os.close(go_read)
+    os.close(told_write)
+    os.set_blocking(told_read, False)  # what the run has started may hold the other end
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _frame: _send(child, got))
     lease = _Lease(attempt, child)
@@ -95,11 +104,28 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    code = _await_end(child)
+    code = _as_told(attempt, _await_end(child), told_read)
     if code != ExitCode.DONE:
         kill_below(os.getpid())
     lease.end()
     _leave(code if code >= 0 else 128 - code)
+
+
+def _as_told(attempt: Attempt, code: int, told: int) -> int:
+    """``code``, unless it means something that is not so: user code has ended the process, as ``os._exit`` does."""
+    with contextlib.suppress(BlockingIOError):
+        if os.read(told, 1):
+            return code
+    if code not in set(ExitCode):
+        return code
+    logger.error(
+        "Flow run %s: its process was ended with exit code %d before the end of the run was recorded; go on with: "
+        "kapstan flow-run resume %s",
+        attempt.run_id,
+        code,
+        attempt.run_id,
+    )
+    return ExitCode.NOT_RECORDED
 
 
 def _await_end(child: int) -> int:
@@ -197,9 +223,13 @@ class _Lease:
 # ---------------------------------------------------------------------------------------------- the child
 
 
-def _child(attempt: Attempt, load: Load, go: int, supervisor: int) -> int:
+def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) -> int:
+    def hand_back(_got: int, _frame: Any) -> NoReturn:
+        os.write(told, b"!")
+        os._exit(ExitCode.HANDED_BACK)
+
     for number in (signal.SIGTERM, signal.SIGINT, _SUPERSEDED):
-        signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
+        signal.signal(number, hand_back)
     reset_signals_in_forks()
     die_with_parent()
     if os.getppid() != supervisor:

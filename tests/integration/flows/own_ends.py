@@ -31,6 +31,25 @@ def leaves() -> None:
 
 
 @flow
+def exits_at_once(code: int) -> None:
+    os._exit(code)
+
+
+@task
+def counted(step: int) -> None:
+    note(f"step {step}")
+
+
+@flow
+def three_steps() -> None:
+    for step in range(3):
+        counted(step)
+        if step == 1 and not os.path.exists(os.environ["SINK"] + ".again"):
+            open(os.environ["SINK"] + ".again", "w").close()
+            os._exit(0)
+
+
+@flow
 def interrupts_itself() -> None:
     raise KeyboardInterrupt
 

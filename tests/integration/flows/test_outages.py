@@ -187,9 +187,12 @@ def test_a_run_that_must_end_meanwhile_says_the_way_on(outage: Outage, monkeypat
     assert ran == {"small 0": 1, "small 1": 1, "small 2": 1 if arrived else 2, "small 3": 1, "small 4": 1}
 
 
-def test_a_run_that_cannot_begin_has_executed_nothing_and_says_so(outage: Outage) -> None:
+@pytest.mark.parametrize(
+    ("number", "what"), [(1, "definition of flow run .* stored"), (2, "journal of flow run .* opened")]
+)
+def test_a_run_that_cannot_begin_has_executed_nothing_and_says_so(outage: Outage, number: int, what: str) -> None:
     outage.begin()
-    with pytest.raises(JournalLost, match=r"journal of flow run \S+ cannot be opened: .*Nothing was executed") as lost:
-        attempt(appended, new_id())
+    with pytest.raises(JournalLost, match=rf"{what}: .*Nothing was executed") as lost:
+        attempt(appended, new_id(), number)
     assert ran == {}
     assert ("local store cannot use" if outage.name in LOCAL else "http://127.0.0.1") in str(lost.value)

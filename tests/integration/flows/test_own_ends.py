@@ -56,3 +56,40 @@ def test_ctrl_c_ends_at_once_while_submitted_work_runs(runs: Runs, how: str) -> 
     attempt.ends()
     assert time.monotonic() - began < 10.0  # 0.1 s on an idle machine; the task takes 30
     assert "Go on with: kapstan flow-run resume" in attempt.errors
+
+
+@pytest.mark.parametrize(("code", "shown"), [(0, 70), (1, 70), (2, 70), (75, 70), (3, 3)])
+def test_an_exit_code_of_user_code_never_says_what_is_not_recorded(runs: Runs, code: int, shown: int) -> None:
+    run_id = new_id()
+    asked = ["run", f"{FLOWS}:exits_at_once", "--run-id", str(ids.to_uuid(run_id)), "-p", f"code={code}"]
+    assert runs.command(asked).ends() == shown
+    assert runs.ends(run_id) == [None]
+
+
+def test_what_kapstan_run_began_goes_on_by_resume(runs: Runs) -> None:
+    run_id = new_id()
+    asked = ["run", f"{FLOWS}:three_steps", "--run-id", str(ids.to_uuid(run_id))]
+    first = runs.command(asked)
+    assert first.ends() == 70
+    assert f"go on with: kapstan flow-run resume {run_id}" in first.errors
+    assert runs.command(["flow-run", "resume", run_id]).ends() == 0
+    assert runs.effects == ["step 0", "step 1", "step 2"]
+    assert runs.ends(run_id) == [None, "Completed"]
+
+
+def test_a_run_that_never_loaded_names_the_command_that_goes_on(runs: Runs, tmp_path: Path) -> None:
+    module = tmp_path / "broken.py"
+    module.write_text("raise ValueError('not yet')\n")
+    name = str(ids.to_uuid(run_id := new_id()))
+    assert runs.command(["run", f"{module}:main", "--run-id", name]).ends() == 1
+    resumed = runs.command(["flow-run", "resume", run_id])
+    assert resumed.ends() == 2
+    assert f"go on with: kapstan run ENTRYPOINT --run-id {name} --attempt 2 --again" in resumed.errors
+
+
+def test_a_key_that_cannot_be_is_one_line(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAPSTAN_SIGNING_KEY", "abc")
+    attempt = runs.command(command("leaves", new_id()))
+    assert attempt.ends() == 2
+    assert "KAPSTAN_SIGNING_KEY: each key must be base64" in attempt.errors
+    assert "Traceback" not in attempt.errors
