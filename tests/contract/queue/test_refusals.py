@@ -120,7 +120,9 @@ def test_refusals_that_pass_are_told_from_mistakes(word: str) -> None:
     assert type(refusal("ERR wrong number of arguments")) is BackendError
 
 
-def test_a_redis_cluster_is_refused_by_name(open_queue, tmp_path, kind: str) -> None:
+@pytest.mark.parametrize("slots", ["none", "some", "all"])
+def test_a_redis_cluster_is_refused_by_name_in_every_state(open_queue, tmp_path, kind: str, slots: str) -> None:
+    """Before a script could be: with slots that nobody serves it would be CLUSTERDOWN, an outage without end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         bus = str(probe.getsockname()[1])
@@ -128,7 +130,20 @@ def test_a_redis_cluster_is_refused_by_name(open_queue, tmp_path, kind: str) -> 
     server = RedisServer(tmp_path / "cluster", server_program(kind), options)
     server.start()
     try:
+        with server.client() as client:
+            if slots != "none":
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383 if slots == "all" else 8191)
+            while slots == "all" and b"cluster_state:ok" not in _cluster_info(server):
+                continue
+            if slots != "all":
+                assert b"cluster_state:fail" in _cluster_info(server)
         with pytest.raises(ConfigurationError, match="node of a Redis Cluster"):
             open_queue(server).submit(run())
     finally:
         server.stop()
+
+
+def _cluster_info(server: RedisServer) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(b"CLUSTER INFO\r\n")
+        return line.recv(4096)
