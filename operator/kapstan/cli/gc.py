@@ -76,9 +76,9 @@ def command(
     backend = Backend(current)
     items: list[Item] = []
     progress = _Progress()
-    told = progress.heard if not dry_run else items.append if output == "json" else _print
+    on_item = progress.heard if not dry_run else items.append if output == "json" else _print
     try:
-        sweep = Sweep(backend, ages, kept, dry_run=dry_run, told=told)
+        sweep = Sweep(backend, ages, kept, dry_run=dry_run, on_item=on_item)
         try:
             sweep.run()
         finally:
@@ -148,7 +148,7 @@ def _show(report: Report, items: list[Item], dry_run: bool, output: str) -> None
             shown["items"] = [item._asdict() for item in items]
         print_json({**shown, "refusals": report.refusals, "refused": report.refused})
     else:
-        rows = [(name, *(str(number) for number in told.values())) for name, told in went.items()]
+        rows = [(name, *(str(number) for number in counts.values())) for name, counts in went.items()]
         table(("WOULD GO" if dry_run else "WENT", "COUNT", "OBJECTS", "BYTES"), rows)
     for why in TOLD:
         if report.kept[why]:

@@ -132,8 +132,8 @@ class Operator:
 
     def ready(self) -> dict[str, Any]:
         problems = [*self._informers.missing(), *self._watches.refused(), *self._watches.dead(), *self._stuck()]
-        told = {"leading": self._leading, "waiting": len(self._loop.queue), "retention": self._retention.told}
-        return {"problems": problems, **told}
+        seen = {"leading": self._leading, "waiting": len(self._loop.queue), "retention": self._retention.last}
+        return {"problems": problems, **seen}
 
     # ------------------------------------------------------------------ life
 

@@ -30,10 +30,10 @@ async def held(cluster: Cluster, namespace: str) -> Held:
 
 
 def _run_id(manifest: Manifest) -> RunId:
-    told = cast("Manifest", manifest.get("status") or {}).get("runId")
-    if told:
+    run_id = cast("Manifest", manifest.get("status") or {}).get("runId")
+    if run_id:
         try:
-            return ids.parse(str(told))
+            return ids.parse(str(run_id))
         except ValueError:
             pass
     return run_id_of_run(FlowRun.from_dict(manifest))

@@ -65,7 +65,7 @@ class Retention:
         self._now = now
         self._ending = threading.Event()
         self._away: set[str] = set()
-        self.told: dict[str, dict[str, Any]] = {}
+        self.last: dict[str, dict[str, Any]] = {}
         """By namespace: its last sweep, for whoever asks after the process' health."""
 
     async def run(self, stop: asyncio.Event, wait: Wait | None = None) -> None:
@@ -122,8 +122,8 @@ class Retention:
         if namespace not in self._away:
             self._away.add(namespace)
             log.warning("retention of namespace %s is put off: %s", namespace, error)
-        before = self.told.get(namespace, {})
-        self.told[namespace] = {**before, "error": str(error), "failures": before.get("failures", 0) + 1}
+        before = self.last.get(namespace, {})
+        self.last[namespace] = {**before, "error": str(error), "failures": before.get("failures", 0) + 1}
 
     def _done(self, namespace: str, report: Report) -> None:
         if namespace in self._away:
@@ -135,13 +135,13 @@ class Retention:
             log.info("retention of namespace %s: %s went (%d bytes)", namespace, went or "nothing", size)
         for key, reason in list(report.refused.items())[:5]:
             log.warning("retention of namespace %s: the store refused to delete %s: %s", namespace, key, reason)
-        self.told[namespace] = {
+        self.last[namespace] = {
             "at": round(time.time()),
             "went": dict(report.items),
             "bytes": sum(report.sizes.values()),
             "kept": {why.name.lower(): count for why, count in report.kept.items()},
             "refused": report.refusals,
-            "failures": self.told.get(namespace, {}).get("failures", 0),
+            "failures": self.last.get(namespace, {}).get("failures", 0),
         }
 
 

@@ -95,14 +95,13 @@ def why_kept(
         holder: who took its lease last.
         held: None where nobody knows which FlowRuns exist.
     """
-    told = summary or {}
     if history.end is None or not history.end.end.ends_run:
         return Kept.OPEN
     if holder is not None and holder.live:
         return Kept.AT_WORK
     if held is not None and run_id in held.runs:
         return Kept.HELD
-    if held is None and (history.deployment or told.get("deployment")):
+    if held is None and (history.deployment or (summary or {}).get("deployment")):
         return Kept.DEPLOYMENT
     if history.caller is None and summary is None and ids.made_at(run_id) is None:
         return Kept.UNKNOWN

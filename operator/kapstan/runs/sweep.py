@@ -79,7 +79,7 @@ class Sweep:
     Args:
         held: what custom resources need; None: nobody knows which exist, so what a deployment made stays.
         dry_run: change nothing.
-        told: called with each thing that went, or would go.
+        on_item: called with each thing that went, or would go.
         stop: asked again and again; True: end here, which is safe at any point.
         now: Unix seconds, for tests; None: the store's clock.
     """
@@ -91,7 +91,7 @@ class Sweep:
         held: Held | None,
         *,
         dry_run: bool = False,
-        told: Callable[[Item], object] = lambda _: None,
+        on_item: Callable[[Item], object] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
         now: float | None = None,
     ) -> None:
@@ -101,7 +101,7 @@ class Sweep:
         self._ages = ages
         self._held = held
         self._dry_run = dry_run
-        self._told = told
+        self._on_item = on_item
         self._stop = stop
         self._now = self._store.now() if now is None else now
         self._callers: OrderedDict[RunId, bool] = OrderedDict()
@@ -300,4 +300,4 @@ class Sweep:
         self.report.items[item.kind] += 1
         self.report.objects[item.kind] += item.objects
         self.report.sizes[item.kind] += item.size
-        self._told(item)
+        self._on_item(item)

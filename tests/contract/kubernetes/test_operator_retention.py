@@ -40,7 +40,7 @@ async def sweep(installed: Installation, now: float) -> dict[str, Any]:
         await operator._retention.sweep()
         operator._namespaces.close()
         operator._loop.close()
-        return operator._retention.told
+        return operator._retention.last
     finally:
         await client.close()
 

@@ -79,7 +79,7 @@ class Shop:
     def listed(self, ages: Ages = AGES, held: Held | None = Held(), *, dry_run: bool) -> list[Item]:  # noqa: B008
         """What went, or would go."""
         items: list[Item] = []
-        self.sweep(ages, held, told=items.append, dry_run=dry_run)
+        self.sweep(ages, held, on_item=items.append, dry_run=dry_run)
         return items
 
     @property

@@ -101,8 +101,8 @@ def test_a_flow_run_that_exists_keeps_its_journal_and_parameters(shop: Shop) -> 
     swept(retention)
     assert [shop.left(run_id) for run_id in (kept, gone, other)] == [ALL, {"grave"}, {"grave"}]
     assert list(shop.store.keys("parameters/")) == [named] != [unnamed]
-    assert retention.told["default"]["went"] == {"journal": 2, "definition": 2, "value": 8, "parameters": 1}
-    assert retention.told["default"]["kept"] == {"held": 2}
+    assert retention.last["default"]["went"] == {"journal": 2, "definition": 2, "value": 8, "parameters": 1}
+    assert retention.last["default"]["kept"] == {"held": 2}
     cluster.manifests = ()
     swept(retention)
     assert shop.left(kept) == {"grave"}
@@ -135,7 +135,7 @@ def test_what_is_away_is_logged_once_and_tried_again(shop: Shop, caplog: pytest.
         assert [record.message for record in caplog.records] == [
             "retention of namespace default is put off: no API server"
         ]
-        assert retention.told["default"] == {"error": "no API server", "failures": 3}
+        assert retention.last["default"] == {"error": "no API server", "failures": 3}
         assert shop.left(run_id) == ALL
         cluster.manifests = ()
         swept(retention)
@@ -143,7 +143,7 @@ def test_what_is_away_is_logged_once_and_tried_again(shop: Shop, caplog: pytest.
         "retention of namespace default works again",
         "retention of namespace default",
     ]
-    assert retention.told["default"]["failures"] == 3
+    assert retention.last["default"]["failures"] == 3
     assert shop.left(run_id) == {"grave"}
 
 
@@ -169,8 +169,8 @@ def test_a_store_that_is_away_in_one_namespace_keeps_no_other_waiting(shop: Shop
     retention = Retention(AGES, both, lambda: backends, lambda name: backends[name], now=lambda: shop.now)  # type: ignore[arg-type, return-value]
     swept(retention)
     assert shop.left(run_id) == {"grave"}
-    assert "gave no answer" in retention.told["away"]["error"]
-    assert retention.told["odd"]["failures"] == 1
+    assert "gave no answer" in retention.last["away"]["error"]
+    assert retention.last["odd"]["failures"] == 1
     backends["away"].close()  # type: ignore[union-attr]
 
 

@@ -153,7 +153,7 @@ class Histories(RuleBasedStateMachine):
     def _swept(self, *, dry_run: bool) -> list[Item]:
         items: list[Item] = []
         held, now = Held(frozenset(self.held)), BEGUN + self.day * DAY
-        report = Sweep(self.backend, AGES, held, told=items.append, dry_run=dry_run, now=now).run()
+        report = Sweep(self.backend, AGES, held, on_item=items.append, dry_run=dry_run, now=now).run()
         assert not report.refused
         return items
 
