@@ -167,7 +167,7 @@ class Executor:
         if len(claims) > 1 or self.step_under_way:
             self._on_batch()
         task, runs, longest, begun = claims[0].task, 0, 0.0, clock()
-        position, at = len(unacknowledged), begun
+        position, at, tells = len(unacknowledged), begun, logger.isEnabledFor(logging.DEBUG)
         try:
             for claim in claims:
                 if claim.task != task:  # runs of one task follow each other
@@ -185,10 +185,7 @@ class Executor:
                     continue
                 if type(outcome) is Outcome:
                     if len(outcome.envelope) > self._inline_bytes:
-                        slot.begin(
-                            position, EffectClass.PURE, clock()
-                        )  # its effect is done: nothing is gained by a kill
-                        outcome = self.spool.stored(outcome)
+                        outcome = self._stored(outcome, position)
                     outcomes.append(outcome)
                 else:
                     self._retry(outcome)
@@ -199,12 +196,19 @@ class Executor:
                 before, at = at, clock()
                 if at - before > longest:
                     longest = at - before
+                if tells:
+                    _tell(claim, outcome, at - before)
         except HandBack as error:
             logger.warning("Run %s goes back to the queue: %s", claims[position - len(unacknowledged)].run_id, error)
             slot.recalled = True
         slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
         if runs:
             self._pace.observe(task, at - begun, runs, longest)
+
+    def _stored(self, outcome: Outcome, position: int) -> Outcome:
+        """``outcome`` with its value in the store. Its effect is done: nothing is gained by a kill meanwhile."""
+        self._slot.begin(position, EffectClass.PURE, time.monotonic())
+        return self.spool.stored(outcome)
 
     def _end_what_it_started(self, claim: Claim, outcome: Outcome | RetryLater, seconds: float) -> None:
         """A run that was cancelled, or took longer than its limit, takes its processes with it."""
@@ -262,6 +266,11 @@ class Executor:
             except TROUBLE as error:
                 logger.warning("The queue is away; %d outcomes wait to be handed in: %s", len(self.outcomes), error)
                 time.sleep(_BREATH)
+
+
+def _tell(claim: Claim, outcome: Outcome | RetryLater, seconds: float) -> None:
+    ended = outcome.state if type(outcome) is Outcome else "to be retried"
+    logger.debug("Run %s of %s: %s after %.3f s", claim.run_id, claim.task, ended, seconds)
 
 
 def report_lost(lost: Sequence[RunId]) -> None:

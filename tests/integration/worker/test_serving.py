@@ -14,7 +14,7 @@ from tests.integration.worker.conftest import LEASE, Gate, Sink, Start
 from tests.servers.redis import RedisServer
 from tests.servers.worker import REPOSITORY, Worker
 
-from kapstan import backend
+from kapstan import backend, ids
 from kapstan.errors import CrashedRun, TaskTimeout
 
 
@@ -37,6 +37,15 @@ def test_it_says_what_it_serves_and_names_its_session(start: Start) -> None:
     assert session.session.startswith("pod-uid-")
     assert session.worker == "charges"
     assert session.lanes == 1
+
+
+def test_at_debug_each_run_has_a_line(start: Start) -> None:
+    worker = start(env={"KAPSTAN_LOG_LEVEL": "DEBUG"})
+    done, failed = served.add.delay(1, 1), served.too_long.delay()
+    identity = "tests.integration.worker.served"
+    line = f"Run {ids.parse(str(done.task_run_id))} of {identity}:add: completed after 0."
+    assert line in worker.await_line(":add: completed after")
+    assert f"Run {ids.parse(str(failed.task_run_id))}" in worker.await_line(":too_long: failed after")
 
 
 def test_a_retry_waits_without_a_slot_and_counts_attempts(start: Start, sink: Sink) -> None:
