@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,13 +125,38 @@ def s3_outage(name: str, server: Minio, home: Path, **changed: Any) -> Iterator[
         bucket = server.folder / "data" / BUCKET
         ways: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
             "refused": (server.kill, server.start),
-            "missing": (
-                lambda: bucket.rename(bucket.with_name("elsewhere")),
-                lambda: bucket.with_name("elsewhere").rename(bucket),
-            ),
+            "missing": (lambda: _take_away(bucket), lambda: _put_back(bucket)),
         }
         fault = cast("Fault", name)
         outage = Outage(name, *ways.get(name, (lambda: proxy.faults.update({fault: 1.0}), proxy.faults.clear)))
         with _heard(outage):
             yield outage
         backends.use(None)
+
+
+def _take_away(bucket: Path) -> None:
+    """Rename the folder of a bucket. A write under way makes it anew; what that wrote goes after the rest."""
+    there = bucket.with_name("elsewhere")
+    bucket.rename(there)
+    quiet = 0
+    while quiet < 5:
+        time.sleep(0.02)
+        quiet = quiet + 1 if not bucket.exists() else 0
+        _move_into(bucket, there)
+
+
+def _put_back(bucket: Path) -> None:
+    there = bucket.with_name("elsewhere")
+    while bucket.exists():
+        _move_into(bucket, there)
+    there.rename(bucket)
+
+
+def _move_into(folder: Path, there: Path) -> None:
+    for place, _, files in os.walk(folder, topdown=False):
+        target = there / Path(place).relative_to(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            os.replace(Path(place) / name, target / name)
+        with suppress(OSError):  # something was written there meanwhile
+            os.rmdir(place)
