@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+import contextlib
 
 from kapstan import ids
 from kapstan.ids import RunId
 from kapstan.ports import Cluster, Manifest
 from kapstan.reconcile.kinds.flow_run.observed import run_id_of_run
+from kapstan.reconcile.manifests import text, within
 from kapstan.resources import FlowRun
 from kapstan.runs.retention import Held
 
@@ -23,17 +24,13 @@ async def held(cluster: Cluster, namespace: str) -> Held:
     parameters: set[str] = set()
     async for manifest in cluster.each("FlowRun", namespace):
         runs.add(_run_id(manifest))
-        reference = manifest["spec"].get("parametersRef")
-        if reference:
-            parameters.add(str(reference.get("key")))
+        if key := text(within(manifest, "spec", "parametersRef").get("key")):
+            parameters.add(key)
     return Held(frozenset(runs), frozenset(parameters))
 
 
 def _run_id(manifest: Manifest) -> RunId:
-    run_id = cast("Manifest", manifest.get("status") or {}).get("runId")
-    if run_id:
-        try:
-            return ids.parse(str(run_id))
-        except ValueError:
-            pass
+    if run_id := text(within(manifest, "status").get("runId")):
+        with contextlib.suppress(ValueError):
+            return ids.parse(run_id)
     return run_id_of_run(FlowRun.from_dict(manifest))

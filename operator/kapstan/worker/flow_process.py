@@ -91,7 +91,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
         except Exception:
             logger.exception("Flow run %s: this attempt broke off", attempt.run_id)
         finally:
-            os.write(told_write, b"!")
+            _say(told_write)
             _leave(code)
     os.close(go_read)
     os.close(told_write)
@@ -109,6 +109,12 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
         kill_below(os.getpid())
     lease.end()
     _leave(code if code >= 0 else 128 - code)
+
+
+def _say(told: int) -> None:
+    """This process' exit code will be its own word. User code may have closed every file: then nobody hears it."""
+    with contextlib.suppress(OSError):
+        os.write(told, b"!")
 
 
 def _as_told(attempt: Attempt, code: int, told: int) -> int:
@@ -225,7 +231,7 @@ class _Lease:
 
 def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) -> int:
     def hand_back(_got: int, _frame: Any) -> NoReturn:
-        os.write(told, b"!")
+        _say(told)
         os._exit(ExitCode.HANDED_BACK)
 
     for number in (signal.SIGTERM, signal.SIGINT, _SUPERSEDED):

@@ -21,7 +21,7 @@ from kapstan.engine import limits
 from kapstan.engine.background import BackgroundEngine, RetryLater
 from kapstan.engine.limits import Limit
 from kapstan.engine.waiting import belongs_to
-from kapstan.errors import BackendError, CancelRun, HandBack
+from kapstan.errors import CancelRun, HandBack
 from kapstan.ids import RunId, Token
 from kapstan.logging import set_up
 from kapstan.ports import Claim, Lane, Outcome, Session
@@ -106,7 +106,7 @@ class ThreadLanes:
         """End the session: what it still holds goes back, and no lease must pass before others take it."""
         try:
             self._session.close()
-        except BackendError as error:
+        except TROUBLE as error:
             logger.warning("The background of this process ends without the queue: %s", error)
 
     @contextmanager
@@ -137,8 +137,8 @@ class ThreadLanes:
             number = next(self._numbers)
         try:
             line = self.backend.queue.open_lane(self._session.name, number, self._tasks, queue=self._queue)
-        except BackendError as error:
-            logger.warning("The queue is away; no further lane for runs that are waited for: %s", error)
+        except TROUBLE as error:
+            logger.warning("The queue is away; a lane of this process is opened later: %s", error)
             return None
         lane = _Lane(self, number, line, spare=spare)
         with self._lock:
@@ -150,11 +150,12 @@ class ThreadLanes:
         return lane
 
     def left(self, lane: _Lane) -> None:
-        """``lane`` has ended. The supervisor ends the session after the last, or opens another for one that died."""
+        """``lane`` has ended. After the last the session ends. For one that died another is opened at the next beat: at
+        once would be without a pause where lanes die as they begin."""
         with self._lock:
             self._lanes.remove(lane)
             last = not self._lanes
-        if last or self.deaths.lanes:
+        if last:
             self._session.wake()
 
     def _give_order(self, order: Order) -> None:

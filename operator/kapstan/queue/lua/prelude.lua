@@ -79,8 +79,9 @@ local function index(kind, route, rids)
 end
 
 -- section: settle
--- Per minute, kept for three hours: how many runs of a route started (field 'r:<route>'), ended ('c:', 'f:', 'x:', 'k:') or
--- were begun once more by a person ('s:'; what was submitted is counted in the lists by hour, see submitted). Past 3,000 fields, new routes are counted together (route '').
+-- Per minute, kept for three hours: how many runs of a route started (field 'r:<route>'), ended ('c:', 'f:', 'x:', 'k:')
+-- or were begun once more by a person ('s:'; what was submitted is counted in the lists by hour, see submitted). Past
+-- 3,000 fields, new routes are counted together (route '').
 local function tally(kind, route, by)
   local minute, field = P .. 'x:' .. math.floor(time[1] / 60), kind .. ':' .. route
   if call('HINCRBY', minute, field, by) ~= by then return end
