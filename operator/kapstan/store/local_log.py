@@ -10,6 +10,8 @@ itself does not count and may be deleted.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -36,6 +38,7 @@ class LocalLog:
         self._fsync = fsync
         self._deadline = deadline
         self._descriptor = -1
+        self._file = (0, 0)
         self._end = 0
         self._fenced = False
         self._doubtful = b""  # a write that a signal's exception interrupted; at _end, if it was made
@@ -79,6 +82,7 @@ class LocalLog:
                 if good < size:
                     os.ftruncate(self._descriptor, good)  # a torn tail would hide the next record
                 self._end, self._fenced, self._doubtful = good, False, b""
+                self._file = _identity(self._descriptor)
                 self._write(frame(opening))
             self._sync()
             if self._fsync:
@@ -89,22 +93,32 @@ class LocalLog:
         if self._descriptor < 0:
             raise ValueError(f"the journal {self._path} is not open for writing")
         data = frames(records)
-        try:  # by hand what ``refusing`` and ``_locked`` do elsewhere: this is on the way of every task call
-            take_lock(self._descriptor, self._path, self._deadline)
-            try:
-                if self._doubtful:
-                    self._settle()
-                now = os.fstat(self._descriptor)
-                self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
-                if self._fenced:
-                    raise Fenced(f"another attempt has taken over the journal {self._path}")
-                self._write(data)
-            finally:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            self._sync()  # not under the lock, where a busy writer would keep the next one out
-        except OSError:
+        try:
+            self._append(data)
+        except OSError as error:
             with refusing(self._path):
-                raise
+                if error.errno != errno.EBADF:
+                    raise
+                self._reopen()
+                self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        # By hand what ``_locked`` does elsewhere: this is on the way of every task call.
+        take_lock(self._descriptor, self._path, self._deadline)
+        try:
+            now = os.fstat(self._descriptor)
+            if (now.st_dev, now.st_ino) != self._file:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            if self._doubtful:
+                self._settle()
+                now = os.fstat(self._descriptor)
+            self._fenced = self._fenced or now.st_size != self._end or not now.st_nlink
+            if self._fenced:
+                raise Fenced(f"another attempt has taken over the journal {self._path}")
+            self._write(data)
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._sync()  # not under the lock, where a busy writer would keep the next one out
 
     def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
         with refusing(self._path), self._held() as descriptor:
@@ -159,6 +173,19 @@ class LocalLog:
     def _opened(self, flags: int) -> int:
         return os.open(self._path, flags | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
+    def _reopen(self) -> None:
+        """User code has closed our descriptor, as ``os.closerange`` does: go on with the same file.
+
+        Raises:
+            Fenced: that is gone.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self._descriptor = self._opened(0)
+            if _identity(self._descriptor) == self._file:
+                return
+        self._fenced = True
+        raise Fenced(f"the journal {self._path} was removed")
+
     def _reopen_if_gone(self) -> None:
         """Take the file that stands there now, where the one that was opened was deleted before it was locked."""
         while not os.fstat(self._descriptor).st_nlink:
@@ -171,7 +198,9 @@ class LocalLog:
         if self._descriptor >= 0:
             # First forgotten, then closed: closed twice, the number may be another file's by then.
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # user code has closed it, and may have opened a file of its own since
+                if _identity(descriptor) == self._file:
+                    os.close(descriptor)
 
     def _settle(self) -> None:
         """Keep the interrupted write if it was made, cut it off if it was made in part."""
@@ -220,6 +249,12 @@ class LocalLog:
             yield
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Device and number of a file."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _read(descriptor: int, position: int, end: int) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -40,6 +39,7 @@ from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
+from kapstan.worker.attempt_end import as_told, await_end, say
 from kapstan.worker.descendants import adopt, die_with_parent, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
@@ -91,7 +91,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
         except Exception:
             logger.exception("Flow run %s: this attempt broke off", attempt.run_id)
         finally:
-            _say(told_write)
+            say(told_write)
             _leave(code)
     os.close(go_read)
     os.close(told_write)
@@ -104,54 +104,11 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    code = _as_told(attempt, _await_end(child), told_read)
+    code = as_told(attempt.run_id, attempt.number, await_end(child), told_read)
     if code != ExitCode.DONE:
         kill_below(os.getpid())
     lease.end()
     _leave(code if code >= 0 else 128 - code)
-
-
-def _say(told: int) -> None:
-    """This process' exit code will be its own word. User code may have closed every file: then nobody hears it."""
-    with contextlib.suppress(OSError):
-        os.write(told, b"!")
-
-
-def _as_told(attempt: Attempt, code: int, told: int) -> int:
-    """``code``, unless it means something that is not so: user code has ended the process, as ``os._exit`` does."""
-    with contextlib.suppress(BlockingIOError):
-        if os.read(told, 1):
-            return code
-    if code not in set(ExitCode):
-        return code
-    logger.error(
-        "Flow run %s: its process was ended with exit code %d before the end of the run was recorded; go on with: "
-        "kapstan flow-run resume %s",
-        attempt.run_id,
-        code,
-        attempt.run_id,
-    )
-    return ExitCode.NOT_RECORDED
-
-
-def _await_end(child: int) -> int:
-    """The exit code of ``child`` (negative: the signal); what this process has adopted meanwhile is buried.
-
-    It sleeps on a pipe that every signal writes to: one that comes just before ``waitpid`` would be handled at its end.
-    """
-    bell, ring = os.pipe()
-    os.set_blocking(bell, False)
-    os.set_blocking(ring, False)
-    signal.signal(signal.SIGCHLD, lambda _got, _frame: None)  # without a handler it does not ring
-    signal.set_wakeup_fd(ring, warn_on_full_buffer=False)
-    while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == child:
-            return os.waitstatus_to_exitcode(status)
-        if pid == 0:
-            select.select([bell], [], [])
-            with contextlib.suppress(BlockingIOError):
-                os.read(bell, 4096)
 
 
 def _leave(code: int) -> NoReturn:
@@ -231,7 +188,7 @@ class _Lease:
 
 def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) -> int:
     def hand_back(_got: int, _frame: Any) -> NoReturn:
-        _say(told)
+        say(told)
         os._exit(ExitCode.HANDED_BACK)
 
     for number in (signal.SIGTERM, signal.SIGINT, _SUPERSEDED):

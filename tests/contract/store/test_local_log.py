@@ -176,6 +176,35 @@ def test_a_journal_that_somebody_removed_fences_its_writer(new_log, path: Path) 
         log.append([b"a"])
 
 
+def test_a_descriptor_that_user_code_closes_loses_nothing(new_log, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """As ``os.closerange`` does; the number may be a file of the user's by then."""
+    log = new_log()
+    log.open(b"open 1")
+    os.close(log._descriptor)
+    log.append([b"a"])
+    number = log._descriptor
+    os.close(number)
+    own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+    assert own == number, "the fault must bite"
+    log.append([b"b"])
+    os.close(log._descriptor)
+    path.unlink()
+    with pytest.raises(Fenced):
+        log.append([b"c"])
+    log.close()
+    assert os.fstat(own).st_size == 0
+    os.close(own)
+
+
+def test_a_closed_descriptor_finds_every_record_in_the_file(new_log, path: Path) -> None:  # type: ignore[no-untyped-def]
+    log = new_log()
+    log.open(b"open 1")
+    for record in (b"a", b"b"):
+        os.close(log._descriptor)
+        log.append([record])
+    assert new_log().read() == [b"open 1", b"a", b"b"]
+
+
 def test_a_lock_that_is_held_too_long_is_unavailable(new_log, path: Path) -> None:  # type: ignore[no-untyped-def]
     log = new_log(deadline=0.05)
     log.open(b"open 1")

@@ -35,6 +35,13 @@ def exits_at_once(code: int) -> None:
     os._exit(code)
 
 
+@flow
+def closes_every_file() -> None:
+    counted(0)
+    os.closerange(3, 256)
+    counted(1)
+
+
 @task
 def counted(step: int) -> None:
     note(f"step {step}")

@@ -66,6 +66,14 @@ def test_an_exit_code_of_user_code_never_says_what_is_not_recorded(runs: Runs, c
     assert runs.ends(run_id) == [None]
 
 
+def test_a_flow_that_closes_every_file_keeps_its_journal(runs: Runs) -> None:
+    run_id = new_id()
+    asked = ["run", f"{FLOWS}:closes_every_file", "--run-id", str(ids.to_uuid(run_id))]
+    assert runs.command(asked).ends() == 0
+    assert runs.effects == ["step 0", "step 1"]
+    assert runs.ends(run_id) == ["Completed"]
+
+
 def test_what_kapstan_run_began_goes_on_by_resume(runs: Runs) -> None:
     run_id = new_id()
     asked = ["run", f"{FLOWS}:three_steps", "--run-id", str(ids.to_uuid(run_id))]
