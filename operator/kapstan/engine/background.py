@@ -36,7 +36,7 @@ from kapstan.ids import RunId, Token
 from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
 from kapstan.specs import TaskSpec, prints_are_lines
-from kapstan.states import State
+from kapstan.states import State, StateType
 
 logger = logging.getLogger("kapstan.task_runs")
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 5.0
@@ -198,8 +198,8 @@ class BackgroundEngine:
     def outcome(self, claim: Claim, execution: TaskExecution, state: State) -> Outcome:
         """How the run ended, sealed for the queue."""
         spec, run = execution.spec, execution.run
-        if state.is_completed():
-            return self._completed(claim, spec, state.result())
+        if state.type is StateType.COMPLETED:
+            return self._completed(claim, spec, state.data if state.has_data else state.result())
         if state.name == "NotReady":
             return self._refuse(claim, "failed", state.message)
         error = state.result(raise_on_failure=False)
