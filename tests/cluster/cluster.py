@@ -97,6 +97,15 @@ class Cluster(ABC):
         raise NotApplicable(f"a {self.provider} cluster gives no kubelet to stop")
         yield
 
+    @contextmanager
+    def policies(self) -> Generator[None]:
+        """The network enforces NetworkPolicies while the block lasts, for the pods that run when it begins.
+
+        Raises NotApplicable where that is not known of the network.
+        """
+        raise NotApplicable(f"whether the network of a {self.provider} cluster enforces policies is not known")
+        yield
+
     def ctr(self, *words: str | Path) -> str:
         """``ctr -n k8s.io ...`` on the node. Raises NotApplicable without one."""
         raise NotApplicable(f"{' '.join(map(str, words))} needs a node, which a {self.provider} cluster does not give")

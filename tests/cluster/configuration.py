@@ -243,6 +243,20 @@ def name_server(root: Path) -> list[str]:
     return [str(tools.path("coredns")), "-conf", f"{root}/Corefile"]
 
 
+def policy_agent(root: Path) -> list[str]:
+    return [
+        str(tools.path("kube-router")),
+        "--run-firewall",
+        "--run-router=false",
+        "--run-service-proxy=false",
+        f"--kubeconfig={root}/kubeconfig",
+        f"--hostname-override={NODE}",
+        f"--service-cluster-ip-range={SERVICE_SUBNET}",
+        "--health-port=0",
+        "-v=1",  # says when the rules are written
+    ]
+
+
 def _client(root: Path, name: str) -> list[str]:
     path = f"{root}/{name}.kubeconfig"
     return [f"--kubeconfig={path}", f"--authentication-kubeconfig={path}", f"--authorization-kubeconfig={path}"]

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import cgroups, configuration, images, packages, tools
+from tests.cluster import cgroups, configuration, images, packages, policies, tools
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import run
 from tests.cluster.errors import ClusterUnavailable, CommandFailed
@@ -76,6 +76,11 @@ class NodeCluster(Cluster):
             yield
         finally:
             kubelet.send(signal.SIGCONT)
+
+    @contextmanager
+    def policies(self) -> Generator[None]:
+        with policies.enforced(self._root, _process_with(f"--config={self._root}/kubelet.json").pid):
+            yield
 
     def ctr(self, *words: str | Path) -> str:
         return run(["ctr", "-a", configuration.socket(self._root), "-n", "k8s.io", *words], timeout=300)

@@ -21,6 +21,8 @@ NEEDED = {
     "containerd": "containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
     "iproute2": "ip",
+    "ipset": "ipset",
+    "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
     "nftables": "nft",

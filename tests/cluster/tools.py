@@ -74,9 +74,14 @@ TOOLS: Mapping[str, Tool] = {
     ),
     "minio": Tool("github.com/minio/minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c"),
     "kind": Tool("sigs.k8s.io/kind", "sigs.k8s.io/kind", "v0.33.0"),
+    "kube-router": Tool(
+        "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
+        "github.com/cloudnativelabs/kube-router/v2",
+        "v2.1.0",
+    ),
     "pause": Tool("pause", "pause", hashlib.sha256(_PAUSE_SOURCE.encode()).hexdigest()[:12]),
 }
-NODE_TOOLS = tuple(name for name in TOOLS if name != "kind")
+NODE_TOOLS = tuple(name for name in TOOLS if name not in ("kind", "kube-router"))
 
 
 def cache() -> Path:

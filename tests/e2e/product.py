@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import ipaddress
 import json
 import os
 import platform
@@ -94,12 +95,20 @@ def install(cluster: Cluster, *more: str, values: tuple[str, ...] = ()) -> None:
         f"operator.image.tag={tag}",
         # The tag stays; this says to a running installation that what stands behind it has changed.
         f"operator.podAnnotations.sources={_noted(cluster, 'operator')[0]}",
-        # Flows of the tests talk to a program on this machine.
-        "networkPolicy.workloadEgress[0].to[0].ipBlock.cidr=0.0.0.0/0",
+        # Flows of the tests talk to a program on this machine, and to nobody else.
+        f"networkPolicy.workloadEgress[0].to[0].ipBlock.cidr={_this_machine(cluster)}",
         *values,
     )
     words = [word for setting in settings for word in ("--set", setting)]
     cluster.helm("upgrade", "--install", RELEASE, CHART, "-n", NAMESPACE, *words, "--wait", "--timeout", "3m")
+
+
+def _this_machine(cluster: Cluster) -> str:
+    """As a range of addresses; all of them where its address is not known."""
+    try:
+        return str(ipaddress.ip_network(cluster.host_address or "0.0.0.0/0"))
+    except ValueError:  # a name
+        return "0.0.0.0/0"
 
 
 def make_namespaces(cluster: Cluster) -> None:

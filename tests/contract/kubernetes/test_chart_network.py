@@ -1,7 +1,7 @@
 """NetworkPolicies of the chart: what a real API server takes, and who reaches whom by them.
 
-The networks of the test clusters need not enforce policies, so traffic is decided here by the rules of
-`networking.k8s.io/v1` as far as the chart uses them.
+Traffic is decided here by the rules of `networking.k8s.io/v1`, as far as the chart uses them, for every shape of the
+values. `tests/e2e/test_network.py` tries one shape on a network that enforces policies.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,13 +52,6 @@ def test_conditions_that_the_code_sets_are_documented() -> None:
     assert {(t, r) for t, r in conditions_in_the_code() if f"`{t}`" not in text or f"`{r}`" not in text} == set()
 
 
-def test_the_files_of_the_two_lines_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    names = re.findall(r"`([a-z_/]+\.(?:py|lua))`", text)
-    assert len(names) > 30
-    assert [name for name in names if not (ROOT / "operator" / "kapstan" / name).exists()] == []
-
-
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_links_between_pages_hold(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", path.read_text())
@@ -103,13 +95,3 @@ def test_the_hooks_of_pre_commit_are_programs_of_the_environment() -> None:
     programs = [Path(hook["entry"].split()[0]) for hook in hooks]
     assert {program.parent for program in programs} == {Path(".venv/bin")}
     assert [program.name for program in programs if not (Path(sys.executable).parent / program.name).exists()] == []
-
-
-def test_the_layers_are_those_that_are_checked() -> None:
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (layers,) = (contract["layers"] for contract in contracts if contract["name"] == "layers")
-    section = (ROOT / "docs" / "architecture.md").read_text().split("## Layers\n", 1)[1].split("\n## ", 1)[0]
-    written = [re.findall(r"`(\w+)`", line) for line in re.findall(r"^\d+\. (.*)", section, re.MULTILINE)]
-    for layer, names in zip(layers, written, strict=True):
-        checked = set(re.split(r" [:|] ", layer))
-        assert checked == {name for name in names if name.islower()} - {"server"}
