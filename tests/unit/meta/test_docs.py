@@ -95,3 +95,17 @@ def test_the_hooks_of_pre_commit_are_programs_of_the_environment() -> None:
     programs = [Path(hook["entry"].split()[0]) for hook in hooks]
     assert {program.parent for program in programs} == {Path(".venv/bin")}
     assert [program.name for program in programs if not (Path(sys.executable).parent / program.name).exists()] == []
+
+
+def test_the_table_of_values_names_every_value_of_the_chart() -> None:
+    values = yaml.safe_load((ROOT / "charts" / "kapstan" / "values.yaml").read_text())
+    section = (ROOT / "docs" / "kubernetes.md").read_text().split("## Values\n", 1)[1].split("\n## ", 1)[0]
+    rows = [re.findall(r"`([\w.]+)`", line.split("|")[1]) for line in section.splitlines() if line.startswith("| `")]
+    # A row `a.b`, `c` names a.b and a.c; a row `a` names all of a.
+    named = {name for row in rows for name in (*row, *(f"{row[0].partition('.')[0]}.{one}" for one in row))}
+    wanted = {f"{top}.{name}" if name else top for top, below in values.items() for name in _names(below)}
+    assert {name for name in wanted if not {name, name.partition(".")[0]} & named} == {"operator.serviceAccount"}
+
+
+def _names(value: object) -> list[str]:
+    return list(value) if isinstance(value, dict) and value else [""]
