@@ -40,8 +40,13 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Returns when it answers."""
+    def start(self, *options: str, await_data: bool = True) -> None:
+        """Returns when it answers, and has loaded what it holds.
+
+        Args:
+            options: for this start alone.
+            await_data: False: it may still be loading.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         command = [
             self._program or binary(),
@@ -53,12 +58,15 @@ class RedisServer:
             str(self._folder),
         ]
         # By default a write is kept back for up to 2 s while the disk is busy with another; SIGKILL loses it then.
-        options = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--logfile", "redis.log"]
+        always = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--logfile", "redis.log"]
         # It ignores SIGXFSZ as this process does: a limit on the size of its files is then an error, as a full disk is.
-        self._process = subprocess.Popen([*command, *options, *self._options], restore_signals=False)
+        self._process = subprocess.Popen([*command, *always, *self._options, *options], restore_signals=False)
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
         with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
-            client.ping()
+            if await_data:
+                client.ping()
+            else:
+                client.info("persistence")  # answered while it loads
 
     @property
     def pid(self) -> int:

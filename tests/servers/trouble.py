@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from tests.servers.redis import RedisServer
 
 _PROBE = "#!lua\nreturn redis.call('SET', 'probe', 1)"
@@ -16,12 +19,17 @@ _PROBE = "#!lua\nreturn redis.call('SET', 'probe', 1)"
 
 def refusal(server: RedisServer) -> str:
     """The first word of the answer to a script that writes; empty if it was carried out."""
-    with server.client() as client:
+    with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as client:
         try:
             client.eval(_PROBE, 0)
         except redis.RedisError as error:
             said = str(error)
-            words = {"not enough good replicas": "NOREPLICAS", "can't write against": "READONLY", "busy": "BUSY"}
+            words = {
+                "not enough good replicas": "NOREPLICAS",
+                "can't write against": "READONLY",
+                "busy": "BUSY",
+                "is loading": "LOADING",
+            }
             return next((word for text, word in words.items() if text in said.lower()), said.split(" ", 1)[0])
     return ""
 
@@ -124,6 +132,27 @@ def busy(server: RedisServer) -> Iterator[None]:
 
 
 @contextmanager
+def loading(server: RedisServer) -> Iterator[None]:
+    """It was killed and is loading its data, slowly: 400 large keys, 50 ms each, until the end of the block."""
+    with server.client() as client:
+        before = client.info("server")["run_id"]
+        client.mset({f"{{loading}}:{number}": os.urandom(2048) for number in range(400)})
+        client.bgrewriteaof()  # what is loaded then begins with a snapshot, where the delay works and is interrupted
+        while any(client.info("persistence")[f"aof_rewrite_{word}"] for word in ("in_progress", "scheduled")):
+            continue
+    server.kill()
+    slowly = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
+    server.start(*slowly, await_data=False)
+    with server.client() as client:
+        assert client.info("server")["run_id"] != before
+        try:
+            yield
+            assert client.info("persistence")["loading"], "it was loaded before the end of the block"
+        finally:
+            client.config_set("key-load-delay", 0)
+
+
+@contextmanager
 def stalled(server: RedisServer) -> Iterator[None]:
     """Connections stay, nothing is answered, and it is the same start of the server afterwards."""
     server.pause()
@@ -140,5 +169,6 @@ REFUSING: dict[str, tuple[str, Callable[[RedisServer], AbstractContextManager[No
     "readonly": ("READONLY", demoted),
     "masterdown": ("READONLY", masterdown),  # and every read with MASTERDOWN
     "busy": ("BUSY", busy),
+    "loading": ("LOADING", loading),
 }
 """By name: the word with which every write is refused, and how to get there."""

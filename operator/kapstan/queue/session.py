@@ -68,8 +68,12 @@ class RedisSession:
         self._max_crashes = settings.max_crashes
         self._wake = Wake()
         self._wire: Wire | None = None
-        self._renew(opening=1)
-        dialer.patiently(self._subscribe, settings.redis_retry_seconds)
+        try:
+            self._renew(opening=1)
+            dialer.patiently(self._subscribe, settings.redis_retry_seconds)
+        except BaseException:
+            self._wake.close()
+            raise
 
     @property
     def name(self) -> str:

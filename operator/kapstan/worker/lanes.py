@@ -42,6 +42,7 @@ class Service:
         load: brings the tasks by identity; called in each child, never here.
         lanes: children, that is, runs at a time.
         drain_seconds: how long runs may go on after the first SIGTERM.
+        patience: for how many seconds it waits at its start for a queue or a store that is away.
         on_ready: called once with the identities that are served, when the session stands.
         on_drain: called once when nothing more is claimed.
     """
@@ -52,6 +53,7 @@ class Service:
     lanes: int
     queue: str
     drain_seconds: float
+    patience: float
     on_ready: Callable[[Sequence[str]], None]
     on_drain: Callable[[], None]
 

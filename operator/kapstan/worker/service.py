@@ -44,6 +44,7 @@ def run(
 
     Raises:
         ConfigurationError: not the main thread, a platform without fork, or numbers that make no sense.
+        QueueUnavailable, StoreUnavailable: at the start one of them was away for KAPSTAN_REDIS_RETRY_SECONDS.
     """
     _check(lanes, drain_seconds)
     ours = settings.current()
@@ -66,6 +67,7 @@ def run(
         lanes=lanes,
         queue=queue,
         drain_seconds=drain_seconds,
+        patience=ours.redis_retry_seconds,
         on_ready=ready,
         on_drain=not_ready,
     )

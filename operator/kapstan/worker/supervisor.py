@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from kapstan.backend import Backend
+from kapstan.errors import QueueUnavailable, StoreUnavailable
 from kapstan.ids import RunId
 from kapstan.ports import Session
 from kapstan.states import ExitCode
@@ -36,6 +37,8 @@ CANCEL_GRACE = 5.0
 """Seconds a cancelled run has to end after the interrupt, before its process is killed."""
 STOP_GRACE = 2.0
 """The same for a run that is broken off at the end of a drain."""
+BREATH = 0.05
+"""Seconds between two tries at a queue or a store that refuses at once."""
 
 
 class Supervisor:
@@ -67,6 +70,7 @@ class Supervisor:
 
         Raises:
             ConfigurationError: the tasks could not be loaded, with the reason.
+            QueueUnavailable, StoreUnavailable: one of them was away for ``patience`` at the start.
         """
         before = {name: signal.signal(name, self._on_stop) for name in (signal.SIGTERM, signal.SIGINT)}
         before |= {name: signal.signal(name, self._on_look) for name in (signal.SIGCHLD, children.LOOK)}
@@ -75,7 +79,10 @@ class Supervisor:
             tasks = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
             if tasks is None:
                 return ExitCode.DONE
-            session, lease = self._open(tasks)
+            opened = self._open(tasks)
+            if opened is None:
+                return ExitCode.DONE
+            session, lease = opened
             while not self._stop_signals or self._lanes.order == Order.SERVE or self._lanes:
                 self._pass(session, lease)
                 self._pause(session, lease)
@@ -86,11 +93,24 @@ class Supervisor:
             for name, handler in before.items():
                 signal.signal(name, handler)
 
-    def _open(self, tasks: tuple[str, ...]) -> tuple[Session, Lease]:
+    def _open(self, tasks: tuple[str, ...]) -> tuple[Session, Lease] | None:
+        """The session, as soon as the queue takes it; None: told to stop before."""
         service = self._service
-        session = self._session = self._backend.queue.open_session(
-            service.worker, tasks, service.lanes, queue=service.queue, session=service.session
-        )
+        until = time.monotonic() + service.patience
+        while True:
+            try:
+                session = self._backend.queue.open_session(
+                    service.worker, tasks, service.lanes, queue=service.queue, session=service.session
+                )
+                break
+            except (QueueUnavailable, StoreUnavailable) as error:
+                if self._stop_signals:
+                    return None
+                if time.monotonic() >= until:
+                    raise
+                logger.warning("This worker cannot begin yet: %s", error)
+                time.sleep(BREATH)
+        self._session = session
         lease = self._lease = Lease(session, self._backend.settings, self._lanes)
         self._lanes.go()
         service.on_ready(tasks)

@@ -1,4 +1,4 @@
-"""Signals at odd moments, and a Redis that refuses for longer than a lease: nothing is lost, charged or doubled."""
+"""Signals at odd moments: nothing is lost, charged or doubled."""
 
 from __future__ import annotations
 
@@ -9,22 +9,11 @@ from collections import Counter
 
 import pytest
 from tests.integration.worker import served
-from tests.integration.worker.conftest import LEASE, MODULE, Gate, Sink, Start
+from tests.integration.worker.conftest import MODULE, Gate, Sink, Start
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 
 from kapstan import backend, ids
-
-REFUSALS = {
-    "NOREPLICAS": ("min-replicas-to-write 1", "min-replicas-to-write 0"),
-    "READONLY": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
-}
-
-
-def say(server: RedisServer, words: str) -> None:
-    command = words.split() if words.startswith("REPLICAOF") else ["CONFIG", "SET", *words.split()]
-    with server.client() as client:
-        client.execute_command(*command)  # pyright: ignore[reportUnknownMemberType]
 
 
 def charged(task_run_id: object) -> tuple[int, int]:
@@ -32,29 +21,6 @@ def charged(task_run_id: object) -> tuple[int, int]:
     record = backend.current().queue.record(ids.parse(str(task_run_id)))
     assert record is not None
     return record.attempt, record.crashes
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_redis_that_refuses_for_longer_than_a_lease_ends_no_worker(
-    server: RedisServer, start: Start, sink: Sink, gate: Gate, refusal: str
-) -> None:
-    begin, end = REFUSALS[refusal]
-    worker = start(limit=4)
-    held = [served.hold.delay(f"h{n}", gate.path) for n in range(3)]  # one lane is idle
-    for _ in held:
-        sink.next()
-    children = worker.children()
-    say(server, begin)
-    worker.await_line("The lease is not renewed")
-    threading.Event().wait(1.5 * LEASE)
-    gate.open()
-    assert {sink.next()[:2] for _ in held} == {("ended", f"h{n}") for n in range(3)}
-    say(server, end)
-    assert [future.result(timeout=30) for future in held] == ["h0", "h1", "h2"]
-    assert [event[0] for event in sink.events].count("began") == 3
-    assert {charged(future.task_run_id) for future in held} == {(1, 0)}
-    assert worker.children() == children
-    assert served.add.delay(1, 1).result(timeout=20) == 2
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.1, 0.3, 0.6])
@@ -76,6 +42,27 @@ def test_sigterm_while_it_starts(server: RedisServer, sink: Sink, pause: float) 
         assert [event[:2] for event in sink.events].count(("ran", "t")) == 1
     finally:
         second.close()
+
+
+def test_a_worker_that_starts_while_redis_is_down_waits_for_it(server: RedisServer, sink: Sink) -> None:
+    run = served.mark.delay("t")
+    server.kill()
+    stopped = Worker(MODULE)
+    given_up = Worker(MODULE, env={"KAPSTAN_REDIS_RETRY_SECONDS": "0.1"})
+    waits = Worker(MODULE)
+    try:
+        for worker in (stopped, waits):
+            worker.await_line("This worker cannot begin yet: Redis at")
+        stopped.signal(signal.SIGTERM)
+        assert stopped.wait() == 0
+        assert given_up.wait() not in (0, 75)
+        given_up.await_line("did not answer for 0.1 s (KAPSTAN_REDIS_RETRY_SECONDS)")
+        server.start()
+        assert run.result(timeout=20) == "t"
+        assert charged(run.task_run_id) == (1, 0)
+    finally:
+        for worker in (stopped, given_up, waits):
+            worker.close()
 
 
 def test_two_sigterms_while_redis_is_down(server: RedisServer, start: Start, sink: Sink, gate: Gate) -> None:
