@@ -19,15 +19,17 @@ import hiredis
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.main_thread import stretch
+from kapstan.ports import RunState
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import check_format
-from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack, refusal
+from kapstan.queue.record import check_format, record_of
+from kapstan.queue.wire import ConnectionLost, Refused, Wake, Wire, pack, refusal
 
 _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
 _WATCH_TTL = 7 * 24 * 3600
 _RID = 22
+_ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled"})
 _LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
 
 
@@ -166,22 +168,31 @@ class Inbox:
         patience = self._dialer.settings.redis_retry_seconds
         brief = timeout is not None and timeout < patience
         try:
-            self._dialer.patiently(self._connect, timeout if brief else patience)
+            self._dialer.patiently(self._connect, timeout if brief else patience, self._somebody_served)
         except QueueUnavailable:
-            if not brief:
+            if not brief and not self._somebody_served():
                 raise
         return None
 
+    def _somebody_served(self) -> bool:
+        """Whether a call of ``wait`` has something to return."""
+        with self._changed:
+            return any(self._watched.get(run_id) for run_ids in self._waits.values() for run_id in run_ids)
+
     def _connect(self) -> None:
         """Subscribe first, then ask for what ended before: nothing falls in between. A server that takes no writes
-        refuses the watch, which counts as no connection."""
+        refuses the watch, which counts as no connection; what has ended is read all the same."""
         wire = self._dialer.dial()
         try:
             with self._changed:
                 open_runs = [run_id for run_id, end in self._watched.items() if end is None]
             calls = self._packed(open_runs)
             wire.send(pack("SUBSCRIBE", f"{self._prefix}c:{self._client.decode()}") + b"".join(calls))
-            answers = [wire.read() for _ in calls]
+            try:
+                answers = [wire.read() for _ in calls]
+            except Refused:
+                self._look(open_runs)
+                raise
             with self._changed:
                 for item in (*answers, *wire.pushes):
                     self._take(item)
@@ -196,6 +207,23 @@ class Inbox:
         except BaseException:
             wire.close()
             raise
+
+    def _look(self, run_ids: Sequence[RunId]) -> None:
+        """Note which have ended, by reads alone. That a record is not there says nothing: who refuses writes may be a
+        replica that lags behind."""
+        wire = self._dialer.dial()
+        try:
+            for at in range(0, len(run_ids), _PER_CALL):
+                some = run_ids[at : at + _PER_CALL]
+                records = wire.call(pack("MGET", *[f"{self._prefix}t:{run_id}" for run_id in some]))
+                now = time.monotonic()
+                with self._changed:
+                    for run_id, record in zip(some, records, strict=True):
+                        found = record_of(run_id, record) if record else None
+                        if found is not None and found.state in _ENDED and run_id in self._watched:
+                            self._watched[run_id] = _End(record, now)
+        finally:
+            wire.close()
 
     def _linger(self) -> None:
         """End the connection when nobody has waited for a while. A thread of its own, while there is one."""

@@ -11,6 +11,7 @@ from tests.servers import trouble
 from tests.servers.redis import RedisServer
 
 from kapstan.errors import BackendError, ConfigurationError, QueueFull, QueueUnavailable
+from kapstan.ids import new_id
 from kapstan.queue.wire import Refused, refusal
 
 
@@ -66,6 +67,28 @@ class TestRefusing:
         shop.session.renew()  # one of the refusals ends with another start of the server
         shop.lane.step([done(claim)], 0)
         assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
+        shop.close()
+
+    def test_who_asks_now_learns_of_an_end_that_came_before(
+        self, open_queue, own_server: RedisServer, name: str
+    ) -> None:
+        """To be told of ends a client writes itself down, which is refused; an end that is there is read."""
+        ended, open_run = run(), run()
+        submitter = open_queue(own_server)
+        submitter.submit_many([ended, open_run])
+        shop = worker(submitter)
+        (claim,) = shop.lane.step([], 1).claims
+        shop.lane.step([done(claim)], 0)
+        asking = open_queue(own_server, namespace=submitter.settings.namespace, redis_retry_seconds=0.3)
+        asking.depth([TASK])
+        with trouble.REFUSING[name][1](own_server):
+            trouble.await_refusal(own_server, True)
+            if name in ("masterdown", "busy"):
+                with pytest.raises(QueueUnavailable):
+                    asking.wait([ended.run_id], 5.0)
+            else:
+                assert asking.wait([open_run.run_id, ended.run_id], 60.0) == {ended.run_id}
+                assert asking.wait([open_run.run_id, new_id()], 0.1) == set(), "not there is not lost: a replica lags"
         shop.close()
 
 
