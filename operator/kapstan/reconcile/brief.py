@@ -38,6 +38,8 @@ class RunBrief:
     idempotency_key: str = ""
     resuming: bool = False
     """A person asked to go on with it after it had failed or crashed."""
+    deleting: bool = False
+    """It is marked for deletion: it holds no place, and is only there until its finalizers have gone."""
     ended_at: datetime | None = None
     """When it ended, as far as its status tells; None: it has not."""
 
@@ -67,7 +69,8 @@ class RunBrief:
         created = moment(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
         attempts = objects(status.get("attempts"))
         phase = text(status.get("phase"))
-        in_flight = phase not in TERMINAL_PHASES and bool(attempts) and not attempts[-1].get("finishedAt")
+        deleting = "deletionTimestamp" in metadata
+        open_ = bool(attempts) and not attempts[-1].get("finishedAt")
         labels = cast("Mapping[str, str]", metadata.get("labels") or {})
         return cls(
             key=Key("FlowRun", str(metadata.get("namespace") or "default"), str(metadata["name"])),
@@ -77,11 +80,12 @@ class RunBrief:
             phase=phase,
             created=created,
             scheduled=moment(spec.get("scheduledTime")) or created,
-            in_flight=in_flight,
+            in_flight=phase not in TERMINAL_PHASES and open_ and not deleting,
             cancelled=spec.get("cancel") is True,
             attempts=tuple((number(a.get("number")), text(a.get("job"))) for a in attempts if text(a.get("job"))),
             idempotency_key=text(spec.get("idempotencyKey")),
             resuming=is_resuming(spec, status),
+            deleting=deleting,
             ended_at=_end(status, created) if phase in TERMINAL_PHASES else None,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 from kapstan.ids import RunId
@@ -49,16 +49,16 @@ class Cache:
         return [manifest for key, manifest in kept if namespace in (None, key.namespace)]
 
     def brief(self, run: Key) -> RunBrief | None:
-        """An unfinished run."""
+        """An unfinished run that is not being deleted."""
         return self._briefs.get(run)
 
     def runs(self, deployment: Key) -> Sequence[RunBrief]:
         """Unfinished runs of a Deployment, by `RunBrief.order`; not to be kept, it changes with the cache."""
         return self._runs.get(deployment, ())
 
-    def in_flight(self, deployment: Key) -> int:
-        """How many runs of a Deployment have an attempt that has not ended."""
-        return len(self._in_flight.get(deployment, ()))
+    def in_flight(self, deployment: Key) -> Collection[Key]:
+        """The runs of a Deployment with an attempt that has not ended; not to be kept, it changes with the cache."""
+        return self._in_flight.get(deployment, ())
 
     def runs_of(self, run_id: RunId) -> list[Key]:
         """The objects that ask for this run; more than one where several carry one idempotency key."""
@@ -77,7 +77,8 @@ class Cache:
                 return self._take_end(key, manifest)
             self._forget(key)
             self._ended.pop(key, None)
-            self._note(brief)
+            if not brief.deleting:
+                self._note(brief)
         kept[key] = manifest
         return True
 

@@ -204,7 +204,10 @@ class Loop:
         if manifest is None:
             await reconciler.forget(self._acting(), key)
             return
-        if "deletionTimestamp" in manifest["metadata"] or not reconciler.concerns(self._world, key, manifest):
+        if not reconciler.concerns(self._world, key, manifest):
+            return
+        if "deletionTimestamp" in manifest["metadata"]:
+            await reconciler.leaving(self._acting(), key, manifest)
             return
         now = datetime.fromtimestamp(self._clock(), UTC)
         try:

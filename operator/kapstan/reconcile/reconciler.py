@@ -72,5 +72,8 @@ class Reconciler(ABC):
         """What to tell of an action that was refused; None: nothing."""
         return None
 
+    async def leaving(self, acting: Acting, key: Key, manifest: Manifest) -> None:  # noqa: B027
+        """The object is marked for deletion, and a finalizer still holds it: nothing is decided about it any more."""
+
     async def forget(self, acting: Acting, key: Key) -> None:  # noqa: B027  (most kinds have nothing to end)
         """The object does not exist any more: end what was made for it, and forget it."""

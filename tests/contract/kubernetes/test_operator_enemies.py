@@ -71,7 +71,8 @@ def install_there(lax: ApiServer, operators_redis: RedisServer, minio: Minio, tm
 
 
 def post(server: ApiServer, namespace: str, kind: str, name: str, **parts: Any) -> None:
-    manifest = {"apiVersion": API, "kind": kind, "metadata": {"name": name, "namespace": namespace}, **parts}
+    metadata = {"name": name, "namespace": namespace}
+    manifest = {"apiVersion": API, "kind": kind, "metadata": metadata, **parts}
     path = f"/apis/{API}/namespaces/{namespace}/{kind.lower()}s"
     answer = server.request("POST", path, manifest)
     assert answer.code == 201, answer.message
@@ -164,3 +165,49 @@ def test_a_deployment_that_is_none_keeps_nobody_else_from_its_pool(lax: ApiServe
     )
     assert done.returncode == 0, done.stderr
     team.started("of-broken")
+
+
+def test_a_run_that_a_finalizer_holds_keeps_no_place_and_runs_no_further(
+    lax: ApiServer, install_there: Install
+) -> None:
+    """Somebody deletes it, and the finalizer of another program stays for ever."""
+    team = Team(lax, "held").make()
+    install_there("held-system", "namespaces={held}", signing_key("held")).start("a").leads()
+    team.apply("WorkPool", "pool", {"concurrency": {"maxInFlight": 1}})
+    metadata = {"name": "first", "namespace": "held", "finalizers": ["example.org/keep"]}
+    post(lax, "held", "FlowRun", "first", spec={"deploymentRef": {"name": "etl"}}, metadata=metadata)
+    team.started("first")
+    team.run("second")
+    until(lambda: team.status("second"), lambda status: "waits for a place" in status.get("message", ""), "its wait")
+    done = lax.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", "held", "--wait=false")
+    assert done.returncode == 0, done.stderr
+    team.started("second")
+    until(lambda: team.jobs("first"), lambda jobs: jobs == [], "end of its Job")
+    assert "deletionTimestamp" in team.get("first")["metadata"], "the finalizer still holds it"
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_a_run_keeps_its_place_whatever_becomes_of_its_deployment(
+    lax: ApiServer, install_there: Install, how: str
+) -> None:
+    """The pool takes one run at a time. It started a second one beside that of a Deployment that was taken away."""
+    team = Team(lax, f"place-{how}").make()
+    install_there(f"{team.name}-system", f"namespaces={{{team.name}}}", signing_key(team.name)).start("a").leads()
+    flow = {"entrypoint": "etl:main", "image": "etl:1"}
+    for pool in ("one", "elsewhere"):
+        team.apply("WorkPool", pool, {"concurrency": {"maxInFlight": 1}})
+    for name in ("leaving", "staying"):
+        team.apply("Deployment", name, {"flow": flow, "workPoolRef": {"name": "one"}})
+    team.apply("FlowRun", "first", {"deploymentRef": {"name": "leaving"}})
+    team.started("first")
+    if how == "deleted":
+        assert lax.kubectl("delete", "deployments.kapstan.dev", "leaving", "-n", team.name).returncode == 0
+    else:
+        team.apply("Deployment", "leaving", {"flow": flow, "workPoolRef": {"name": "elsewhere"}})
+        team.apply("FlowRun", "third", {"deploymentRef": {"name": "leaving"}})
+        team.started("third")
+    team.apply("FlowRun", "second", {"deploymentRef": {"name": "staying"}})
+    until(lambda: team.status("second"), lambda status: "waits for a place" in status.get("message", ""), "its wait")
+    assert team.jobs("second") == []
+    assert lax.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", team.name).returncode == 0
+    team.started("second")

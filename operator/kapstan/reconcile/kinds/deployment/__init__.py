@@ -9,6 +9,7 @@ from kapstan.ports import Key, Manifest
 from kapstan.reconcile.kinds.deployment.decision import reconcile, refused
 from kapstan.reconcile.kinds.deployment.observe import observe
 from kapstan.reconcile.kinds.work_pool.belonging import pool_named_by, waiting_runs
+from kapstan.reconcile.kinds.work_pool.places import Places
 from kapstan.reconcile.plan import Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Right, Wake
 from kapstan.reconcile.world import World
@@ -32,6 +33,9 @@ class DeploymentReconciler(Reconciler):
     def noticed(self, world: World, key: Key, before: Manifest | None, after: Manifest | None) -> Iterable[Wake]:
         if before is not None and after is not None and before.get("spec") == after.get("spec"):
             return  # its counts and next moments concern nobody
-        for seen in filter(None, (before, after)):
-            yield Wake(pool_named_by(key, seen))
+        pools = [pool_named_by(key, seen) for seen in (before, after) if seen is not None]
+        if before is not None and pools[1:] != pools[:1]:
+            # What runs keeps its place in the pool that gave it.
+            world.memory(Places).move(world.cache.in_flight(key), pools[0])
+        yield from map(Wake, pools)
         yield from map(Wake, waiting_runs(world.cache, key))

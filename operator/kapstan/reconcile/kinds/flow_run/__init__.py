@@ -75,24 +75,25 @@ class FlowRunReconciler(Reconciler):
         assert manifest is not None
         brief = RunBrief.of(manifest)
         known = RunBrief.of(before) if before is not None else None
+        gone = after is None or brief.deleting
         if after is None:
             world.memory(Remains).runs[key] = brief
         elif brief.in_flight or brief.ended:
             # Recorded: from here on the status holds the place.
             world.memory(Places).leave(key)
-        if brief.ended and after is not None:
+        if brief.ended and not gone:
             world.memory(History).put(brief)
-        elif after is not None and known is None:
+        elif not gone and known is None:
             world.memory(History).drop(key)
-        if known is None or after is None or (known.phase, known.cancelled) != (brief.phase, brief.cancelled):
+        if known is None or gone or (known.phase, known.cancelled) != (brief.phase, brief.cancelled):
             yield Wake(brief.parent, SPREAD)
-        if after is None or brief.ended:
+        if gone or brief.ended:
             # Another object may ask for the same run.
             yield from (Wake(other) for other in world.cache.runs_of(brief.run_id) if other != key)
         held = known is not None and known.in_flight
         if held != (after is not None and brief.in_flight):
             # A place was taken or given back. Who asks for one wakes the pool himself.
-            pool = pool_of(world.cache, brief.parent)
+            pool = world.memory(Places).moved.pop(key, None) or pool_of(world.cache, brief.parent)
             if pool is not None:
                 yield Wake(pool)
 
@@ -108,13 +109,21 @@ class FlowRunReconciler(Reconciler):
             return name_taken(observed, str(error), now)
         return launch_refused(observed, str(error), now)
 
+    async def leaving(self, acting: Acting, key: Key, manifest: Manifest) -> None:
+        """As if it were gone: a finalizer may hold it for ever. Who deletes with `--cascade=orphan` keeps its Jobs."""
+        await LeaveLine(key).perform(acting)
+        if "orphan" not in (manifest["metadata"].get("finalizers") or ()):
+            await self._remove_attempts(acting, key, RunBrief.of(manifest))
+
     async def forget(self, acting: Acting, key: Key) -> None:
         """Nobody waits for it, and nothing of it may run on."""
         await LeaveLine(key).perform(acting)
         acting.world.memory(History).drop(key)
         brief = acting.world.memory(Remains).runs.pop(key, None)
-        if brief is None:
-            return
+        if brief is not None:
+            await self._remove_attempts(acting, key, brief)
+
+    async def _remove_attempts(self, acting: Acting, key: Key, brief: RunBrief) -> None:
         for launcher in acting.world.launchers.values():
             for _, job in brief.attempts:
                 await launcher.remove(key, brief.uid, job)

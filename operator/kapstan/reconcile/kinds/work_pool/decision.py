@@ -33,7 +33,7 @@ def reconcile(observed: PoolObserved, now: datetime) -> Plan:
         tokens = Tokens(tokens.left - len(granted), now)
         actions.append(SpendTokens(key_of(pool), tokens.left, now))
     left = observed.queued - len(granted)
-    in_flight = sum(observed.in_flight.values()) + len(granted)
+    in_flight = sum(observed.in_flight.values()) + observed.moved + len(granted)
     actions.extend(changed_status(pool, _status(observed, now, in_flight, left)))
     # Whoever else waits is looked at again when a place is given back; a token comes by itself.
     out_of_tokens = left and tokens.left < 1 and not pool.spec.suspend
@@ -55,7 +55,7 @@ def _choose(observed: PoolObserved, most: int) -> list[RunBrief]:
     """Those that may start now, at most so many. It looks at the heads of the lines, never at all who wait."""
     spec = observed.pool.spec
     if spec.concurrency.max_in_flight is not None:
-        most = min(most, spec.concurrency.max_in_flight - sum(observed.in_flight.values()))
+        most = min(most, spec.concurrency.max_in_flight - sum(observed.in_flight.values()) - observed.moved)
     priority = {queue.name: queue.priority for queue in spec.queues}
     limits = {queue.name: queue.limit for queue in spec.queues if queue.limit is not None}
     by_deployment, by_queue = Counter(observed.in_flight), Counter[str]()

@@ -25,15 +25,20 @@ def observe(world: World, manifest: Manifest) -> PoolObserved:
             if stored is not None:
                 deployments[parent.name] = Deployment.from_dict(stored)
     granted = places.granted(key)
+    in_flight = {name: world.cache.in_flight(Key("Deployment", key.namespace, name)) for name in deployments}
     return PoolObserved(
         pool=pool,
         served=pool.spec.type in world.launchers,
         deployments=deployments,
-        in_flight={
-            name: world.cache.in_flight(Key("Deployment", key.namespace, name)) + granted.get(name, 0)
-            for name in deployments
-        },
+        in_flight={name: len(runs) + granted.get(name, 0) for name, runs in in_flight.items()},
+        moved=_moved(places, key, {run for runs in in_flight.values() for run in runs}) if places.moved else 0,
         waiting=places.waiting(key),
         queued=places.queued(key),
         tokens=places.tokens.get(key),
     )
+
+
+def _moved(places: Places, pool: Key, runs: set[Key]) -> int:
+    """``runs``: in flight, of the Deployments that name the pool."""
+    here = sum(holds == pool and run not in runs for run, holds in places.moved.items())
+    return here - sum(places.moved.get(run, pool) != pool for run in runs)

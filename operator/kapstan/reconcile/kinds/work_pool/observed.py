@@ -20,6 +20,9 @@ class PoolObserved:
     """By name: those that name this pool."""
     in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
     """By Deployment: runs that hold a place, those included that were given one and have not recorded their attempt."""
+    moved: int = 0
+    """Runs that hold a place here though their Deployment was deleted or names another pool by now, less those of the
+    Deployments above that hold one in another pool."""
     waiting: Mapping[str, Sequence[RunBrief]] = field(default_factory=dict[str, "Sequence[RunBrief]"])
     """By Deployment: runs that asked for a place, in the order in which they are due."""
     queued: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -41,6 +41,8 @@ class Places:
     """Of one process; used by the event loop's thread only."""
 
     tokens: dict[Key, Tokens] = field(default_factory=dict[Key, Tokens])
+    moved: dict[Key, Key] = field(default_factory=dict[Key, Key])
+    """Runs in flight whose Deployment was deleted or names another pool since: the pool whose place each holds."""
     _lines: dict[Key, Line] = field(default_factory=lambda: defaultdict[Key, Line](Line))
     _waiting: dict[Key, tuple[Key, RunBrief]] = field(default_factory=dict[Key, tuple[Key, RunBrief]])
     _granted: dict[Key, tuple[Key, str]] = field(default_factory=dict[Key, tuple[Key, str]])
@@ -82,6 +84,11 @@ class Places:
             if counts[deployment] <= 0:
                 del counts[deployment]
         return pool
+
+    def move(self, runs: Iterable[Key], pool: Key) -> None:
+        """The Deployment of these runs, which are in flight, names this pool no more."""
+        for run in runs:
+            self.moved.setdefault(run, pool)
 
     def waiting(self, pool: Key) -> Mapping[str, Sequence[RunBrief]]:
         """By Deployment: who waits, in order."""
