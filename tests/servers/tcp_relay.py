@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server that falls silent, or loses a reply, when a test says so.
+"""A TCP relay in front of a real server that falls silent, loses a reply or delivers late, when a test says so.
 
 Bytes are never changed and never reordered. What is held back while it is silent is delivered afterwards, as a network
 does that comes back.
@@ -19,6 +19,8 @@ class TcpRelay:
         held: set once bytes were held back: the silence has bitten.
         lost: set once a reply was lost.
         accepted: connections that were made so far.
+        stranded: set once a piece was held back whose client was hung up on.
+        answered: set once the server has answered what was delivered late.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -35,6 +37,11 @@ class TcpRelay:
         self.held = threading.Event()
         self.lost = threading.Event()
         self.accepted = 0
+        self._late: bytes | None = None
+        self._late_ends: list[socket.socket] = []
+        self._delivering = threading.Event()
+        self.stranded = threading.Event()
+        self.answered = threading.Event()
 
     def __enter__(self) -> TcpRelay:
         self._run(self._accept)
@@ -45,6 +52,7 @@ class TcpRelay:
     ) -> None:
         self._closed = True
         self._flowing.set()
+        self._delivering.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         for end in self._sockets:
@@ -72,6 +80,17 @@ class TcpRelay:
         with self._lock:
             self._replies_left = number
 
+    def strand(self, words: bytes) -> None:
+        """Hold back the next piece from a client that contains ``words`` and hang up on that client, as a network does
+        that lost its way; ``deliver`` sends it on. What comes on other connections is passed on meanwhile."""
+        self._late = words
+
+    def deliver(self) -> None:
+        """Let the server have what was stranded; returns when it has answered."""
+        assert self.stranded.wait(10), "nothing was stranded"
+        self._delivering.set()
+        assert self.answered.wait(10), "the server has not answered"
+
     def _run(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # pyright: ignore
         self._threads.append(thread)
@@ -95,11 +114,32 @@ class TcpRelay:
                 if not self._flowing.is_set():
                     self.held.set()
                     self._flowing.wait()
+                if replies and source in self._late_ends:
+                    self.answered.set()
+                    break
+                if not replies and self._is_late(data, target):
+                    self._deliver_late(data, source, target)
+                    return
                 if self._closed or (replies and self._is_lost()):
                     break
                 target.sendall(data)
         _hang_up(target)
         _hang_up(source)
+
+    def _is_late(self, data: bytes, server: socket.socket) -> bool:
+        with self._lock:
+            if self._late is None or self._late not in data:
+                return False
+            self._late = None
+            self._late_ends.append(server)
+            return True
+
+    def _deliver_late(self, data: bytes, client: socket.socket, server: socket.socket) -> None:
+        _hang_up(client)
+        self.stranded.set()
+        self._delivering.wait()
+        server.sendall(data)
+        server.shutdown(socket.SHUT_WR)
 
     def _is_lost(self) -> bool:
         with self._lock:

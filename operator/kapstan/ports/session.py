@@ -46,9 +46,10 @@ class Session(Protocol):
 
     def wake(self) -> None: ...
 
-    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"") -> bool:
-        """A child is gone: the run it was executing is charged with a crash, its others go back unharmed. True: it
-        crashed ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome."""
+    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"", died: float | None = None) -> bool:
+        """A child is gone since ``died`` (monotonic clock; None: now): the run it was executing is charged with a
+        crash, its others go back unharmed. What the lane's next child has claimed stays. True: the run crashed
+        ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome."""
         ...
 
     def claims(self) -> list[tuple[int, RunId, Token]]:

@@ -27,6 +27,12 @@ T = TypeVar("T")
 log = logging.getLogger("kapstan.queue")
 
 
+def connection_number(at: float | None = None) -> int:
+    """The number of a lane's connection that begins at the monotonic time ``at``: now. All processes of a machine share
+    that clock, so a lane's next child has greater ones."""
+    return round((time.monotonic() if at is None else at) * 1000)
+
+
 class Dialer:
     """Makes wires to the Redis of some settings, with one log line when it goes away and one when it is back."""
 

@@ -4,7 +4,8 @@ Made by ``RedisQueue.open_lane`` in the executor child. An idle lane blocks on t
 submit anywhere hands it a claim through that. The queue alone says whether a lane is idle, not what is
 remembered here: others take claims away (a recall by the supervisor, a lease that ended). After every reconnect the
 lane announces what it still knows to hold, so that claims whose reply was lost go back, and sends its unanswered steps
-again; their commits are recognised.
+again; their commits are recognised. Connections are numbered: what an older one sent and reaches the queue only now
+does nothing there.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome, Stepped, Want
 from kapstan.queue import scripts
-from kapstan.queue.dialer import Dialer
+from kapstan.queue.dialer import Dialer, connection_number
 from kapstan.queue.record import LETTERS, Route, check_format, claim_of
+from kapstan.queue.second_connection import SecondConnection
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
@@ -32,7 +34,11 @@ _TOLD = (b"IDLE", b"DRAIN", b"DEAD")
 
 
 class _Step(NamedTuple):
-    packed: bytes
+    """What ``scripts.step`` takes; the number of the connection is that of the one on which it is sent."""
+
+    want: int
+    routes: int
+    rest: tuple[str | bytes | int, ...]
     finished: dict[RunId, str]
     """The tokens of its outcomes: still held as long as the answer is open."""
 
@@ -57,9 +63,9 @@ class RedisLane:
         self._went_back: set[tuple[RunId, str]] = set()
         self._status = b""  # of the last step; empty: ask again
         self._lock = threading.Lock()  # _held and _went_back: give_back comes from a second thread
-        self._side: Wire | None = None
-        self._side_lock = threading.Lock()
+        self._side = SecondConnection(dialer)
         self._wire: Wire | None = None
+        self._number = 0  # of the connection
         dialer.patiently(self._connect, self._patience)
 
     # ------------------------------------------------------------------ steps
@@ -94,14 +100,12 @@ class RedisLane:
             most = MOST
             for route, task in self._routes:
                 asked += (route, want.get(task, 1))
-        packed = scripts.step.pack(
-            self._prefix, self._session, self._lane, most, self._ttl, len(self._routes), *asked, *rest
-        )  # fmt: skip
+        step = _Step(most, len(self._routes), (*asked, *rest), finished)
         self._routes.rotate(-1)
-        self._steps.append(_Step(packed, finished))
+        self._steps.append(step)
         if self._wire is not None:
             try:
-                self._wire.send(packed)
+                self._send(self._wire, step)
             except ConnectionLost:
                 self._disconnect()
 
@@ -121,6 +125,9 @@ class RedisLane:
             if reply[1] == b"ERA":
                 self._await_era()
                 continue
+            if reply[1] == b"STALE":
+                self._disconnect()
+                continue
             self._steps.popleft()
             self._status = reply[1]
             claims = self._pushed
@@ -132,6 +139,10 @@ class RedisLane:
                 if not self._steps:  # whatever went back unread has been read
                     self._went_back.clear()
             return Stepped([run_id.decode() for run_id in reply[2]], claims)
+
+    def _send(self, wire: Wire, step: _Step) -> None:
+        place = (self._prefix, self._session, self._lane, self._number)
+        wire.send(scripts.step.pack(*place, step.want, self._ttl, step.routes, *step.rest))
 
     def wait(self, timeout: float | None) -> list[Claim]:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -167,7 +178,7 @@ class RedisLane:
         if not claims and self._status == b"HOLDS" and not self._steps and self._wire is not None:
             with self._lock:
                 self._held.clear()
-            self._wire.send(scripts.announce.pack(self._prefix, self._session, self._lane, self._ttl))
+            self._wire.send(self._announcement())
             check_format(self._wire.read())
             self._read_pushes(self._wire)
             self._status = b""
@@ -207,13 +218,13 @@ class RedisLane:
         with self._lock:
             kept = set(executing)
             before = {run_id: claim for run_id, claim in self._held.items() if run_id not in kept}
-        reply = self._aside(
-            scripts.give_back.pack(self._prefix, self._session, self._lane, self._ttl, *executing),
-        )
+        claims = self._shown(kept)
+        if claims:  # by token: should this word come late, or twice, it takes nothing that is claimed after it
+            flat = [text for claim in claims for text in claim]
+            self._side.call(scripts.take_back.pack(self._prefix, self._session, self._ttl, *flat))
         back: list[RunId] = []
         with self._lock:
-            for at in range(0, len(reply[1]), 2):
-                rid, token = reply[1][at].decode(), reply[1][at + 1].decode()
+            for rid, token in claims:
                 held = self._held.get(rid)
                 if held is not None and held[1] == token:
                     del self._held[rid]
@@ -225,12 +236,18 @@ class RedisLane:
                     del self._held[rid]
         return back
 
+    def _shown(self, kept: set[RunId]) -> list[tuple[RunId, str]]:
+        """What the queue shows as held by this lane, but for ``kept``: run and token."""
+        flat = [part.decode() for part in self._side.call(scripts.claims.pack(self._prefix, self._session))[1]]
+        shown = [(flat[at], flat[at + 1], int(flat[at + 2])) for at in range(0, len(flat), 3)]
+        return [(rid, token) for rid, token, lane in shown if lane == self._lane and rid not in kept]
+
     def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
         rest: list[str | bytes] = []
         for run_id, token, state, envelope in outcomes:
             rest += (run_id, str(token), LETTERS[state], envelope)
-        packed = scripts.step.pack(self._prefix, self._session, self._lane, 0, self._ttl, 0, *rest)
-        while (reply := self._aside(packed))[1] == b"ERA":
+        packed = scripts.step.pack(self._prefix, self._session, self._lane, "", 0, self._ttl, 0, *rest)
+        while (reply := self._side.call(packed))[1] == b"ERA":
             time.sleep(0.05)  # a supervisor is raising the era
         with self._lock:
             for outcome in outcomes:
@@ -241,7 +258,7 @@ class RedisLane:
         pause = max(0, round(delay * 1000))
         arguments = (self._prefix, self._session, run_id, str(token), pause, self._ttl, int(counted))
         while True:
-            reply = self._aside(scripts.retry.pack(*arguments, 0), scripts.retry.pack(*arguments, 1))
+            reply = self._side.call(scripts.retry.pack(*arguments, 0), scripts.retry.pack(*arguments, 1))
             if reply[1] != b"ERA":
                 break
             time.sleep(0.05)  # a supervisor is raising the era
@@ -250,27 +267,6 @@ class RedisLane:
             if held is not None and held[0] == token:
                 del self._held[run_id]
         return reply[1] == b"OK"
-
-    def _aside(self, packed: bytes, repeated: bytes | None = None) -> Any:
-        """Call on the second connection, so that steps in flight on the first do not matter."""
-        calls = [packed]
-
-        def attempt() -> Any:
-            try:
-                if self._side is None:
-                    self._side = self._dialer.dial()
-                return self._side.call(calls[0])
-            except ConnectionLost:
-                if self._side is not None:
-                    self._side.close()
-                    self._side = None
-                    calls[0] = repeated or packed
-                raise
-
-        with self._side_lock:
-            reply = self._dialer.patiently(attempt, self._patience)
-        check_format(reply)
-        return reply
 
     # ------------------------------------------------------------------ connection
 
@@ -283,19 +279,20 @@ class RedisLane:
             for step in self._steps:
                 known.update(step.finished)
             flat = [text for claim in known.items() for text in claim]
-            wire.send(
-                pack("SUBSCRIBE", self._channel, self._broadcast)
-                + scripts.announce.pack(self._prefix, self._session, self._lane, self._ttl, *flat)
-            )
+            wire.send(pack("SUBSCRIBE", self._channel, self._broadcast) + self._announcement(*flat))
             check_format(wire.read())
             wire.pushes.clear()  # confirmations
             for step in self._steps:
-                wire.send(step.packed)
+                self._send(wire, step)
         except BaseException:
             wire.close()
             raise
         self._wire = wire
         self._status = b""
+
+    def _announcement(self, *held: str) -> bytes:
+        self._number = max(self._number + 1, connection_number())
+        return scripts.announce.pack(self._prefix, self._session, self._lane, self._number, self._ttl, *held)
 
     def _recover(self, seconds: float | None) -> None:
         def given_up() -> bool:
@@ -331,10 +328,7 @@ class RedisLane:
 
     def close(self) -> None:
         self._disconnect()
-        with self._side_lock:
-            if self._side is not None:
-                self._side.close()
-                self._side = None
+        self._side.close()
         self._wake.close()
 
 

@@ -16,7 +16,7 @@ from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, Token
 from kapstan.ports import EraRegister, Renewed
 from kapstan.queue import scripts
-from kapstan.queue.dialer import Dialer
+from kapstan.queue.dialer import Dialer, connection_number
 from kapstan.queue.silence import Silence
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
@@ -68,6 +68,7 @@ class RedisSession:
         self._max_crashes = settings.max_crashes
         self._wake = Wake()
         self._wire: Wire | None = None
+        self._era = 0
         try:
             self._renew(opening=1)
             dialer.patiently(self._subscribe, settings.redis_retry_seconds)
@@ -81,9 +82,9 @@ class RedisSession:
 
     def renew(self, held: Mapping[RunId, Token] | None = None) -> Renewed:
         answer = self._renew(opening=0)
-        if held is not None:
-            flat = [text for run_id, token in held.items() for text in (run_id, str(token))]
-            self._call(scripts.announce.pack(self._prefix, self._name, "*", self._ttl, *flat))
+        if held is not None:  # lanes go on claiming meanwhile, in the era of now
+            shown = [(run_id, token) for _, run_id, token in self.claims() if token.era < self._era]
+            self.take_back([(run_id, token) for run_id, token in shown if held.get(run_id) != token])
         return answer
 
     def _renew(self, opening: int) -> Renewed:
@@ -125,6 +126,7 @@ class RedisSession:
             self._raise_era(reply[2].decode(), int(reply[3]))
         _, _, alive, draining, due, cancelled, ended, number, era, silent = reply
         self._silence.answered(time.monotonic(), number, era)
+        self._era = int(era)
         others = [
             (silent[at].decode(), int(float(silent[at + 1])), int(silent[at + 2])) for at in range(0, len(silent), 3)
         ]
@@ -187,9 +189,10 @@ class RedisSession:
     def wake(self) -> None:
         self._wake.ring()
 
-    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"") -> bool:
+    def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"", died: float | None = None) -> bool:
+        at = connection_number(died)
         packed = scripts.lane_died.pack(
-            self._prefix, self._name, lane, executing or "", self._max_crashes, envelope, self._ttl
+            self._prefix, self._name, lane, at, executing or "", self._max_crashes, envelope, self._ttl
         )
         return bool(self._call(packed)[2])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 
 from kapstan.backend import Backend
@@ -24,32 +25,32 @@ class Deaths:
     def __init__(self, backend: Backend, what: str) -> None:
         self._backend = backend
         self._what = what
-        self._untold: deque[tuple[int, RunId | None]] = deque()
+        self._untold: deque[tuple[int, RunId | None, float]] = deque()
 
     @property
     def lanes(self) -> set[int]:
         """The lanes whose deaths are not reported yet: nothing may be claimed on them before."""
-        return {lane for lane, _ in list(self._untold)}
+        return {lane for lane, _, _ in list(self._untold)}
 
     def add(self, lane: int, executing: RunId | None) -> None:
         """``lane`` has died. ``executing`` is charged with a crash; what it held besides goes back unharmed."""
-        self._untold.append((lane, executing))
+        self._untold.append((lane, executing, time.monotonic()))
 
     def tell(self, session: Session) -> None:
         """Tell the queue; where it does not answer, the rest is kept."""
         while self._untold:
-            lane, executing = self._untold[0]
+            lane, executing, died = self._untold[0]
             try:
-                self._tell(session, lane, executing)
+                self._tell(session, lane, executing, died)
             except TROUBLE as error:
                 logger.warning("The queue is away and does not know of a crash yet: %s", error)
                 return
             self._untold.popleft()
 
-    def _tell(self, session: Session, lane: int, executing: RunId | None) -> None:
+    def _tell(self, session: Session, lane: int, executing: RunId | None, died: float) -> None:
         limit, envelope = self._backend.settings.max_crashes, b""
         if executing is not None:
             reason = f"{self._what} died {values.times(limit)} while executing it; it is quarantined"
             envelope = values.seal_reason(self._backend, reason, executing)
-        if session.lane_died(lane, executing, envelope):
+        if session.lane_died(lane, executing, envelope, died):
             logger.error("Run %s is quarantined: it ended %s %s", executing, self._what, values.times(limit))

@@ -63,7 +63,7 @@ class ThreadLanes:
         self.expected: dict[RunId, TaskSpec] = before.expected if before is not None else {}
         self._tasks = sorted(tasks)
         self._queue = queue
-        self._numbers = itertools.count()
+        self._numbers: set[int] = set()  # in use
         self._lock = threading.Lock()
         self._lanes: list[_Lane] = []
         self._wanted = lanes
@@ -134,11 +134,16 @@ class ThreadLanes:
         with self._lock:
             if self._order != Order.SERVE:
                 return None
-            number = next(self._numbers)
+            # The lowest that is free: the queue keeps a field for each. One whose lane died is free when that is told.
+            taken = self._numbers | self.deaths.lanes
+            number = next(number for number in itertools.count() if number not in taken)
+            self._numbers.add(number)
         try:
             line = self.backend.queue.open_lane(self._session.name, number, self._tasks, queue=self._queue)
         except TROUBLE as error:
             logger.warning("The queue is away; a lane of this process is opened later: %s", error)
+            with self._lock:
+                self._numbers.discard(number)
             return None
         lane = _Lane(self, number, line, spare=spare)
         with self._lock:
@@ -154,6 +159,7 @@ class ThreadLanes:
         once would be without a pause where lanes die as they begin."""
         with self._lock:
             self._lanes.remove(lane)
+            self._numbers.discard(lane.number)
             last = not self._lanes
         if last:
             self._session.wake()

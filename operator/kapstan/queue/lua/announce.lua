@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- announce: after a reconnect, say which claims are still known; what the queue shows beyond them goes back.
+-- announce: a lane begins a connection and says which claims it knows; what the queue shows beyond them goes back.
 -- KEYS: prefix
--- ARGV: session lane ttl held...
---   lane: its number, or '*' for every lane of the session; held: rid and token of each known claim
+-- ARGV: session lane connection ttl held...
+--   connection: a number greater than those of the lane's connections before; held: rid and token of each known claim
 -- Reply: format, rids that went back
--- Cures a lost reply (claims that no one has read) and a server that came back with an older state. A supervisor, which
--- speaks for lanes that go on claiming meanwhile ('*'), gives back claims of older eras only.
+-- Cures a lost reply (claims that no one has read) and a server that came back with an older state. What an older
+-- connection sent and comes only now (this, or a step) does nothing.
 -- include: now
 -- include: record
 -- include: route
@@ -16,17 +16,19 @@
 -- include: claim
 -- include: offer
 -- include: release
-local session, lane = ARGV[1], ARGV[2]
-local known, claims, answer = {}, {}, {}
-local current = era() or '000000'
-for i = 4, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
-for _, claim in ipairs(claims_of(session, lane ~= '*' and lane or nil)) do
-  if known[claim[1]] ~= claim[2] and (lane ~= '*' or sub(claim[2], 1, 6) < current) then
+local session, lane, connection = ARGV[1], ARGV[2], ARGV[3]
+local w, known, claims, answer = P .. 'w:' .. session, {}, {}, {}
+local marks = call('HMGET', w, '@', '^' .. lane)
+if marks[2] and tonumber(marks[2]) >= tonumber(connection) then return {'1', answer} end
+if marks[1] then call('HSET', w, '^' .. lane, connection) end
+for i = 5, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
+for _, claim in ipairs(claims_of(session, lane)) do
+  if known[claim[1]] ~= claim[2] then
     claims[#claims + 1] = claim
     answer[#answer + 1] = claim[1]
   end
 end
-if lane ~= '*' then call('HDEL', P .. 'w:' .. session, '#' .. lane) end
-offer_all(release(session, claims, ARGV[3]))
+call('HDEL', w, '#' .. lane)
+offer_all(release(session, claims, ARGV[4]))
 settle()
 return {'1', answer}

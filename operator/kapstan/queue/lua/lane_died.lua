@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- lane_died: a child is gone. The run it was executing is charged with a crash, its others go back unharmed.
 -- KEYS: prefix
--- ARGV: session lane executing max_crashes envelope ttl
+-- ARGV: session lane died executing max_crashes envelope ttl
+--   died: when, on the clock by which connections are numbered: of a child that has connected since, nothing is touched
 --   executing: rid, or '' if it was idle; envelope: the outcome that is recorded when max_crashes is reached
 -- Reply: format, crashes of the run (0: it was not charged), 1 if it was quarantined
 -- include: now
@@ -14,16 +15,17 @@
 -- include: claim
 -- include: offer
 -- include: release
-local session, lane, executing = ARGV[1], ARGV[2], ARGV[3]
+local session, lane, executing = ARGV[1], ARGV[2], ARGV[4]
 local crashes, quarantined = 0, 0
+if tonumber(call('HGET', P .. 'w:' .. session, '^' .. lane) or 0) > tonumber(ARGV[3]) then return {'1', 0, 0} end
 call('HDEL', P .. 'w:' .. session, '#' .. lane)
-local routes = release(session, claims_of(session, lane), ARGV[6], function(claim, record)
+local routes = release(session, claims_of(session, lane), ARGV[7], function(claim, record)
   if claim[1] ~= executing then return record end
   record = charged(record)
   crashes = tonumber(sub(record, 27, 27))
-  if crashes < tonumber(ARGV[4]) or has(record, CANCEL) then return record end
+  if crashes < tonumber(ARGV[5]) or has(record, CANCEL) then return record end
   quarantined = 1
-  finish(claim[1], record, 'x', claim[2], ARGV[5], ARGV[6], session)
+  finish(claim[1], record, 'x', claim[2], ARGV[6], ARGV[7], session)
   return nil
 end)
 offer_all(routes)
