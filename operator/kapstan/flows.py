@@ -37,7 +37,7 @@ else:
 
 
 class Flow(_Attributes, Generic[P, R]):
-    """A function whose task calls are journalled, so that a run goes on where it was lost. Made by ``@flow``.
+    """A function whose task calls are recorded in a journal, so a lost run can go on. Made by ``@flow``.
 
     Each option (``FlowOptions``) is an attribute of the same name, with its default where it was not given.
 
@@ -94,7 +94,7 @@ class Flow(_Attributes, Generic[P, R]):
         returns are waited for, and their results returned. What a generator function yields becomes a list.
 
         Args:
-            wait_for: futures and states that are to be Completed first; if one is not, the run does not start
+            wait_for: futures and states that must be Completed first. If one is not, the run does not start
                 (``NotReady``).
 
         Raises:

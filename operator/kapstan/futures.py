@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Future(Resolvable, Generic[R]):
-    """A run and the result that it will have. Two futures are equal if they stand for the same run.
+    """A run and its coming result. Two futures are equal if they are of the same run.
 
     Args:
         task_run_id: UUID or text of a background run, as ``future.task_run_id`` gave it.
@@ -48,16 +48,16 @@ class Future(Resolvable, Generic[R]):
 
     @property
     def state(self) -> State:
-        """Where the run stands now; ``Pending`` for a background run that the queue does not know (any more): whoever
-        waits for it is told so."""
+        """The state of the run now. ``Pending`` for a background run that the queue does not know (any more);
+        ``result`` raises ``UnknownRun`` for it."""
         if self._pending is not None:
             return self._pending.state.of_run(self._run_id)
         return (_look(self._run_id) or _UNKNOWN).of_run(self._run_id)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block until the run has ended, at most ``timeout`` seconds; never raises for lateness.
+        """Block until the run has ended, at most ``timeout`` seconds; it does not raise when these are over.
 
-        In a flow a queue that is away is waited for, too.
+        In a flow it also waits for a queue that is away.
 
         Raises:
             QueueUnavailable: the queue is away, and this is no flow.
@@ -111,9 +111,8 @@ class Future(Resolvable, Generic[R]):
 
     @property
     def is_background(self) -> bool:
-        """Whether the run is in the queue (``.delay()``, ``.submit()`` outside a flow), not in a flow of this
-        process.
-        """
+        """Whether the run is in the queue (``.delay()``, ``.submit()`` outside a flow) and not in a flow of this
+        process."""
         return self._pending is None
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:

@@ -24,14 +24,14 @@ def serve(
 ) -> None:
     """Serve ``tasks``: execute their background runs until SIGTERM or Ctrl-C, then finish what runs and return.
 
-    Forks ``limit`` processes, each executing one run at a time, and keeps their lease; so call it before the program
-    starts threads or opens connections that a fork must not share.
+    Forks ``limit`` processes; each executes one run at a time. Call it before the program starts threads or opens
+    connections that a fork must not share.
 
     Args:
         limit: runs at a time; 10 unless ``KAPSTAN_WORKER_LIMIT`` says otherwise.
-        name: the worker's name in lists; the program's name if empty.
-        drain_seconds: how long runs may go on after the first signal; then they go back to the queue. A second signal
-            breaks them off at once.
+        name: the worker's name in lists; empty: the program's name.
+        drain_seconds: how many seconds runs may go on after the first signal; then they go back to the queue. A second
+            signal breaks them off at once.
 
     Raises:
         ConfigurationError: nothing to serve, something that is no task, a limit below 1, not the main thread.

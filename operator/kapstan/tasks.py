@@ -100,7 +100,7 @@ class Task(_Attributes, Generic[P, R]):
     ) -> Any:
         """Run the task here: its result, or its State with ``return_state=True``.
 
-        The result of a generator function is the list of its items; an async one is to be called with ``async for``.
+        The result of a generator function is the list of its items. Call an async one with ``async for``.
 
         In a flow the outcome is in the run's journal before this returns, and a resumed run replays it. Outside a flow
         retries and timeouts apply, but nothing is recorded.
@@ -133,10 +133,15 @@ class Task(_Attributes, Generic[P, R]):
     def submit(
         self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
     ) -> Any:
-        """Run the task beside the caller. Futures among the arguments become their results first.
+        """Run the task concurrently with the caller. Futures among the arguments become their results first.
 
-        In a flow: on the flow's threads. Outside of one: in the background of this process, on a queue of this
-        application's own, so that a restart of it takes up what was not finished.
+        In a flow it runs on the flow's threads. Outside a flow it runs in the background of this process, on a queue
+        of this application; if the application is restarted, it takes up what was not finished.
+
+        Args:
+            return_state: wait for the end and return the State instead of a Future.
+            wait_for: futures and states to wait for first. In a flow they must be Completed, or the run does not start
+                (``NotReady``).
 
         Raises:
             ParameterError: the arguments do not fit.
@@ -215,8 +220,8 @@ class Task(_Attributes, Generic[P, R]):
         Args:
             countdown: seconds until the run may start, 0 or more.
             idempotency_key: one key is one run, whoever submits it and however often.
-            wait_for: futures whose runs must have completed; they are waited for here, since a run in the queue waits
-                for nobody.
+            wait_for: futures whose runs must have completed. This call waits for them, because a run in the queue
+                waits for no other run.
 
         Raises:
             IdempotencyConflict: the key was used for other arguments.

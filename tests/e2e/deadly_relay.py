@@ -115,7 +115,7 @@ class DeadlyRelay:
             due = blow is not None and bool(write) and write not in blow.spared and not blow.struck
             if blow is not None and due:
                 if blow.after:
-                    _ask(handler, upstream, body).read()
+                    ask(handler, upstream, body).read()
                 blow.kill()
                 blow.struck = write
                 handler.close_connection = True
@@ -124,7 +124,7 @@ class DeadlyRelay:
             if blow is not None and blow.hold is not None:
                 blow.hold.wait()
         else:
-            _answer(handler, _ask(handler, upstream, body))
+            answer(handler, ask(handler, upstream, body))
 
     def close(self) -> None:
         self._server.shutdown()
@@ -145,7 +145,7 @@ def _write(blow: Blow, method: str, path: str, body: bytes) -> str:
     return f"{method} {plural} {blow.seen[f'{method} {plural}']}"
 
 
-def _ask(
+def ask(
     handler: BaseHTTPRequestHandler, upstream: http.client.HTTPSConnection, body: bytes
 ) -> http.client.HTTPResponse:
     headers = {name: value for name, value in handler.headers.items() if name.lower() not in _HOP}
@@ -153,7 +153,7 @@ def _ask(
     return upstream.getresponse()
 
 
-def _answer(handler: BaseHTTPRequestHandler, response: http.client.HTTPResponse) -> None:
+def answer(handler: BaseHTTPRequestHandler, response: http.client.HTTPResponse) -> None:
     handler.send_response(response.status)
     for name, value in response.getheaders():
         if name.lower() not in _HOP:

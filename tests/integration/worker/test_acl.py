@@ -30,7 +30,7 @@ def tenant(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     """This process and the workers are the page's user, in the page's namespace; the default user is off."""
     (line,) = re.findall(r"^ACL SETUSER .*$", PAGE.read_text(), re.MULTILINE)
     with server.client() as client:
-        client.execute_command(*shlex.split(line.replace(">PASSWORD", ">secret")))
+        client.execute_command(*shlex.split(line.replace(">PASSWORD", ">secret")))  # pyright: ignore
     monkeypatch.setenv("KAPSTAN_REDIS_URL", f"redis://team:secret@127.0.0.1:{server.port}/0")
     monkeypatch.setenv("KAPSTAN_NAMESPACE", "team")
     backend.use(None)
