@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 from kapstan.errors import SerializationError, SignatureError, UnreadableValue, ValueTooLarge
@@ -50,8 +51,15 @@ class _Hmac(NamedTuple):
         }
         return cls(inner, hashlib.sha256(bytes(byte ^ 0x5C for byte in key)))
 
-    def sign(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
+    def begun_at(self, serializer: bytes, purpose: Purpose, key: str) -> Any:
+        """The inner hash of what stands in one place; it lacks the body."""
         place = key.encode()
+        inner = self.inner[purpose].copy()
+        inner.update(len(place).to_bytes(4, "big") + place + serializer)
+        return inner
+
+    def sign(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
+        place = key.encode()  # as begun_at, without its call: every background run passes here
         inner = self.inner[purpose].copy()
         inner.update(len(place).to_bytes(4, "big") + place + serializer)
         inner.update(body)
@@ -162,6 +170,23 @@ class Codec:
         if serializer != JSON:
             raise SerializationError(f"this {purpose} is not JSON but {describe(envelope)}")
         return _from_json(body)
+
+    def json_reader(self, purpose: Purpose, key: str) -> Callable[[bytes], Any]:
+        """``decode_json`` for the envelopes of one place, at two thirds of the price: a resume reads ten thousand."""
+        head, current = FORMAT + JSON + self._current, self._hmacs[self._current]
+        inner, outer = current.begun_at(JSON, purpose, key), current.outer
+
+        def read(envelope: bytes) -> Any:
+            if envelope[:6] == head:
+                body = envelope[_OVERHEAD:]
+                taken, whole = inner.copy(), outer.copy()
+                taken.update(body)
+                whole.update(taken.digest())
+                if hmac.compare_digest(envelope[6:22], whole.digest()[:16]):
+                    return _from_json(body)
+            return self.decode_json(envelope, purpose, key)  # of a key before this one; or it says what is wrong
+
+        return read
 
     # ------------------------------------------------------------------ envelopes
 

@@ -13,8 +13,8 @@ from tests.bench.measuring import Bench, Line
 from kapstan.errors import Fenced
 from kapstan.ids import new_nonce
 from kapstan.settings import Settings
+from kapstan.store.checkpoints import CHUNK
 from kapstan.store.s3 import S3Store
-from kapstan.store.segments import CHUNK
 
 TAIL = CHUNK // 2
 """Segments behind the last checkpoint, on average."""

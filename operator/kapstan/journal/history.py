@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
@@ -129,8 +129,6 @@ _FIELDS = {kind: [(entry.default, f',"{entry.name}":') for entry in fields(kind)
 _VALUES = {kind: operator.attrgetter(*(entry.name for entry in fields(kind))) for kind in _KINDS.values()}
 _NAMES = {kind: frozenset(entry.name for entry in fields(kind)) for kind in _KINDS.values()}
 _HEADS = {kind: f'{{"v":{FORMAT},"kind":"{name}"' for name, kind in _KINDS.items()}
-_BYTES = frozenset({"value", "result"})
-_WORDS: dict[str, type[AttemptOutcome] | type[EffectClass]] = {"end": AttemptOutcome, "effect": EffectClass}
 _quoted = json.encoder.encode_basestring
 
 
@@ -157,7 +155,21 @@ def _to_json(value: Any) -> str:
 
 
 def decode(envelope: bytes, codec: Codec, run_id: RunId) -> Record:
-    body = cast("dict[str, Any]", codec.decode_json(envelope, "journal", run_id))
+    return _record(codec.decode_json(envelope, "journal", run_id), run_id)
+
+
+def decode_all(envelopes: Iterable[bytes], codec: Codec, run_id: RunId) -> Iterator[Record]:
+    """The records of ``run_id`` that stand in ``envelopes``, one after the other.
+
+    Raises:
+        SignatureError, SerializationError: as ``read_journal``.
+    """
+    read = codec.json_reader("journal", run_id)
+    for envelope in envelopes:
+        yield _record(read(envelope), run_id)
+
+
+def _record(body: dict[str, Any], run_id: RunId) -> Record:
     kind = _KINDS.get(body.get("kind", ""))
     if body.get("v") not in READABLE or kind is None:
         raise SerializationError(
@@ -165,22 +177,39 @@ def decode(envelope: bytes, codec: Codec, run_id: RunId) -> Record:
             f"release wrote; this one reads {READABLE}"
         )
     del body["v"], body["kind"]
-    if not body.keys() <= _NAMES[kind]:
-        body = {name: value for name, value in body.items() if name in _NAMES[kind]}
-    for name in _BYTES & body.keys():
-        body[name] = binascii.a2b_base64(body[name])
-    for name in _WORDS.keys() & body.keys():
-        body[name] = _word(_WORDS[name], body[name], run_id)
-    return kind(**body)
-
-
-def _word(known: type[AttemptOutcome] | type[EffectClass], word: str, run_id: RunId) -> AttemptOutcome | EffectClass:
+    for name, read in _READ[kind]:
+        if name in body:
+            body[name] = read(body[name], run_id)
     try:
-        return known(word)
-    except ValueError:
-        raise SerializationError(
-            f"the journal of {run_id} says {word!r}, which this release does not know; it knows " + ", ".join(known)
-        ) from None
+        return kind(**body)
+    except TypeError:  # fields of a newer release
+        return kind(**{name: value for name, value in body.items() if name in _NAMES[kind]})
+
+
+def _bytes(text: str, _: RunId) -> bytes:
+    return binascii.a2b_base64(text)
+
+
+def _word_of(known: type[AttemptOutcome] | type[EffectClass]) -> Callable[[str, RunId], AttemptOutcome | EffectClass]:
+    def read(word: str, run_id: RunId) -> AttemptOutcome | EffectClass:
+        try:
+            return known(word)
+        except ValueError:
+            raise SerializationError(
+                f"the journal of {run_id} says {word!r}, which this release does not know; it knows " + ", ".join(known)
+            ) from None
+
+    return read
+
+
+_READERS: dict[str, Callable[[str, RunId], Any]] = {
+    "value": _bytes,
+    "result": _bytes,
+    "end": _word_of(AttemptOutcome),
+    "effect": _word_of(EffectClass),
+}
+_READ = {kind: [(name, _READERS[name]) for name in names if name in _READERS] for kind, names in _NAMES.items()}
+"""What does not stand in JSON as it is, by kind of record: name of the field, and what reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,4 +310,4 @@ def read_journal(store: Store, codec: Codec, run_id: RunId) -> History:
         StoreUnsafe: the journal is damaged.
         SignatureError, SerializationError: it was written with another key, or by a newer release.
     """
-    return fold(decode(envelope, codec, run_id) for envelope in store.log(log_name(run_id)).read())
+    return fold(decode_all(store.log(log_name(run_id)).read(), codec, run_id))

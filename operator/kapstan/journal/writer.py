@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from kapstan.codec import Codec
 from kapstan.errors import BackendError, Fenced, OtherFlow, RunExpired
 from kapstan.ids import RunId, new_nonce
-from kapstan.journal.history import History, Opening, Record, decode, encode, fold, log_name
+from kapstan.journal.history import History, Opening, Record, decode_all, encode, fold, log_name
 from kapstan.ports import Store
 
 SEGMENT_BYTES = 120_000  # up to here one write costs at most 1.5 small ones
@@ -99,7 +99,7 @@ class Journal:
             if read is envelopes:
                 return  # nobody wrote meanwhile: ten thousand records are not decoded twice
             read = envelopes
-            history = fold(decode(envelope, self._codec, self._run_id) for envelope in envelopes)
+            history = fold(decode_all(envelopes, self._codec, self._run_id))
             if history.buried:
                 raise RunExpired(f"flow run {self._run_id} has ended and its journal was removed; it cannot go on")
             highest = max((begun.number for begun in history.attempts), default=0)

@@ -1,8 +1,7 @@
 """``ports.RunLog`` as numbered objects in a store: the journal of a flow run on S3. Works over any ``ports.Store``.
 
 ``<name>/j/<number>`` is a segment: immutable, made by a conditional create, so that two writers can never both have one
-number. ``<name>/c/<number>`` is a checkpoint: the 64 segments before ``number`` in one object, a pure function of what
-can no longer change, so that anybody may write it and nobody needs to.
+number. ``<name>/c/`` has copies of many segments in one object (see ``checkpoints``).
 
 A new writer *opens*: it creates its opening at the next number, and where it is beaten by a busy older writer, 8
 numbers ahead, and then takes every free number below. The older writer stops at its first lost number. An opener that
@@ -18,25 +17,23 @@ it counts any more and nothing above it is ever written, so that what is below m
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from kapstan.errors import BackendError, Fenced, StoreRefused, StoreUnsafe
+from kapstan.errors import Fenced, StoreRefused, StoreUnsafe
 from kapstan.ids import new_nonce
 from kapstan.ports import Listed, ListedLog, Store
-from kapstan.store.framing import frames, scan
-from kapstan.store.segment import Kind, Segment, damaged
+from kapstan.store.checkpoints import READERS, Checkpoints, read_each
+from kapstan.store.framing import scan
+from kapstan.store.segment import FORMAT, Kind, Segment, damaged
 
-CHUNK = 64  # a take-over reads up to so many single segments, a resume one object for each
 FENCE_AHEAD = 8
 SILENT = 3600.0
 """Seconds after which a writer looks whether its log is still there: a machine may sleep for longer than retention."""
 _HEAD = 48  # bytes in which the kind of a segment stands
 _ABOVE = 8  # a grave is among so many of the last: openers that jumped over it have died or are about to stop
 _DELETED_AT_ONCE = 1000
-_READERS = 8  # more connections bring nothing
 
 
 def _clock() -> float:
@@ -57,17 +54,15 @@ class SegmentLog:
         self._wrote = 0.0
         self._fenced = False
         self._doubtful: Sequence[bytes] | None = None  # sent under number _next, and no answer came
-        self._chunk: dict[int, bytes] = {}  # the segments since the last full chunk, by number
-        self._checkpointing: list[threading.Thread] = []
+        self._checkpoints = Checkpoints(store, name)
 
     def read(self) -> list[bytes]:
-        segments, _ = self._load()
-        return self._records(segments)
+        return self._records(self._load())
 
     def open(
         self, opening: bytes, admit: Callable[[Sequence[bytes]], None] | None = None, *, attempt: int = 0
     ) -> list[bytes]:
-        segments, checkpointed = self._load()
+        segments = self._load()
         records = self._records(segments)
         if admit is not None:
             admit(records)
@@ -89,10 +84,8 @@ class SegmentLog:
             records = self._records(segments)
             if admit is not None:
                 admit(records)
-        bodies = [*(segments[n] for n in range(checkpointed, number)), mine]
-        full = len(bodies) // CHUNK * CHUNK
-        self._checkpoint(checkpointed, bodies[:full])
-        self._chunk = dict(enumerate(bodies[full:], checkpointed + full))
+        segments[number] = mine
+        self._checkpoints.follow(segments, number + 1)
         self._next, self._fenced, self._wrote = number + 1, False, _clock()
         return records
 
@@ -103,7 +96,7 @@ class SegmentLog:
 
     def bury(self, grave: bytes, admit: Callable[[Sequence[bytes]], None]) -> None:
         token = new_nonce()
-        while segments := self._load()[0]:
+        while segments := self._load():
             admit(self._records(segments))
             if _graves(segments):
                 return
@@ -136,8 +129,7 @@ class SegmentLog:
                 self._store.delete(last)
 
     def close(self) -> None:
-        for thread in self._checkpointing:
-            thread.join(timeout=5)  # a checkpoint that is not written costs the next opener a few reads, no more
+        self._checkpoints.close()
 
     # ------------------------------------------------------------------ writing
 
@@ -152,13 +144,11 @@ class SegmentLog:
             self._fenced = True  # what it wrote last was deleted with the log, and the next number may be free again
         while self._fenced or not self._create(self._next, body := self._segment(self._next, "data", records)):
             self._pass_over()
-        self._chunk[self._next] = body  # again, if an exception of a signal comes now: in doubt it is written again
+        # Told again, if an exception of a signal comes now: in doubt it is written again.
+        self._checkpoints.add(self._next, body)
         # Both at once: an exception of a signal between them would leave a number that is not ours to write.
         self._doubtful, self._next, self._wrote = None, self._next + 1, _clock()
-        if len(self._chunk) >= CHUNK:
-            chunk, self._chunk = list(self._chunk.items()), {}
-            self._checkpoint(chunk[0][0], [body for _, body in chunk[:CHUNK]])
-            self._chunk = dict(chunk[CHUNK:])
+        self._checkpoints.cut()
 
     def _pass_over(self) -> None:
         """The next number is somebody else's: go on behind it if that is an opener which must stop, not we.
@@ -169,7 +159,7 @@ class SegmentLog:
         there = {} if self._fenced else self._there([self._next])
         for number, body in there.items():
             if Segment.decode(self._name, body).is_behind(self._attempt):
-                self._chunk[number] = body
+                self._checkpoints.add(number, body)
                 self._next = number + 1
                 return
         self._fenced = True
@@ -188,7 +178,7 @@ class SegmentLog:
         free = list(fills)
         ours = [self._create(number, fills[number]) for number in free[:1]]
         if len(free) > 1:
-            with ThreadPoolExecutor(min(_READERS, len(free)), thread_name_prefix="kapstan-fill") as pool:
+            with ThreadPoolExecutor(min(READERS, len(free)), thread_name_prefix="kapstan-fill") as pool:
                 ours += pool.map(self._create, free[1:], [fills[number] for number in free[1:]])
         segments.update({number: fills[number] for number, is_ours in zip(free, ours, strict=True) if is_ours})
         won = [number for number in missing if number not in segments]
@@ -196,26 +186,9 @@ class SegmentLog:
         if gone := [number for number in won if number not in segments]:
             raise damaged(self._name, f"segment {gone[0]} was there and is gone")
 
-    def _checkpoint(self, first: int, bodies: list[bytes]) -> None:
-        """Write the full chunks in ``bodies``, whose first segment has number ``first``, on a thread of their own."""
-        if not bodies:
-            return
-
-        def write() -> None:
-            try:
-                for start in range(0, len(bodies), CHUNK):
-                    key = self._checkpoint_key(first + start + CHUNK)
-                    self._store.create(key, frames(bodies[start : start + CHUNK]))
-            except BackendError:
-                return  # the next opener finds it missing and writes it
-
-        thread = threading.Thread(target=write, name="kapstan-checkpoint", daemon=True)
-        self._checkpointing = [other for other in self._checkpointing if other.is_alive()] + [thread]
-        thread.start()
-
     # ------------------------------------------------------------------ reading
 
-    def _load(self) -> tuple[dict[int, bytes], int]:
+    def _load(self) -> dict[int, bytes]:
         """As ``_load_all``; of a log that is buried the grave alone, also while the rest of it is being deleted."""
         try:
             return self._load_all()
@@ -223,7 +196,7 @@ class SegmentLog:
             grave = self._grave()
             if not grave:
                 raise
-            return grave, 0
+            return grave
 
     def _grave(self) -> dict[int, bytes]:
         """The grave by its number; {} if the log is not buried."""
@@ -233,65 +206,54 @@ class SegmentLog:
         if _graves(segments):
             raise StoreRefused(f"the journal {self._name} was removed when its time was over; it cannot go on")
 
-    def _load_all(self) -> tuple[dict[int, bytes], int]:
-        """The segments that are there, by number, and how many of them checkpoints cover.
+    def _load_all(self) -> dict[int, bytes]:
+        """The segments that are there, by number.
 
         A number that the LIST does not show, below one that it shows, is asked for: a dead opener leaves holes, and a
         LIST passes a place before an object appears there.
         """
-        chunks: list[str] = []
-        for key in self._store.keys(f"{self._name}/c/"):
-            if key != self._checkpoint_key((len(chunks) + 1) * CHUNK):
-                break  # one is missing: those after it are of no use until the next opener has written it
-            chunks.append(key)
-        segments: dict[int, bytes] = {}
-        for chunk in self._read(chunks):
-            bodies, end = scan(chunk or b"")
-            if chunk is None or end != len(chunk) or len(bodies) != CHUNK:
-                raise damaged(self._name, f"the checkpoint of segments {len(segments)} to {len(segments) + CHUNK - 1}")
-            segments.update(enumerate(bodies, len(segments)))
+        segments = self._checkpoints.load()
         checkpointed = len(segments)
         shown = self._shown(checkpointed - 1)
         numbers = range(checkpointed, max(shown, default=-1) + 1)
         if len(shown) < len(numbers) and (grave := self._grave()):
-            return grave, 0  # not asked for a thousand numbers that were deleted
+            return grave  # not asked for a thousand numbers that were deleted
         segments.update(self._there(numbers))
         if gone := [number for number in shown if number not in segments]:
             raise damaged(self._name, f"segment {gone[0]} was there and is gone")
-        return segments, checkpointed
+        return segments
 
     def _shown(self, after: int) -> list[int]:
         """The numbers above ``after`` that a LIST shows."""
         last = self._segment_key(after) if after >= 0 else ""
         return [int(key.rpartition("/")[2]) for key in self._store.keys(f"{self._name}/j/", after=last)]
 
-    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        if len(keys) < 2:
-            stored = [self._store.get(key) for key in keys]
-        else:
-            with ThreadPoolExecutor(min(_READERS, len(keys)), thread_name_prefix="kapstan-read") as pool:
-                stored = list(pool.map(self._store.get, keys))
-        return [found.body if found else None for found in stored]
-
     def _there(self, numbers: Sequence[int]) -> dict[int, bytes]:
         """Those of ``numbers`` that exist."""
-        bodies = self._read([self._segment_key(number) for number in numbers])
+        bodies = read_each(self._store, [self._segment_key(number) for number in numbers])
         return {number: body for number, body in zip(numbers, bodies, strict=True) if body is not None}
 
     def _records(self, segments: dict[int, bytes]) -> list[bytes]:
         """The records in order, after a check that no writer wrote behind its fence."""
         for grave in _graves(segments).values():
             return list(Segment.decode(self._name, grave).records)
-        writer, attempt = "", 0
+        writer, attempt, by_writer = "", 0, ""
         records: list[bytes] = []
         for number in sorted(segments):
-            segment = Segment.decode(self._name, segments[number])
+            body = segments[number]
+            bodies, end = scan(body)
+            # What ten thousand of a resume are: of the writer that has the log. Anything else is looked at in full.
+            if end == len(body) and bodies and bodies[0] == f"{FORMAT} {number} data{by_writer}".encode():
+                records += bodies[1:]
+                continue
+            segment = Segment.decode(self._name, body)
             if segment.number != number:
                 raise damaged(self._name, f"segment {segment.number} stands in the place of {number}")
             if segment.is_behind(attempt):
                 continue
             if segment.kind == "open":
                 writer, attempt = segment.token, segment.attempt
+                by_writer = f" {writer} {attempt}"
             elif segment.kind == "data" and segment.token != writer:
                 raise damaged(self._name, f"segment {number} was written by an attempt that had been fenced")
             records += segment.records
@@ -299,9 +261,6 @@ class SegmentLog:
 
     def _segment_key(self, number: int) -> str:
         return f"{self._name}/j/{number:010d}"
-
-    def _checkpoint_key(self, number: int) -> str:
-        return f"{self._name}/c/{number:010d}"
 
 
 def _graves(segments: Mapping[int, bytes]) -> dict[int, bytes]:

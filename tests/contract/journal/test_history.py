@@ -19,7 +19,7 @@ from kapstan.journal import (
     log_name,
     read_journal,
 )
-from kapstan.journal.history import decode
+from kapstan.journal.history import decode_all, encode
 from kapstan.ports import Store
 from kapstan.signing_key import SigningKey
 
@@ -130,6 +130,23 @@ def test_a_record_of_another_run_or_key_is_refused(store: Store, codec: Codec, r
         read_journal(store, Codec("ns", [SigningKey.of(b"x" * 32)]), run_id)
 
 
+def test_records_of_two_signing_keys_are_read_and_a_changed_one_is_refused(
+    local: Store, codec: Codec, run_id: RunId
+) -> None:
+    newer = Codec("ns", [SigningKey.of(b"n" * 32), SigningKey.of(b"k" * 32)])
+    records = [*(outcome(f"old {number}") for number in range(3)), *(outcome(f"new {number}") for number in range(3))]
+    envelopes = [encode(record, codec if "old" in record.key else newer, run_id) for record in records]
+    assert list(decode_all(envelopes, newer, run_id)) == records
+    with pytest.raises(SignatureError, match="which is not of namespace"):
+        list(decode_all(envelopes, codec, run_id))
+    for at in (1, 4):
+        for place in (10, len(envelopes[at]) // 2, len(envelopes[at]) - 1):
+            changed = bytearray(envelopes[at])
+            changed[place] ^= 1
+            with pytest.raises(SignatureError, match="was changed or moved"):
+                list(decode_all([*envelopes[:at], bytes(changed)], newer, run_id))
+
+
 @pytest.mark.parametrize("body", [{"v": 99, "kind": "outcome"}, {"v": 1, "kind": "novelty"}])
 def test_a_record_of_a_newer_release_is_refused(
     local: Store, codec: Codec, run_id: RunId, body: dict[str, object]
@@ -190,11 +207,11 @@ def test_an_open_decodes_each_record_once(
     first.close()
     decoded: list[bytes] = []
 
-    def counted(envelope: bytes, *rest: Any) -> Any:
-        decoded.append(envelope)
-        return decode(envelope, *rest)
+    def counted(envelopes: list[bytes], *rest: Any) -> Any:
+        decoded.extend(envelopes)
+        return decode_all(envelopes, *rest)
 
-    monkeypatch.setattr("kapstan.journal.writer.decode", counted)
+    monkeypatch.setattr("kapstan.journal.writer.decode_all", counted)
     second = Journal(store, codec, run_id)
     assert len(second.open(2, host="b", now=2.0).outcomes) == 20
     second.close()

@@ -96,7 +96,7 @@ def test_an_attempt_that_is_refused_has_fenced_no_higher_one(store: Store, at: i
 
 
 def test_a_checkpoint_holds_what_was_passed_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kapstan.store.segments.CHUNK", 4)
+    monkeypatch.setattr("kapstan.store.checkpoints.CHUNK", 4)
     first, third = SegmentLog(store, NAME), SegmentLog(store, NAME)
     begin(first, 1)
     between = Interleaved(store, first, third, 2)

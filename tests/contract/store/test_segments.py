@@ -15,7 +15,7 @@ from tests.servers.minio import Minio
 
 from kapstan.errors import Fenced, StoreUnavailable, StoreUnsafe
 from kapstan.ports import Store
-from kapstan.store import segments
+from kapstan.store import checkpoints
 from kapstan.store.s3 import S3Store
 from kapstan.store.segments import Segment, SegmentLog
 
@@ -146,7 +146,7 @@ def test_what_was_in_doubt_is_settled_by_the_next_append(s3: S3Store) -> None:
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "CHUNK", 4)
+    monkeypatch.setattr(checkpoints, "CHUNK", 4)
 
 
 def write(store: Store, *, appends: int) -> list[bytes]:
@@ -193,7 +193,79 @@ def test_a_checkpoint_that_is_missing_is_written_by_the_next_opener(store: Store
     assert SegmentLog(store, NAME).read() == [*records, b"open 2", b"a"]
 
 
-@pytest.mark.usefixtures("short_chunks")
+@pytest.fixture
+def short_blocks(short_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "BLOCK", 2)
+
+
+def objects(store: Store) -> list[str]:
+    return [key.rpartition("/")[2].lstrip("0") for key in store.keys(f"{NAME}/c/")]
+
+
+@pytest.mark.usefixtures("short_blocks")
+def test_full_blocks_are_read_instead_of_their_chunks(store: Store) -> None:
+    records = write(store, appends=21)
+    assert objects(store) == ["4", "8", "8b", "12", "16", "16b", "20"]
+    chunks = [body(store, f"{NAME}/c/{end:010d}") for end in (12, 16)]
+    assert body(store, f"{NAME}/c/0000000016b") == b"".join(chunks)
+    store.delete([f"{NAME}/c/{end:010d}" for end in (4, 8, 12, 16)])
+    store.delete([f"{NAME}/j/{number:010d}" for number in range(20)])
+    assert SegmentLog(store, NAME).read() == records
+
+
+@pytest.mark.parametrize("gone", [["8b"], ["16b"], ["8b", "16b"], ["4", "8b"], ["8", "12", "16b", "20"]], ids="-".join)
+@pytest.mark.usefixtures("short_blocks")
+def test_what_is_missing_of_checkpoints_is_written_by_the_next_opener(store: Store, gone: list[str]) -> None:
+    records = write(store, appends=21)
+    whole = {key: body(store, key) for key in store.keys(f"{NAME}/c/")}
+    store.delete([f"{NAME}/c/{name.zfill(11 if name[-1] == 'b' else 10)}" for name in gone])
+    assert len(objects(store)) == len(whole) - len(gone)
+    assert SegmentLog(store, NAME).read() == records
+    log = SegmentLog(store, NAME)
+    assert log.open(b"open 2") == records
+    log.append([b"a"])
+    log.close()
+    assert {key: body(store, key) for key in store.keys(f"{NAME}/c/")} | whole == whole | {
+        f"{NAME}/c/0000000024": body(store, f"{NAME}/c/0000000024"),
+        f"{NAME}/c/0000000024b": body(store, f"{NAME}/c/0000000024b"),
+    }
+    assert SegmentLog(store, NAME).read() == [*records, b"open 2", b"a"]
+
+
+@pytest.mark.usefixtures("short_blocks")
+def test_of_large_segments_there_are_chunks_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "BLOCK_BYTES", 1000)
+    log = SegmentLog(store, NAME)
+    log.open(b"open 1")
+    for number in range(17):
+        log.append([b"large" * 100 if number == 5 else b"small"])
+    log.close()
+    assert objects(store) == ["4", "8", "12", "16", "16b"]
+
+
+@pytest.mark.parametrize("name", ["0000000004", "0000000008b"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda old: old[:-1],
+        lambda old: old[:40] + b"~" + old[41:],
+        lambda old: old + old[: old.index(b"\n") + 1],
+        lambda old: b"",
+    ],
+    ids=["cut", "changed", "more", "empty"],
+)
+@pytest.mark.usefixtures("short_blocks")
+def test_a_damaged_checkpoint_is_refused(s3: S3Store, name: str, damage) -> None:  # type: ignore[no-untyped-def]
+    write(s3, appends=9)
+    if name.endswith("4"):
+        s3.delete([f"{NAME}/c/0000000008b"])
+    s3.put(f"{NAME}/c/{name}", damage(body(s3, f"{NAME}/c/{name}")))
+    for use in (lambda: SegmentLog(s3, NAME).read(), lambda: SegmentLog(s3, NAME).open(b"open 2")):
+        with pytest.raises(StoreUnsafe, match=r"the checkpoint of segments 0 to .*do not resume this run"):
+            use()
+
+
+@pytest.mark.usefixtures("short_blocks")
 def test_a_writer_dies_at_every_create_with_checkpoints(s3: S3Store) -> None:
     """Attempts of a run each live for a few writes; the next one finds everything that was acknowledged."""
     chooser = random.Random(5)

@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
 
 @pytest.fixture(params=[*LOCAL, *S3])
 def outage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outage]:
-    monkeypatch.setattr("kapstan.store.segments.CHUNK", 2)  # checkpoints are written all along
+    monkeypatch.setattr("kapstan.store.checkpoints.CHUNK", 2)  # checkpoints are written all along
     ran.clear()
     if request.param in LOCAL:
         with local_outage(request.param, tmp_path / "home") as outage:
