@@ -77,11 +77,14 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     codec = backend.codec
     flow: FlowRun | None = current_flow.get()
     bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
+    # Generators: the queue draws from them while Redis works on the ones before.
     if branch.here() is None:
-        runs = [_Run(run_id, "", None) for run_id in new_ids(len(calls))]
-    else:
-        runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
-    # A generator: the queue draws from it while Redis works on the ones before.
+        ids = new_ids(len(calls))
+        backend.queue.submit_many(
+            _submission(backend, codec, spec, run_id, body, "", "") for run_id, body in zip(ids, bodies, strict=True)
+        )
+        return ids
+    runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
     backend.queue.submit_many(
         _submission(backend, codec, spec, run_id, body, content, "" if call is None or flow is None else flow.run_id)
         for (run_id, content, call), body in zip(runs, bodies, strict=True)

@@ -55,12 +55,15 @@ class BulkSubmit:
         except QueueUnavailable as error:
             raise self._with_accepted(error) from None
         answers = b"".join(self._answers)
-        pairs = list(zip(answers[::2], answers[1::2], strict=True))
-        conflicts = [run_id for run_id, (_, mark) in zip(self.run_ids, pairs, strict=True) if mark == _CONFLICT]
-        if conflicts:
-            raise conflict(conflicts)
-        known = {pair: Submitted(state_of(pair[0]), pair[1] == _REPEAT) for pair in set(pairs)}
-        return [known[pair] for pair in pairs]
+        letters, marks = answers[::2], answers[1::2]
+        if _CONFLICT in marks:
+            raise conflict([run_id for run_id, mark in zip(self.run_ids, marks, strict=True) if mark == _CONFLICT])
+        known = {
+            pair: Submitted(state_of(pair[0]), pair[1] == _REPEAT) for pair in set(zip(letters, marks, strict=True))
+        }
+        if len(known) == 1:
+            return [*known.values()] * len(marks)
+        return [known[pair] for pair in zip(letters, marks, strict=True)]
 
     def _with_accepted(self, error: QueueUnavailable) -> QueueUnavailable:
         marks = b"".join(self._answers)[1::2]

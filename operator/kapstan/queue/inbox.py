@@ -70,10 +70,11 @@ class Inbox:
 
     def submitted(self, run_ids: Iterable[RunId]) -> None:
         """These runs begin anew: what is remembered of earlier ones with their ids is over."""
-        for run_id in run_ids:
-            if self._watched.get(run_id) is not None:
+        watched = self._watched
+        for run_id in run_ids if watched else ():
+            if watched.get(run_id) is not None:
                 with self._changed:
-                    self._watched[run_id] = None
+                    watched[run_id] = None
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
         """Those of ``run_ids`` that have ended or that the queue does not know, as soon as there is one; empty after

@@ -46,7 +46,7 @@ KEYS = (
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
     KeySpec("v:<run_id>", "set", "ttl", "watch", "clients other than the submitter that wait for a run"),
     KeySpec("args:<run_id>", "string", "ttl", "finish", "arguments of a run that ended otherwise than completed"),
-    KeySpec("i:<hour>:<route>", "list", "ttl", "index", "what was submitted in an hour: 3 bytes of ms, run id"),
+    KeySpec("i:<hour>:<route>", "list", "ttl", "index", "what was submitted in an hour: 3 bytes of ms, 1-16 run ids"),
     KeySpec("ir:<hour>", "set", "ttl", "index", "routes of that hour, at most 500, then ''"),
     KeySpec("e:<hour>:<route>", "list", "ttl", "index", "what ended otherwise than completed in an hour, as i:"),
     KeySpec("er:<hour>", "set", "ttl", "index", "routes of that hour, as ir:"),

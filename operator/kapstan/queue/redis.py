@@ -72,9 +72,9 @@ class RedisQueue:
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
-        delay = milliseconds(submission.delay)
+        delay, route = milliseconds(submission.delay), route_of(submission.task, submission.queue)
         _, answer, letter = self.call(
-            scripts.submit.pack(self.prefix, submission.run_id, delay, tail_of(submission, self._client))
+            scripts.submit.pack(self.prefix, submission.run_id, delay, route, tail_of(submission, self._client))
         )
         if answer == b"CONFLICT":
             raise conflict([submission.run_id])

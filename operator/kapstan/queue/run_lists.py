@@ -21,7 +21,8 @@ HOUR = 3_600_000
 KEPT_HOURS = 8 * 24
 _BATCH = 24  # hours whose routes are asked for together
 _LONGEST = 1_000  # entries of one list in one read
-_ENTRY = 3  # bytes before the run id
+_AT = 3  # bytes before the run ids of an entry
+_ID = 22
 _CURSOR = re.compile(r"([ier])(\d{1,15})(?:-(\S{22})?)")
 
 Kind = Literal["i", "e"]
@@ -105,7 +106,7 @@ class RunLists:
         ranges = {
             tail: (0, tail.start)
             for tail, end in zip(tails, ends, strict=True)
-            if end is not None and tail.place(end).at > before.at
+            if end is not None and tail.at(end) > before.at
         }
         while ranges:
             middles = {tail: (low + high) // 2 for tail, (low, high) in ranges.items() if low < high}
@@ -114,7 +115,7 @@ class RunLists:
             reads = [pack("LINDEX", tail.key, middle) for tail, middle in middles.items()]
             for (tail, middle), entry in zip(middles.items(), self._queue.commands(reads), strict=True):
                 low, high = ranges[tail]
-                newer = entry is None or tail.place(entry).at > before.at
+                newer = entry is None or tail.at(entry) > before.at
                 ranges[tail] = (low, middle) if newer else (middle + 1, high)
 
     def _read(self, tails: list[_Tail]) -> None:
@@ -124,14 +125,17 @@ class RunLists:
 
 
 class _Tail:
-    """The end of one list, read from behind: entries from ``start`` on were read, those before it are still to be."""
+    """The end of one list, read from behind: entries from ``start`` on were read, those before it are still to be.
+
+    An entry is a moment and the runs that were submitted in it together.
+    """
 
     def __init__(self, key: str, base: int, size: int) -> None:
         self.key = key
         self.start = 0
         self._base = base
         self._size = size
-        self._places: list[Place] = []
+        self._entries: list[bytes] = []
 
     @property
     def next_start(self) -> int:
@@ -140,22 +144,21 @@ class _Tail:
     @property
     def bound(self) -> int:
         """No entry that is still to be read is newer than this moment; -1: all were read."""
-        return self._places[0].at if self.start else -1
+        return self.at(self._entries[0]) if self.start else -1
 
-    def place(self, entry: bytes) -> Place:
-        return Place(self._base + int.from_bytes(entry[:_ENTRY], "big"), entry[_ENTRY:].decode())
+    def at(self, entry: bytes) -> int:
+        return self._base + int.from_bytes(entry[:_AT], "big")
 
     def put(self, entries: list[bytes]) -> None:
         """Take what stands between ``next_start`` and ``start``."""
-        self._places = [self.place(entry) for entry in entries] + self._places
+        self._entries = entries + self._entries
         self.start = self.next_start if entries else 0
         self._size = min(2 * self._size, _LONGEST)
 
-    def take(self, floor: int) -> list[Place]:
+    def take(self, floor: int) -> Iterator[Place]:
         """What was read and is newer than ``floor``: nothing that is still to be read belongs among it. The oldest
         entry read stays, where more are to come: it is the bound."""
-        at = len(self._places)
-        while at and self._places[at - 1].at > floor:
-            at -= 1
-        taken, self._places = self._places[at:], self._places[:at]
-        return taken
+        while self._entries and (at := self.at(self._entries[-1])) > floor:
+            run_ids = self._entries.pop()[_AT:].decode()
+            for first in range(0, len(run_ids), _ID):
+                yield Place(at, run_ids[first : first + _ID])

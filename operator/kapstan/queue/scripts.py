@@ -55,7 +55,7 @@ def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
 
 
 @Script
-def submit(run_id: str, delay_ms: int, tail: bytes) -> None: ...
+def submit(run_id: str, delay_ms: int, route: str, tail: bytes) -> None: ...
 
 
 @Script

@@ -15,6 +15,7 @@ from kapstan.ports.background_runs import SCANNED
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.run_lists import HOUR
+from kapstan.queue.wire import pack
 
 ALL = BackgroundFilter()
 
@@ -58,7 +59,8 @@ class Reads:
 def place_by_hand(server: RedisServer, queue: RedisQueue, task: str, at: list[int], kind: str = "i") -> list[RunId]:
     """Entries of runs that were submitted at these moments (ms since 1970), with records."""
     ids = [new_id() for _ in at]
-    queue.submit_many([run(task, run_id=run_id) for run_id in ids])
+    for run_id in ids:
+        queue.submit(run(task, run_id=run_id))
     with server.client() as client:
         for key in [*client.scan_iter(f"{queue.prefix}{kind}:*:{task}")]:
             client.delete(key)
@@ -90,6 +92,20 @@ class TestPages:
         for task in ("a:a", "b:b"):
             expected += zip(moments, place_by_hand(shared_server, queue, task, moments), strict=True)
         assert every_page(runs, limit=limit) == [run_id for _, run_id in sorted(expected, reverse=True)]
+
+    @pytest.mark.parametrize("limit", [1, 7, 100])
+    def test_runs_submitted_together_are_listed_each(
+        self, queue: RedisQueue, runs: RedisBackgroundRuns, limit: int
+    ) -> None:
+        """They share entries of the list; a page may end within one."""
+        together = [run(task) for task in ("a:a", "b:b") for _ in range(40)]
+        queue.submit_many([*together, *together[:20]])
+        queue.submit(alone := run("a:a"))
+        lists = queue.command(pack("KEYS", f"{queue.prefix}i:*"))
+        assert sum(queue.commands([pack("LLEN", key) for key in lists])) == 3 + 3 + 1  # 16 at most in an entry
+        found = every_page(runs, limit=limit)
+        assert found[0] == alone.run_id
+        assert sorted(found) == sorted(each.run_id for each in (*together, alone))
 
     def test_what_comes_meanwhile_moves_no_page(self, queue: RedisQueue, runs: RedisBackgroundRuns) -> None:
         submissions = [run() for _ in range(8)]
@@ -326,6 +342,14 @@ def test_what_happened_is_counted_by_minute(queue: RedisQueue, hire, runs: Redis
         for field, number in counts.items():
             total[field] = total.get(field, 0) + number
     assert total == {("submitted", TASK): 5, ("running", TASK): 4, ("completed", TASK): 3, ("failed", TASK): 1}
+
+
+def test_runs_submitted_together_are_counted_each(queue: RedisQueue, runs: RedisBackgroundRuns) -> None:
+    together = [run() for _ in range(300)]
+    queue.submit_many([*together, *together[:100]])
+    queue.submit_many([run(delay=60.0) for _ in range(17)])
+    queue.submit(run())
+    assert sum(number for _, counts in runs.counts(2) for number in counts.values()) == 318
 
 
 def test_submits_are_counted_by_where_minutes_begin_in_the_lists(

@@ -37,7 +37,7 @@ call('HSET', P .. 'm', 'clock', format('%d', math.max(now(), clock)))
 local w = P .. 'w:' .. session
 local alive, number = call('HEXISTS', w, '@'), call('HINCRBY', P .. 'm', 'beat', 1)
 call('ZADD', P .. 's', number, session)
-call('HSET', w, '=', format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+call('HSET', w, '=', format('%d', moment))
 if alive == 0 then
   call('HSET', w, '@', ARGV[2])
   if call('EXISTS', P .. 'dr:' .. sub(session, 1, -24)) == 1 then call('HSET', w, '!', '1') end -- without its nonce

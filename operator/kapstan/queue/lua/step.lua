@@ -25,8 +25,8 @@ if not era() then return {'1', 'ERA', {}, {}} end
 local w = P .. 'w:' .. session
 local fields, keys = {'@', '!', '#' .. lane, '^' .. lane}, {}
 for i = first, #ARGV, 4 do
-  fields[#fields + 1] = ARGV[i]
-  keys[#keys + 1] = P .. 't:' .. ARGV[i]
+  local at = (i - first) / 4 + 1
+  fields[at + 4], keys[at] = ARGV[i], P .. 't:' .. ARGV[i]
 end
 local held = call('HMGET', w, unpack(fields))
 if connection ~= '' and held[4] ~= connection and held[1] then
@@ -36,10 +36,9 @@ end
 local lost, gone = {}, {}
 if #keys > 0 then
   local records = call('MGET', unpack(keys))
-  for i, record in ipairs(records) do
-    local at = first + (i - 1) * 4
+  for i = 1, #records do
+    local at, record, claim = first + (i - 1) * 4, records[i], held[i + 4]
     local rid, token = ARGV[at], ARGV[at + 1]
-    local claim = held[i + 4]
     if record and claim and sub(claim, 1, 14) == token then
       count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl, session), -1)
       gone[#gone + 1] = rid

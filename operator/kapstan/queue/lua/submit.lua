@@ -1,23 +1,21 @@
 #!lua
 -- submit: accept one run and hand it to an idle lane if there is one.
 -- KEYS: prefix
--- ARGV: run_id delay_ms tail
+-- ARGV: run_id delay_ms route tail
 --   tail: the record from its 27th character on (crashes ... envelope)
 -- Reply: format, OK | DUP | CONFLICT, state
 -- Needs no era: what it accepts waits for the first claim of the new one.
-local rid, delay, key, tail = ARGV[1], ARGV[2] ~= '0', P .. 't:' .. ARGV[1], ARGV[3]
-local record = (delay and '1d00000000000000' or '1q00000000000000') .. since .. tail
+local rid, delay, route, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. ARGV[1]
+local record = (delay and '1d00000000000000' or '1q00000000000000') .. since .. ARGV[4]
 if call('SETNX', key, record) == 0 then
   -- include: record
   -- include: repeated
   local state, same = repeated(call('GET', key), record)
   return {'1', same and 'DUP' or 'CONFLICT', state}
 end
-local from = find(tail, '\0', 15, true) + 1
-local route = sub(tail, from, find(tail, '\0', from, true) - 1)
 -- As index() does, which is made only for the first run of an hour: making a function costs as much as a command.
-local entry = struct.pack('>I3', time[1] % 3600 * 1000 + time[2] / 1000) .. rid
-if call('RPUSHX', P .. 'i:' .. format('%d:', time[1] / 3600) .. route, entry) == 0 then
+local entry = struct.pack('>I3', moment % 3600000) .. rid
+if call('RPUSHX', P .. 'i:' .. format('%d:', moment / 3600000) .. route, entry) == 0 then
   -- include: index
   index('i', route, {rid})
 end

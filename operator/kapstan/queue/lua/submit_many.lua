@@ -10,10 +10,12 @@
 local route, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
 local head = '1' .. state .. '00000000000000' .. since
 local written, fresh, answer = {}, {}, nil
+local key = P .. 't:'
 for i = 3, #ARGV, 2 do
-  written[i - 2] = P .. 't:' .. ARGV[i]
+  local rid = ARGV[i]
+  written[i - 2] = key .. rid
   written[i - 1] = head .. ARGV[i + 1]
-  fresh[(i - 1) / 2] = ARGV[i]
+  fresh[(i - 1) / 2] = rid
 end
 if call('MSETNX', unpack(written)) == 1 then
   answer = string.rep(state .. '0', #fresh)
@@ -33,7 +35,7 @@ else
   end
   answer = table.concat(answers)
 end
-if #fresh > 0 then index('i', route, fresh) end
+if #fresh > 0 then pass('s', route, #fresh - index('i', route, fresh)) end
 if #fresh > 0 and state == 'd' then
   -- include: now
   -- include: delay

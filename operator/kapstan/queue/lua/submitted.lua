@@ -1,5 +1,6 @@
 #!lua flags=no-writes
--- submitted: how many runs of up to 100 routes were submitted in each of some minutes of one hour.
+-- submitted: how many entries of up to 100 routes were submitted in each of some minutes of one hour: a run each, and
+-- the first of those that were submitted together (the rest of them are in x, see settle).
 -- KEYS: prefix
 -- ARGV: minute minutes routes...
 --   minute: the first of them, in minutes since 1970
