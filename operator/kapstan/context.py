@@ -59,12 +59,12 @@ current_flow: ContextVar[Any] = ContextVar("kapstan_flow_run", default=None)
 """The ``engine.flow_run.FlowRun`` of this thread or asyncio task, or None."""
 
 forked_off = False
-"""Whether this process was forked out of a flow run: it does not belong to the run, whose journal has one writer."""
+"""Whether this process was forked out of a run: it does not belong to the run, whose journal has one writer."""
 
 
 def _after_fork() -> None:
     global forked_off
-    if current_flow.get() is not None:
+    if current_flow.get() is not None or current_task.get() is not None:
         current_flow.set(None)
         forked_off = True
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 
 from kapstan import identity, settings, specs
 from kapstan.context import current_flow
+from kapstan.engine import forks, submission, task_run
 from kapstan.engine import options as opts
-from kapstan.engine import submission, task_run
 from kapstan.engine.decorated import Decorated
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.functions import iterated, runs_async
@@ -148,6 +148,8 @@ class Task(_Attributes, Generic[P, R]):
         """
         if current_flow.get() is None:
             from kapstan.worker import in_process
+
+            forks.check_call(f"{self.name}.submit()")
 
             for upstream in promises(list(wait_for or ())):
                 upstream.final_state()

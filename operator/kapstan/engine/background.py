@@ -15,7 +15,7 @@ from kapstan import states
 from kapstan.backend import Backend
 from kapstan.codec import JSON, Reference
 from kapstan.context import TaskRun
-from kapstan.engine import branch, values
+from kapstan.engine import branch, forks, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
@@ -157,6 +157,7 @@ class BackgroundEngine:
         """The result of the run's chain. A run that waits for others that have not ended goes back to the queue: it
         holds no lane."""
         steps = walk(execution)
+        process = forks.process
         try:
             first = next(steps)
             if type(first) is Wait and not all(item.done for item in first.waited_for):
@@ -167,6 +168,7 @@ class BackgroundEngine:
             state = drive(steps, first)
         except StopIteration as end:  # nothing had to be asked for
             state = end.value
+        forks.check(process)
         ledger = execution.ledger
         assert isinstance(ledger, _Claimed)
         return ledger.ended or self.outcome(claim, execution, state)  # no step had it kept: it never began

@@ -12,7 +12,7 @@ from typing import Any
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.context import current_flow, current_task
-from kapstan.engine import branch, naming, returns
+from kapstan.engine import branch, forks, naming, returns
 from kapstan.engine.executing import executing
 from kapstan.engine.flow_attempt import FlowAttempt
 from kapstan.engine.flow_run import FlowRun
@@ -31,6 +31,7 @@ def new_run(spec: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fl
     Raises:
         ParameterError: the arguments do not fit.
     """
+    forks.check_call(f"flow {spec.name}")
     parent: FlowRun | None = current_flow.get()
     parameters = spec.bind(args, kwargs)
     line = branch.here()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kapstan import backend as backends
-from kapstan.engine import limits
+from kapstan.engine import forks, limits
 from kapstan.engine.branch import Branch, number_tasks
 from kapstan.engine.functions import asettled, settled
 from kapstan.engine.pending import Resolvable, call_on, when_done
@@ -44,9 +44,12 @@ def drive(steps: Steps[T], first: Operation | None = None) -> T:
     Args:
         first: what they have asked for already.
     """
+    process = forks.process
     try:
         operation = next(steps) if first is None else first
         while True:
+            if forks.process is not process:
+                forks.leave()
             try:
                 answer = operation.block()
             except BaseException as error:  # noqa: BLE001  (the steps decide)
@@ -59,14 +62,18 @@ def drive(steps: Steps[T], first: Operation | None = None) -> T:
 
 async def adrive(steps: Steps[T]) -> T:
     """As ``drive``, on the event loop of the caller."""
+    process = forks.process
     try:
         operation = next(steps)
         while True:
+            forks.check(process)
             try:
                 answer = await operation.on_loop()
             except BaseException as error:  # noqa: BLE001
+                forks.check(process)
                 operation = steps.throw(error)
             else:
+                forks.check(process)
                 operation = steps.send(answer)
     except StopIteration as end:
         return end.value
@@ -102,13 +109,29 @@ class Call(Operation):
         if self.branch is not None:
             self.branch.thread = threading.get_ident()
             number_tasks(asyncio.get_running_loop())
-        return await asettled(self.fn(*self.args, **self.kwargs))
+        process = forks.process
+        try:
+            result = await asettled(self.fn(*self.args, **self.kwargs))
+        except BaseException as error:
+            if forks.process is not process:
+                forks.leave(error)
+            raise
+        forks.check(process)
+        return result
 
     def _result(self) -> Any:
+        process = forks.process
         try:
-            return settled(self.fn(*self.args, **self.kwargs))
-        except GeneratorExit as error:  # to the steps it would say that nobody wants their result
-            raise RuntimeError("the code raised GeneratorExit") from error
+            result = settled(self.fn(*self.args, **self.kwargs))
+        except BaseException as error:
+            if forks.process is not process:
+                forks.leave(error)
+            if isinstance(error, GeneratorExit):  # to the steps it would say that nobody wants their result
+                raise RuntimeError("the code raised GeneratorExit") from error
+            raise
+        if forks.process is not process:
+            forks.leave()
+        return result
 
 
 class Walk(Operation):

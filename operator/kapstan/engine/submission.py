@@ -13,7 +13,7 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow
-from kapstan.engine import branch, canonical, values
+from kapstan.engine import branch, canonical, forks, values
 from kapstan.errors import ConfigurationError, SerializationError
 from kapstan.identity import unfindable
 from kapstan.ids import RunId, derived_id, new_id, new_ids
@@ -51,6 +51,8 @@ def submit(
     """
     backend = backends.current()
     flow: FlowRun | None = current_flow.get()
+    if flow is None:
+        forks.check_call(f"{spec.name}.delay()")
     call: DelayedCall | None = None
     if idempotency_key is not None:
         body = _serialised(backend.codec, spec, args, kwargs, None)
@@ -76,6 +78,8 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     backend = backends.current()
     codec = backend.codec
     flow: FlowRun | None = current_flow.get()
+    if flow is None:
+        forks.check_call(f"{spec.name}.map(deferred=True)")
     bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
     # Generators: the queue draws from them while Redis works on the ones before.
     if branch.here() is None:

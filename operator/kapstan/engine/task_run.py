@@ -14,7 +14,7 @@ from typing import Any
 
 from kapstan import context, settings, states
 from kapstan.context import TaskRun, current_flow
-from kapstan.engine import branch, naming
+from kapstan.engine import branch, forks, naming
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.executing import executing_flows
@@ -117,6 +117,7 @@ _warned = False
 def _warn_without_context(spec: TaskSpec) -> None:
     """Say once that a call, which may have been meant for a flow, belongs to none."""
     global _warned
+    forks.check_call(f"task {spec.name}")
     thread = threading.current_thread()
     if _warned or not (context.forked_off or (executing_flows() and thread is not threading.main_thread())):
         return

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
+from kapstan.engine import forks
 from kapstan.engine.loops import loops
 from kapstan.engine.operations import Operation, Steps, Wait, Write
 from kapstan.engine.pending import when_done
@@ -137,6 +138,7 @@ class Submitted:
         self._context = context
         self._begun = begun
         self._ended = ended
+        self._process = forks.process
 
     def start(self) -> None:
         """Go as far as that takes no time: a replayed call has ended when this returns."""
@@ -160,6 +162,7 @@ class Submitted:
     def _do_all(self, operation: Operation | None) -> None:
         """Do one operation after the other, until the end or until there is something to wait for."""
         while operation is not None:
+            forks.check(self._process)
             if type(operation) is Wait:
                 self._later(operation)
                 return

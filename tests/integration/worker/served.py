@@ -267,6 +267,24 @@ def terminates_a_fork() -> int:
 
 
 @task
+def comes_back_from_a_fork(then: str) -> str:
+    """The exit code of a forked process that returns into the task, or raises or calls a task there."""
+    pid = os.fork()
+    if pid == 0:
+        if then == "raises":
+            raise KeyError(then)
+        if then == "calls":
+            add(1, 2)
+        return "the child's"
+    return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+@task
+async def comes_back_from_a_fork_async(then: str) -> str:
+    return await asyncio.sleep(0, comes_back_from_a_fork.fn(then))
+
+
+@task
 def rings_its_alarm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     time.sleep(20)

@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.worker import served
@@ -154,3 +155,17 @@ def test_an_alarm_of_a_run_is_its_own(start: Start, sink: Sink, gate: Gate) -> N
     assert record is not None
     assert (record.state, record.crashes) == ("completed", 0)
     assert [event[:2] for event in sink.events].count(("began", "sibling")) == 1
+
+
+@pytest.mark.parametrize("how", [served.comes_back_from_a_fork, served.comes_back_from_a_fork_async])
+def test_a_fork_that_comes_back_into_a_task_ends_with_one_line(start: Start, sink: Sink, how: Any) -> None:
+    worker = start()
+    for then, code, said in (
+        ("returns", 0, "came back"),
+        ("raises", 1, "with KeyError"),
+        ("calls", 1, "called task add"),
+    ):
+        assert how.delay(then).result(timeout=20) == str(code)
+        assert said in worker.await_line("A process that the code of a run has forked")
+        worker.output.clear()
+    assert served.add.delay(1, 2).result(timeout=20) == 3
