@@ -11,6 +11,7 @@ import yaml
 
 from kapstan import states
 from kapstan.cli import COMMANDS
+from kapstan.reconcile.kinds.flow_run.launching import BLOCKERS
 from kapstan.states import ExitCode
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +44,10 @@ def conditions_in_the_code() -> set[tuple[str, str]]:
     for path in (ROOT / "operator" / "kapstan" / "reconcile").rglob("*.py"):
         for type_, reason in re.findall(r'conditions\.set\(\s*"(\w+)",\s*[^,]+,\s*"(\w+)"', path.read_text()):
             found.add((type_, reason))
-    return found
+    for path in (ROOT / "operator" / "kapstan" / "reconcile" / "kinds" / "flow_run").glob("*.py"):
+        told = re.findall(r'reason="(\w+)"|reason = "(\w+)" if|else "(\w+)"\n', path.read_text())
+        found |= {("Progressing", reason) for reasons in told for reason in reasons if reason}
+    return found | {("Degraded", reason) for reason in BLOCKERS}
 
 
 def test_conditions_that_the_code_sets_are_documented() -> None:
