@@ -63,8 +63,8 @@ class Cron(Schedule):
     Attributes:
         cron: five fields (minute hour day month weekday), or six with seconds in front, or one of @hourly, @daily
             (@midnight), @weekly, @monthly, @yearly (@annually).
-        timezone: IANA name, such as Europe/Berlin; UTC where none is given.
-        day_or: whether a day matches the day of month *or* the weekday where both are given, as cron has it.
+        timezone: IANA name, such as Europe/Berlin; default: UTC.
+        day_or: if day of month and weekday are both given, a day matches by either (as in cron), not only by both.
         active: False makes no runs.
         parameters: laid over the Deployment's for the runs of this schedule.
         slug: name of the schedule, unique in its Deployment.
@@ -115,11 +115,11 @@ class Interval(Schedule):
 
     Attributes:
         interval: distance; a number is seconds, and is kept as a timedelta.
-        anchor_date: a moment at which a run is due, aware; the others lie before and after it. The moment at which the
-            schedule is made where none is given.
-        anchored: whether an anchor was given. A Deployment counts from its creation where it was not.
-        timezone: as of `Cron`, and that of the anchor where none is given; it matters from a day upwards.
-        active, parameters, slug: as of `Cron`.
+        anchor_date: a moment at which a run is due, with a time zone; the others lie before and after it. Default: the
+            moment at which the schedule is made.
+        anchored: whether an anchor was given. Without one a Deployment counts from its creation.
+        timezone: IANA name; default: that of the anchor. It matters for intervals of a day and more.
+        active, parameters, slug: as in `Cron`.
 
     Raises:
         ConfigurationError: an interval under a second, an anchor without a time zone, no such time zone.

@@ -167,47 +167,50 @@ def test_a_deployment_that_is_none_keeps_nobody_else_from_its_pool(lax: ApiServe
     team.started("of-broken")
 
 
-def test_a_run_that_a_finalizer_holds_keeps_no_place_and_runs_no_further(
-    lax: ApiServer, install_there: Install
-) -> None:
-    """Somebody deletes it, and the finalizer of another program stays for ever."""
-    team = Team(lax, "held").make()
-    install_there("held-system", "namespaces={held}", signing_key("held")).start("a").leads()
-    team.apply("WorkPool", "pool", {"concurrency": {"maxInFlight": 1}})
-    metadata = {"name": "first", "namespace": "held", "finalizers": ["example.org/keep"]}
-    post(lax, "held", "FlowRun", "first", spec={"deploymentRef": {"name": "etl"}}, metadata=metadata)
-    team.started("first")
-    team.run("second")
-    until(lambda: team.status("second"), lambda status: "waits for a place" in status.get("message", ""), "its wait")
-    done = lax.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", "held", "--wait=false")
-    assert done.returncode == 0, done.stderr
-    team.started("second")
-    until(lambda: team.jobs("first"), lambda jobs: jobs == [], "end of its Job")
-    assert "deletionTimestamp" in team.get("first")["metadata"], "the finalizer still holds it"
+WHOSE = ("held", "place-deleted", "place-moved")
 
 
-@pytest.mark.parametrize("how", ["deleted", "moved"])
-def test_a_run_keeps_its_place_whatever_becomes_of_its_deployment(
-    lax: ApiServer, install_there: Install, how: str
-) -> None:
-    """The pool takes one run at a time. It started a second one beside that of a Deployment that was taken away."""
-    team = Team(lax, f"place-{how}").make()
-    install_there(f"{team.name}-system", f"namespaces={{{team.name}}}", signing_key(team.name)).start("a").leads()
-    flow = {"entrypoint": "etl:main", "image": "etl:1"}
-    for pool in ("one", "elsewhere"):
-        team.apply("WorkPool", pool, {"concurrency": {"maxInFlight": 1}})
-    for name in ("leaving", "staying"):
-        team.apply("Deployment", name, {"flow": flow, "workPoolRef": {"name": "one"}})
-    team.apply("FlowRun", "first", {"deploymentRef": {"name": "leaving"}})
-    team.started("first")
-    if how == "deleted":
-        assert lax.kubectl("delete", "deployments.kapstan.dev", "leaving", "-n", team.name).returncode == 0
-    else:
-        team.apply("Deployment", "leaving", {"flow": flow, "workPoolRef": {"name": "elsewhere"}})
-        team.apply("FlowRun", "third", {"deploymentRef": {"name": "leaving"}})
-        team.started("third")
-    team.apply("FlowRun", "second", {"deploymentRef": {"name": "staying"}})
-    until(lambda: team.status("second"), lambda status: "waits for a place" in status.get("message", ""), "its wait")
-    assert team.jobs("second") == []
-    assert lax.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", team.name).returncode == 0
-    team.started("second")
+@pytest.fixture
+def in_turn(lax: ApiServer, install_there: Install) -> list[Team]:
+    """A namespace for each of ``WHOSE``, with a pool that takes one run at a time and two Deployments; one operator."""
+    teams = [Team(lax, name).make() for name in WHOSE]
+    values = (f"namespaces={{{','.join(WHOSE)}}}", *(signing_key(name) for name in WHOSE))
+    install_there("turns-system", *values).start("a").leads()
+    for team in teams:
+        team.apply("WorkPool", "pool", {"concurrency": {"maxInFlight": 1}})
+        team.apply("Deployment", "other", {"flow": FLOW, "workPoolRef": {"name": "pool"}})
+    return teams
+
+
+FLOW = {"entrypoint": "etl:main", "image": "etl:1"}
+
+
+def has_to_wait(team: Team, run: str) -> None:
+    team.apply("FlowRun", run, {"deploymentRef": {"name": "other"}})
+    until(lambda: team.status(run), lambda status: "waits for a place" in status.get("message", ""), "its wait")
+    assert team.jobs(run) == []
+
+
+def test_places_are_kept_and_given_back_whatever_is_deleted(lax: ApiServer, in_turn: list[Team]) -> None:
+    """A run whose Deployment is deleted or moved keeps its place in the pool; one that is deleted itself gives it back
+    and ends, though the finalizer of another program holds the object for ever."""
+    held, deleted, moved = in_turn
+    metadata = {"name": "first", "namespace": held.name, "finalizers": ["example.org/keep"]}
+    post(lax, held.name, "FlowRun", "first", spec={"deploymentRef": {"name": "etl"}}, metadata=metadata)
+    for team in (deleted, moved):
+        team.run("first")
+    for team in in_turn:
+        team.started("first")
+    assert lax.kubectl("delete", "deployments.kapstan.dev", "etl", "-n", deleted.name).returncode == 0
+    moved.apply("WorkPool", "elsewhere", {"concurrency": {"maxInFlight": 1}})
+    moved.apply("Deployment", "etl", {"flow": FLOW, "workPoolRef": {"name": "elsewhere"}})
+    moved.run("third")
+    moved.started("third")  # the first one takes no place there
+    for team in in_turn:
+        has_to_wait(team, "second")
+    for team in in_turn:
+        assert lax.kubectl("delete", "flowruns.kapstan.dev", "first", "-n", team.name, "--wait=false").returncode == 0
+    for team in in_turn:
+        team.started("second")
+    until(lambda: held.jobs("first"), lambda jobs: jobs == [], "end of its Job")
+    assert "deletionTimestamp" in held.get("first")["metadata"], "the finalizer still holds it"
