@@ -16,7 +16,8 @@ from kapstan.ports import Key
 
 NAMES = ("one", "two")
 RUNS = [Key("FlowRun", NAMESPACE, name) for name in NAMES]
-DAY = 86_400.0
+LONG = 7_200.0
+"""Seconds after which what has ended is deleted; while something runs, the operator looks at it every few seconds."""
 
 events = st.one_of(
     st.tuples(st.just("turn"), st.integers(1, 4)),
@@ -85,7 +86,7 @@ def test_one_fixed_point(script: list[Fate], taken: set[str], history: list[tupl
 
 again = st.one_of(
     events,
-    st.tuples(st.just("time"), st.just(DAY)),
+    st.tuples(st.just("time"), st.just(LONG)),
     st.tuples(st.just("again"), st.sampled_from(["one", "two", "three"])),
 )
 
@@ -113,7 +114,7 @@ def test_what_is_made_again_under_its_key_is_executed_once(script: list[Fate], h
             elif what != "resume":
                 await happen(simulation, what, about)
         await simulation.finish()
-        await simulation.settle(until=2 * DAY)
+        await simulation.settle(until=LONG)
         assert await simulation.cluster.list("FlowRun") == [], "what was asked for goes when its time is over"
         await applied("one", "two", "three")
         await simulation.finish()
