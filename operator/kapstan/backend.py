@@ -83,6 +83,10 @@ class Backend:
         call = partial(contextvars.copy_context().run, function, *args)
         return await asyncio.get_running_loop().run_in_executor(self._part("threads", _make_threads), call)
 
+    def later(self, function: Callable[..., object], *args: Any) -> None:
+        """As ``call``, for whoever does not wait for the answer; what ``function`` raises is lost."""
+        self._part("threads", _make_threads).submit(contextvars.copy_context().run, function, *args)
+
     def close(self) -> None:
         """Close every part that was made; the backend may be used again and then makes new ones."""
         with self._lock:

@@ -154,9 +154,12 @@ class FlowRun(Ledger):
         if spec.persist_result is False:
             return None
         self.check_stopped()
+        outcome = self._outcome(spec, run_id, run_name, state, execution)
+        inside = inside if execution is None else execution.inside
+        if outcome.value is not None and len(outcome.value) > self.backend.settings.inline_bytes:
+            return outages.LargeWrite(self, outcome, inside)
         what = outages.not_taken(run_name)
-        outcome = self.written(what, lambda: self._outcome(spec, run_id, run_name, state, execution))
-        self.memo.keep(outcome, inside if execution is None else execution.inside)
+        self.memo.keep(outcome, inside)
         return Write(
             lambda: self.written(what, lambda: self.journal.append(outcome)),
             lambda done: outages.post(self, outcome, done),
@@ -185,11 +188,11 @@ class FlowRun(Ledger):
         state: State,
         execution: TaskExecution | None,
     ) -> TaskOutcome:
-        """What the journal is to hold."""
+        """What the journal is to hold, its value whole, however large it is."""
         value: bytes | None = None
         if state.type is not StateType.COMPLETED:
             error = state.result(raise_on_failure=False)
-            value, replayed = values.seal_failure(self.backend, error, run_id, owner=self.run_id)
+            value, replayed = values.whole_failure(self.backend, error, run_id)
             if replayed is not error and self.spec.entrypoint:
                 self._warn_once(
                     f"failure {type(error)}",
@@ -199,7 +202,7 @@ class FlowRun(Ledger):
                 object.__setattr__(state, "data", replayed)  # frozen for users; nobody has seen it yet
         elif state.has_data:
             try:
-                value = values.seal_result(self.backend, state.data, run_id, spec.name, owner=self.run_id)
+                value = values.whole_result(self.backend, state.data, run_id, spec.name)
             except SerializationError as error:
                 self._warn_once(spec.identity, f"{error}; it runs again when this flow run is resumed")
         pure = not isinstance(spec, TaskSpec) or spec.effect is EffectClass.PURE

@@ -10,13 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from kapstan.engine import limits
+from kapstan import states
+from kapstan.engine import limits, values
+from kapstan.engine.operations import Write
+from kapstan.engine.pending import Pending
 from kapstan.errors import BackendError, Fenced, JournalLost, StoreUnsafe
 
 if TYPE_CHECKING:
     from kapstan.engine.flow_run import FlowRun
+    from kapstan.ids import RunId
     from kapstan.journal import TaskOutcome
 
 T = TypeVar("T")
@@ -70,6 +75,55 @@ def post(flow: FlowRun, outcome: TaskOutcome, stored: Callable[[], object], dela
         flow.journal.post(outcome, on_answer)
     except (Fenced, ValueError) as error:  # ValueError: closed meanwhile
         on_answer(error)
+
+
+class LargeWrite(Write):
+    """Puts the value of ``outcome`` into the store and what refers to it into the journal, on an event loop by a thread
+    of the backend. The run does not end before that: also when nobody waits for it any more."""
+
+    __slots__ = ("_flow", "_inside", "_outcome")
+
+    def __init__(self, flow: FlowRun, outcome: TaskOutcome, inside: RunId | None) -> None:
+        super().__init__(self._now, self._later)
+        self._flow = flow
+        self._outcome = outcome
+        self._inside = inside
+
+    def _now(self) -> None:
+        kept, flow = self._kept(), self._flow
+        flow.written(not_taken(kept.name), lambda: flow.journal.append(kept))
+
+    def _later(self, stored: Callable[[], object]) -> None:
+        pending = Pending(self._outcome.key)
+        self._flow.track(pending)
+
+        def ended() -> None:
+            pending.finish(states.Completed())
+            stored()
+
+        def write() -> None:
+            try:
+                kept = self._kept()
+            except BaseException as error:  # noqa: BLE001  (the flow is told)
+                self._flow.stop(error)
+                ended()
+            else:
+                post(self._flow, kept, ended)
+
+        self._flow.backend.later(write)
+
+    def _kept(self) -> TaskOutcome:
+        """``outcome`` with a reference to its value, which is in the store now."""
+        flow, outcome = self._flow, self._outcome
+        whole = outcome.value
+        assert whole is not None
+        value = flow.written(
+            not_taken(outcome.name),
+            lambda: values.to_store(flow.backend, whole, "result", outcome.key, owner=flow.run_id),
+        )
+        kept = replace(outcome, value=value)
+        flow.memo.keep(kept, self._inside)
+        return kept
 
 
 def not_taken(name: str) -> str:

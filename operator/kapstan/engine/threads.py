@@ -166,7 +166,7 @@ class Submitted:
             if type(operation) is Wait:
                 self._later(operation)
                 return
-            if type(operation) is Write:
+            if isinstance(operation, Write):
                 operation.later(self._stored)  # not in the context, which the answer needs, perhaps at once
                 return
             try:

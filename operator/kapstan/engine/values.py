@@ -47,9 +47,9 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, owne
     )
 
 
-def seal_result(backend: Backend, value: Any, key: str, name: str, *, owner: RunId) -> bytes:
-    """As ``seal_value``: the result of the task or flow called ``name``."""
-    return seal_value(backend, value, "result", key, owner=owner, what=f"the result of {name}")
+def whole_result(backend: Backend, value: Any, key: str, name: str) -> bytes:
+    """As ``seal_value``: the result of the task or flow called ``name``, however large it is; touches no store."""
+    return backend.codec.encode(value, "result", key, what=f"the result of {name}")
 
 
 def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "") -> bytes:
@@ -107,10 +107,15 @@ def seal_failure(backend: Backend, error: BaseException, key: str, *, owner: Run
     Raises:
         StoreUnavailable, StoreRefused: it is large and the store does not take it.
     """
-    envelope, replayed = _sealed(backend, error, key)
+    envelope, replayed = whole_failure(backend, error, key)
     if len(envelope) > backend.settings.inline_bytes:
         envelope = to_store(backend, envelope, "result", key, owner)
     return SealedFailure(envelope, replayed)
+
+
+def whole_failure(backend: Backend, error: BaseException, key: str) -> SealedFailure:
+    """As ``seal_failure``, however large the envelope is; touches no store."""
+    return SealedFailure(*_sealed(backend, error, key))
 
 
 def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
