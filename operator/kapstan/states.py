@@ -138,10 +138,11 @@ DIAGNOSES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands.
+    """The state of a run at one moment.
 
     Attributes:
-        data: what the run returned or raised, when this process has it.
+        timestamp: seconds since 1970.
+        data: what the run returned or raised, if this process has it (``has_data``).
         loader: fetches ``data`` from where it is stored; called by ``result``.
     """
 
