@@ -25,6 +25,7 @@ from kapstan.worker.board import Board, Order
 from kapstan.worker.children import Child
 from kapstan.worker.deaths import Deaths
 from kapstan.worker.descendants import Adopted, adopt
+from kapstan.worker.recall import order_memory
 
 logger = logging.getLogger("kapstan.worker")
 
@@ -87,8 +88,12 @@ class Lanes:
         """Monotonic times at which a lane gets a new child, or a child is killed."""
         return [*self._fork_at.values(), *(child.kill_at for child in self if child.kill_at is not None)]
 
-    def held(self) -> dict[RunId, Token]:
-        """Every claim that the board knows."""
+    def recalled(self) -> dict[RunId, Token]:
+        """Recall every child; every claim that the board knows. What it does not know yet (an answer or a message that
+        a child has not read) will not begin."""
+        for child in self:
+            child.slot.recalled = True
+        order_memory()
         return {run_id: token for child in self for run_id, token in child.slot.held()}
 
     # ------------------------------------------------------------------ begin and end

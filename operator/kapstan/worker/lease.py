@@ -48,12 +48,14 @@ class Lease:
         now = time.monotonic()
         self.due = now + self._settings.beat_seconds
         try:
-            renewed = self._session.renew(self._lanes.held() if self._away else None)
+            renewed = self._session.renew(self._lanes.recalled() if self._away else None)
         except TROUBLE as error:  # the store, too: to raise the era of a new start of Redis
             self._away = True
             logger.warning("The lease is not renewed since %.1f s: %s", time.monotonic() - self._acknowledged_at, error)
             return None
-        self._away = False
+        if self._away:
+            self._away = False
+            self._lanes.look()  # who was recalled settles
         self._acknowledged(now)  # the time of sending: the lease began no earlier
         if not renewed.alive:
             logger.warning("This session had ended; it was opened anew, and its runs are somebody else's")

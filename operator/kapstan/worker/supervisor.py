@@ -188,7 +188,7 @@ class Supervisor:
             if child.cancelled and (executing is None or executing.run_id != child.cancelled):
                 child.cancelled, child.kill_at = "", None  # the interrupt was enough
             if child.kill_at is not None and now >= child.kill_at:
-                child.kill_at, child.pardoned = None, not child.cancelled
+                child.kill_at, child.pardoned = None, True
                 child.kill()
             if executing is None or child.slot.recalled or not child.slot.waiting():
                 continue

@@ -185,7 +185,10 @@ class ThreadLanes:
                     break
             now, due = time.monotonic(), beat
             try:
-                renewed = self._session.renew(self._held(lanes) if away else None)
+                renewed = self._session.renew(self._recalled(lanes) if away else None)
+                if away:
+                    for lane in lanes:
+                        lane.line.wake()  # who was recalled settles
                 acknowledged, away = now, False
                 self.deaths.tell(self._session)
                 self._fill()
@@ -205,9 +208,10 @@ class ThreadLanes:
         self._close()
 
     @staticmethod
-    def _held(lanes: list[_Lane]) -> dict[RunId, Token]:
-        """Every claim of these lanes: announced after an outage, so that a server that is a new start leaves them."""
-        return {run_id: token for lane in lanes for run_id, token in lane.held()}
+    def _recalled(lanes: list[_Lane]) -> dict[RunId, Token]:
+        """Every claim that these lanes know: after an outage what the queue shows beyond goes back. They are recalled
+        first, so that none begins what it reads only now."""
+        return {run_id: token for lane in lanes for run_id, token in lane.recalled()}
 
     def _wait(self, due: float, beat: float) -> None:
         try:
@@ -248,7 +252,8 @@ class _Lane(threading.Thread):
             self._interrupt(HandBack)
         self.line.wake()
 
-    def held(self) -> list[tuple[RunId, Token]]:
+    def recalled(self) -> list[tuple[RunId, Token]]:
+        self._slot.recalled = True
         return self._slot.held()
 
     def cancel(self, cancelled: list[RunId]) -> None:

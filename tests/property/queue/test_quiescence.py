@@ -166,9 +166,27 @@ class Quiescence(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99), keep=st.integers(0, 1))
     def is_recalled(self, which: int, keep: int) -> None:
         """Behind the lane's back: its executor still believes to hold what went."""
-        played = self.one_that_holds(which)
+        self.recall(self.one_that_holds(which), keep)
+
+    def recall(self, played: Played, keep: int) -> None:
         mine = [claim[1:] for claim in played.worker.session.claims() if claim[0] == played.number]
         played.worker.session.take_back(mine[keep:])
+
+    @rule(which=st.integers(0, 99), how=st.sampled_from(["cancel", "recall", "lease"]))
+    def is_emptied_and_settles(self, which: int, how: str) -> None:
+        """As ``is_recalled``; then its executor sees it, gives back what it believes to hold, and waits for work."""
+        played = self.one_that_holds(which)
+        if how == "cancel":
+            for claim in played.held:
+                self.queue.cancel(claim.run_id)
+        if how == "lease":
+            self.loses_its_lease(self.lanes.index(played))
+        else:
+            self.recall(played, 0)
+        played.held.clear()
+        played.lane.give_back([])
+        played.waits = True
+        self.hear(played)
 
     @rule(which=st.integers(0, 99))
     def loses_its_lease(self, which: int) -> None:
