@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kapstan.context import tags
     from kapstan.flows import Flow, flow
     from kapstan.futures import Future, FutureList, as_completed, wait
     from kapstan.logging import get_run_logger
@@ -29,6 +30,7 @@ _HOME = {
     "flow": "kapstan.flows",
     "get_run_logger": "kapstan.logging",
     "serve": "kapstan.task_worker",
+    "tags": "kapstan.context",
     "task": "kapstan.tasks",
     "unmapped": "kapstan.tasks",
     "wait": "kapstan.futures",
@@ -45,6 +47,7 @@ __all__ = [
     "flow",
     "get_run_logger",
     "serve",
+    "tags",
     "task",
     "unmapped",
     "wait",

@@ -7,10 +7,13 @@ flow run stands here as an opaque object that only the engine and the surface ab
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
 
 from kapstan.ids import RunId
+from kapstan.specs import checked_tags
 
 
 class TaskRun:
@@ -57,6 +60,28 @@ class TaskRun:
 current_task: ContextVar[TaskRun | None] = ContextVar("kapstan_task_run", default=None)
 current_flow: ContextVar[Any] = ContextVar("kapstan_flow_run", default=None)
 """The ``engine.flow_run.FlowRun`` of this thread or asyncio task, or None."""
+
+current_tags: ContextVar[frozenset[str]] = ContextVar("kapstan_tags", default=frozenset())
+"""What runs that are begun here are tagged with, beside their own tags."""
+
+
+@contextmanager
+def tags(*names: str) -> Generator[set[str]]:
+    """Context manager: runs of tasks and flows that are begun in it have these tags, beside those of outer ones.
+
+    Yields:
+        all tags that are in force.
+
+    Raises:
+        ConfigurationError: a tag that cannot be, or too many.
+    """
+    together = checked_tags("tags()", [*checked_tags("tags()", names), *current_tags.get()])
+    mark = current_tags.set(together)
+    try:
+        yield set(together)
+    finally:
+        current_tags.reset(mark)
+
 
 forked_off = False
 """Whether this process was forked out of a run: it does not belong to the run, whose journal has one writer."""

@@ -36,6 +36,11 @@ class _FlowRun:
         return {} if run is None else run.parameters
 
     @property
+    def tags(self) -> list[str]:
+        run = current_flow.get()
+        return [] if run is None else sorted(run.tags)
+
+    @property
     def run_count(self) -> int:
         """1 for the first execution of the flow's function, one more for each of its ``retries``."""
         run = current_flow.get()

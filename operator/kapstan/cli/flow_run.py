@@ -241,7 +241,7 @@ def _start(start: Start) -> None:
         return spec, definition.parameters(backends.current(), start.run_id)
 
     backends.use(backend.settings)  # connections do not survive the fork that follows
-    attempt = Attempt(start.run_id, start.attempt, entrypoint, name=defined.name, again=start.again)
+    attempt = Attempt(start.run_id, start.attempt, entrypoint, name=defined.name, again=start.again, tags=defined.tags)
     flow_process.execute(attempt, load)
 
 

@@ -36,6 +36,7 @@ class Definition:
     folder: str
     parameters: dict[str, Any] | None
     module: str = ""
+    tags: frozenset[str] = frozenset()
 
 
 def write(backend: Backend, run_id: RunId, definition: Definition) -> None:
@@ -54,6 +55,7 @@ def write(backend: Backend, run_id: RunId, definition: Definition) -> None:
         "entrypoint": definition.entrypoint,
         "folder": definition.folder,
         "module": definition.module,
+        "tags": sorted(definition.tags),
         "parameters": None if sealed is None else base64.b64encode(sealed).decode(),
     }
     backend.store.create(_key(run_id), backend.codec.encode(body, "summary", run_id))
@@ -69,7 +71,8 @@ def read(backend: Backend, run_id: RunId) -> Definition | None:
         return None
     body = backend.codec.decode_json(stored.body, "summary", run_id)
     there: dict[str, Any] | None = None if body["parameters"] is None else {}
-    return Definition(body["flow"], body["name"], body["entrypoint"], body["folder"], there, body.get("module", ""))
+    module, tags = body.get("module", ""), frozenset[str](body.get("tags", ()))
+    return Definition(body["flow"], body["name"], body["entrypoint"], body["folder"], there, module, tags)
 
 
 def parameters(backend: Backend, run_id: RunId) -> dict[str, Any]:

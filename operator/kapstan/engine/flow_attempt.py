@@ -168,7 +168,9 @@ class FlowAttempt:
         definition.write(
             self._backend,
             flow.run_id,
-            Definition(flow.spec.name, flow.name, entry, definition.here(), flow.parameters, flow.spec.module),
+            Definition(
+                flow.spec.name, flow.name, entry, definition.here(), flow.parameters, flow.spec.module, flow.tags
+            ),
         )
 
     # ------------------------------------------------------------------ retries
@@ -309,6 +311,7 @@ class FlowAttempt:
             "outcome": outcome,
             "result_ref": result_ref,
             "deployment": flow.deployment,
+            "tags": sorted(flow.tags),
             "parent": None if flow.parent is None else flow.parent.run_id,
             "host": os.uname().nodename,
             "pid": os.getpid(),

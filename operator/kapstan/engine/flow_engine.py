@@ -11,7 +11,7 @@ from typing import Any
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.context import current_flow, current_task
+from kapstan.context import current_flow, current_tags, current_task
 from kapstan.engine import branch, forks, naming, returns
 from kapstan.engine.executing import executing
 from kapstan.engine.flow_attempt import FlowAttempt
@@ -55,9 +55,14 @@ def make_run(
     parent: FlowRun | None = None,
     name: str = "",
     deployment: str = "",
+    tags: frozenset[str] = frozenset(),
     backend: Backend | None = None,
 ) -> FlowRun:
-    """The run ``run_id`` of ``spec``, not opened yet."""
+    """The run ``run_id`` of ``spec``, not opened yet.
+
+    Args:
+        tags: beside those of ``spec`` and of the code that calls this.
+    """
     backend = backend or backends.current()
     outer = backend.settings.log_prints if parent is None else parent.log_prints
     return FlowRun(
@@ -68,6 +73,7 @@ def make_run(
         backend,
         parent=parent,
         deployment=deployment,
+        tags=spec.tags | tags | current_tags.get(),
         log_prints=prints_are_lines(spec.log_prints, outer),
     )
 
@@ -104,7 +110,7 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
             known = yield known
     if known is not None:
         return known
-    marks = current_flow.set(flow), current_task.set(None), branch.current.set(None)
+    marks = current_flow.set(flow), current_task.set(None), branch.current.set(None), current_tags.set(flow.tags)
     try:
         with executing(), prints_captured(flow.log_prints):
             flow.begun = True
@@ -125,6 +131,7 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
         current_flow.reset(marks[0])
         current_task.reset(marks[1])
         branch.current.reset(marks[2])
+        current_tags.reset(marks[3])
         flow.drop_threads()
 
 

@@ -42,6 +42,7 @@ class FlowRun(Ledger):
         run_count: 1 for the first execution of the flow's function, one more for each retry.
         parent: the flow run that called this one as a subflow.
         deployment: name of the deployment that it was made from, "" for none.
+        tags: of the run, and of the runs that it begins.
         begun: the attempt stands in the journal; only now may a signal break it off.
         ending: its end is being recorded; nothing may break that off.
         execution: stands for the present execution of the flow's function.
@@ -60,6 +61,7 @@ class FlowRun(Ledger):
         *,
         parent: FlowRun | None = None,
         deployment: str = "",
+        tags: frozenset[str] = frozenset(),
         attempt: int = 1,
         log_prints: bool = False,
     ) -> None:
@@ -70,6 +72,7 @@ class FlowRun(Ledger):
         self.backend = backend
         self.parent = parent
         self.deployment = deployment
+        self.tags = tags
         self.attempt = attempt
         self.run_count = 1
         self.log_prints = log_prints

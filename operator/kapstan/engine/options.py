@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Protocol, TypedDict, cast
 
 from kapstan.errors import ConfigurationError
+from kapstan.specs import checked_tags
 from kapstan.states import State
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
@@ -86,17 +87,6 @@ def time_limit(option: str, value: Any) -> float | None:
     return number(option, value) or None
 
 
-def names(option: str, value: Any) -> frozenset[str]:
-    """Raises:
-    ConfigurationError: a single string, or something that is not made of strings.
-    """
-    if isinstance(value, str):
-        raise ConfigurationError(f"{option}={value!r}: give a list of texts, such as [{value!r}]")
-    if not isinstance(value, Iterable):
-        raise ConfigurationError(f"{option}={value!r}: give a list of texts")
-    return frozenset(text(option, item) for item in cast("Iterable[Any]", value))
-
-
 def delays(option: str, value: Any) -> Any:
     """A number, a tuple of numbers, or the function that makes them once the number of retries is known.
 
@@ -157,7 +147,7 @@ class TaskOptions(TypedDict, total=False):
         "is then `module:qualname`.",
     ]
     description: Annotated[str | None, text, "For people. Default: the docstring."]
-    tags: Annotated[Iterable[str] | None, names, "For people and filters."]
+    tags: Annotated[Iterable[str] | None, checked_tags, "For people and filters, beside those of `with tags(...)`."]
     version: Annotated[str | None, text, "For people and filters."]
     retries: Annotated[
         int | None, whole, "How often it runs again after an exception. Default: `KAPSTAN_DEFAULT_RETRIES`."
@@ -198,6 +188,11 @@ class FlowOptions(TypedDict, total=False):
 
     name: Annotated[str | None, text, "What people read. Default: the function's name."]
     description: Annotated[str | None, text, "For people. Default: the docstring."]
+    tags: Annotated[
+        Iterable[str] | None,
+        checked_tags,
+        "For people and filters: of its runs and of what they call, beside those of `with tags(...)`.",
+    ]
     version: Annotated[str | None, text, "For people and filters."]
     flow_run_name: Annotated[
         RunName | None,

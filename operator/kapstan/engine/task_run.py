@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kapstan import context, settings, states
-from kapstan.context import TaskRun, current_flow
+from kapstan.context import TaskRun, current_flow, current_tags
 from kapstan.engine import branch, forks, naming
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
@@ -57,7 +57,7 @@ def prepare(
         1,
         parameters,
         name=naming.run_name(spec.task_run_name, parameters),
-        tags=spec.tags,
+        tags=spec.tags | around if (around := current_tags.get()) else spec.tags,
         flow_run_id=None if flow is None else flow.run_id,
         log_prints=prints_are_lines(spec.log_prints, outer),
     )

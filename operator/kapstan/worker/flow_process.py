@@ -58,6 +58,7 @@ class Attempt:
     Attributes:
         again: a person asked to go on with a run that failed: failed outcomes are dropped.
         name: of the run; "" for the generated one.
+        tags: that it was begun with, beside the flow's own.
     """
 
     run_id: RunId
@@ -66,6 +67,7 @@ class Attempt:
     name: str = ""
     deployment: str = ""
     again: bool = False
+    tags: frozenset[str] = frozenset()
 
 
 def execute(attempt: Attempt, load: Load) -> NoReturn:
@@ -241,7 +243,13 @@ def _flow(attempt: Attempt, load: Load, backend: Backend) -> FlowRun:
 
         spec, parameters = bare_flow(fail, name=attempt.entrypoint.rpartition(":")[2] or "flow"), {}
     return flow_engine.make_run(
-        spec, attempt.run_id, parameters, name=attempt.name, deployment=attempt.deployment, backend=backend
+        spec,
+        attempt.run_id,
+        parameters,
+        name=attempt.name,
+        deployment=attempt.deployment,
+        tags=attempt.tags,
+        backend=backend,
     )
 
 

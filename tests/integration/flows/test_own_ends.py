@@ -101,3 +101,28 @@ def test_a_key_that_cannot_be_is_one_line(runs: Runs, monkeypatch: pytest.Monkey
     assert attempt.ends() == 2
     assert "KAPSTAN_SIGNING_KEY: each key must be base64" in attempt.errors
     assert "Traceback" not in attempt.errors
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "why"),
+    [
+        ("no_such_module_of_ours:main", "no_such_module_of_ours"),
+        ("no_such_file.py:main", "no_such_file.py"),
+        (f"{FLOWS}:no_such_flow", "no_such_flow is no flow of"),
+        (f"{FLOWS}:note", "note is no flow of"),
+    ],
+)
+def test_a_flow_that_cannot_be_loaded_is_a_recorded_failure(runs: Runs, entrypoint: str, why: str) -> None:
+    run_id = new_id()
+    attempt = runs.command(["run", entrypoint, "--run-id", str(ids.to_uuid(run_id))])
+    assert attempt.ends() == 1
+    assert runs.ends(run_id) == ["Failed"]
+    assert why in runs.records.attempts(run_id)[0].end.message
+
+
+def test_an_entrypoint_of_another_form_is_a_wrong_command_line(runs: Runs) -> None:
+    run_id = new_id()
+    attempt = runs.command(["run", "no_flow_named", "--run-id", str(ids.to_uuid(run_id))])
+    assert attempt.ends() == 2
+    assert runs.ends(run_id) == []
+    assert "give module:flow or file.py:flow" in attempt.errors

@@ -76,6 +76,7 @@ RUNNER = ThreadPoolTaskRunner(max_workers=3)
 GIVEN_TO_FLOW: dict[str, tuple[Any, Any]] = {
     "name": ("etl", "etl"),
     "description": ("Loads.", "Loads."),
+    "tags": (["nightly"], frozenset({"nightly"})),
     "version": ("2", "2"),
     "flow_run_name": ("etl-{a}", "etl-{a}"),
     "retries": (3, 3),
