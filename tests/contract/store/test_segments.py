@@ -299,6 +299,13 @@ def test_a_writer_dies_at_every_create_with_checkpoints(s3: S3Store) -> None:
             "segment 2 was written by an attempt that had been",
         ),
         (lambda old: Segment(7, "another", "data", (b"x",)).encode(), "segment 7 stands in the place of 2"),
+        (lambda old: old[:-5], "a segment's checksum does not hold"),
+        (lambda old: old + b"0", "a segment's checksum does not hold"),
+        (lambda old: b"", "a segment's checksum does not hold"),
+        (  # of the writer that has the log, but another number's
+            lambda old: Segment(3, Segment.decode(NAME, old).token, "data", (b"x",)).encode(),
+            "segment 3 stands in the place of 2",
+        ),
     ],
 )
 def test_a_journal_that_was_tampered_with_is_refused(s3: S3Store, damage, says: str) -> None:  # type: ignore[no-untyped-def]
