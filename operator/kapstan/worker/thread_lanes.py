@@ -154,14 +154,14 @@ class ThreadLanes:
             lane.obey(order)
         return lane
 
-    def left(self, lane: _Lane) -> None:
-        """``lane`` has ended. After the last the session ends. For one that died another is opened at the next beat: at
-        once would be without a pause where lanes die as they begin."""
+    def left(self, lane: _Lane, died: bool) -> None:
+        """``lane`` has ended, and the queue is told. After the last the session ends. For one that died another is
+        opened at the next beat: at once would be without a pause where lanes die as they begin."""
         with self._lock:
             self._lanes.remove(lane)
             self._numbers.discard(lane.number)
             last = not self._lanes
-        if last:
+        if last or not died:
             self._session.wake()
 
     def _give_order(self, order: Order) -> None:
@@ -235,16 +235,20 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         belongs_to(self._all)
+        blamed: RunId | None = None
+        died = False
         try:
             self._executor.run()
         except BaseException:
             logger.exception("A lane of this process' background ended")
             executing = self._slot.executing()
-            self._all.deaths.add(self.number, None if executing is None else executing.run_id)
+            blamed, died = None if executing is None else executing.run_id, True
         finally:
-            self._all.left(self)
             self._engine.close()
             self.line.close()
+            # Told of one that leaves, too: it may have been handed a run until its connection was closed.
+            self._all.deaths.add(self.number, blamed)
+            self._all.left(self, died)
 
     def obey(self, order: Order) -> None:
         self._slot.order = order

@@ -7,6 +7,8 @@ Terminating for ever, as on a node that is lost.
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,3 +210,32 @@ def test_replace_cancels_the_oldest_for_the_new_one_and_brings_back_none_that_wa
     until(lambda: [team.jobs(name) for name in replaced], lambda jobs: not any(jobs), "end of their Jobs")
     assert team.jobs(last) == [f"{last}-1"]
     assert team.jobs(first) == []
+
+
+def test_a_place_that_is_given_back_is_taken_at_once(team: Team) -> None:
+    """What a run waits for is a place, not a beat of the operator: 30 short runs at 4 places took twice the time of a
+    bare Job of the same length."""
+    spec = {"flow": {"entrypoint": "etl:main", "image": "etl:1"}, "workPoolRef": {"name": "pool"}}
+    team.apply("Deployment", "etl", spec | {"infrastructureRetries": 0})
+    team.apply("WorkPool", "pool", {"concurrency": {"maxInFlight": 2}})
+    names = [f"r{number}" for number in range(9)]
+    for name in names:
+        team.run(name)
+    jobs = f"/apis/batch/v1/namespaces/{team.name}/jobs"
+
+    def running() -> set[str]:
+        return {each["metadata"]["name"] for each in team.server.request("GET", jobs).body["items"]}
+
+    present = until(running, lambda found: len(found) == 2, "two Jobs")
+    until(lambda: team.status(names[-1]), lambda status: "waits for a place" in status.get("message", ""), "its wait")
+    waits: list[float] = []
+    gone = set[str]()
+    while len(waits) < 7:
+        ended = min(present)
+        assert team.server.request("DELETE", f"{jobs}/{ended}", query="&propagationPolicy=Background").code == 200
+        begun = time.monotonic()
+        gone.add(ended)
+        present = until(running, lambda found: len(found - gone) == 2, "successor") - gone
+        waits.append(time.monotonic() - begun)
+    assert {f"{name}-1" for name in names} - present == {f"{name}-1" for name in names[:7]}, "the oldest first"
+    assert statistics.median(waits) < 1.0, waits

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kapstan import task
 from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import CancelledRun, CrashedRun, QueueUnavailable
 from kapstan.ports import Claim
+from kapstan.queue.lane import RedisLane
 from kapstan.tasks import Task
 from kapstan.worker import in_process
 
@@ -222,3 +224,37 @@ def test_each_application_has_a_queue_of_its_own(tmp_path: Path) -> None:
     assert served_by[0] == served_by[2] != served_by[1]
     own = [name_in(folder, lambda place: [sys.executable, str(place / "main.py")]) for folder in ("shop", "blog")]
     assert own[0] != own[1]
+
+
+def test_what_a_lane_is_handed_as_it_leaves_goes_on_elsewhere(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    """One place, and a further one while the first waits. As that one leaves, it is idle and handed a run."""
+    monkeypatch.setenv("KAPSTAN_SUBMIT_LIMIT", "1")
+    backends.use(None)
+    handed: list[Any] = []
+    real_close = RedisLane.close
+
+    @task
+    def inner() -> int:
+        return 1
+
+    @task
+    def outer() -> int:
+        value = inner.submit().result(timeout=30)
+        with open(gate.path, "rb", buffering=0) as pipe:
+            pipe.read(1)
+        return value
+
+    def close(lane: RedisLane) -> None:
+        if threading.current_thread().name == "kapstan-background-1" and not handed:
+            with ThreadPoolExecutor(1) as other:
+                handed.append(other.submit(inner.submit).result())
+            assert handed[0].state.is_running(), "the fault did not bite: nobody was handed it"
+        real_close(lane)
+
+    monkeypatch.setattr(RedisLane, "close", close)
+    first = outer.submit()
+    while not handed:
+        time.sleep(0.01)
+    gate.open()
+    assert first.result(timeout=30) == 1
+    assert handed[0].result(timeout=10) == 1
