@@ -26,7 +26,7 @@ class TaskRun:
         log_prints: whether ``print`` becomes a log line.
     """
 
-    __slots__ = ("_parameters", "flow_run_id", "log_prints", "name", "run_count", "run_id", "tags", "task_name")
+    __slots__ = ("_name", "_parameters", "flow_run_id", "log_prints", "run_count", "run_id", "tags", "task_name")
 
     def __init__(
         self,
@@ -34,7 +34,6 @@ class TaskRun:
         task_name: str,
         run_count: int,
         parameters: Any,
-        *,
         name: str = "",
         tags: frozenset[str] = frozenset(),
         flow_run_id: RunId | None = None,
@@ -44,10 +43,14 @@ class TaskRun:
         self.task_name = task_name
         self.run_count = run_count
         self._parameters = parameters
-        self.name = name or f"{task_name}-{run_id[-3:]}"
+        self._name = name
         self.tags = tags
         self.flow_run_id = flow_run_id
         self.log_prints = log_prints
+
+    @property
+    def name(self) -> str:
+        return self._name or f"{self.task_name}-{self.run_id[-3:]}"
 
     @property
     def parameters(self) -> dict[str, Any]:

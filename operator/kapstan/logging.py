@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Generator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -218,14 +218,14 @@ class _Capture:
         self._print: Callable[..., None] = builtins.print
         self._console: tuple[Any, ...] = ()
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
         with _lock:
             self._running += 1
             if self._running == 1:
                 self._console = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
                 self._print, builtins.print = builtins.print, self._print_or_log
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
         with _lock:
             self._running -= 1
             if self._running == 0 and builtins.print == self._print_or_log:
@@ -251,9 +251,25 @@ def _in_a_handler() -> bool:
 
 
 _capture = _Capture()
-_nothing = nullcontext()
 
 
-def prints_captured(wanted: bool) -> AbstractContextManager[None]:
-    """Within it, what a run with ``log_prints`` prints becomes lines of its log; nothing happens unless ``wanted``."""
-    return _capture if wanted else _nothing
+def capture_prints() -> None:
+    """From now on, until ``release_prints`` is called as often, what a run with ``log_prints`` prints becomes lines of
+    its log."""
+    _capture.begin()
+
+
+def release_prints() -> None:
+    _capture.end()
+
+
+@contextmanager
+def prints_captured(wanted: bool) -> Generator[None]:
+    """``capture_prints``, for the block; nothing happens unless ``wanted``."""
+    if wanted:
+        capture_prints()
+    try:
+        yield
+    finally:
+        if wanted:
+            release_prints()

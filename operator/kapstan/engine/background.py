@@ -131,11 +131,11 @@ class BackgroundEngine:
             claim.run_id,
             spec.name,
             claim.attempt,
-            lambda: spec.bind(tuple(args), kwargs),
-            name="" if spec.task_run_name is None else _name(spec, args, kwargs),
-            tags=spec.tags,
-            flow_run_id=arguments[2].get("flow_run") if len(arguments) > 2 else None,
-            log_prints=prints_are_lines(spec.log_prints, self._log_prints),
+            lambda: spec.bind(args, kwargs),
+            "" if spec.task_run_name is None else _name(spec, args, kwargs),
+            spec.tags,
+            arguments[2].get("flow_run") if len(arguments) > 2 else None,
+            prints_are_lines(spec.log_prints, self._log_prints),
         )
         execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
         try:
@@ -164,7 +164,8 @@ class BackgroundEngine:
                 steps.close()
                 tries = self._waiting[claim.run_id] = self._waiting.pop(claim.run_id, 0) + 1
                 return RetryLater(claim.run_id, claim.token, min(_FIRST_LOOK * 2 ** (tries - 1), _LONGEST_LOOK), False)
-            self._waiting.pop(claim.run_id, None)
+            if self._waiting:
+                self._waiting.pop(claim.run_id, None)
             state = drive(steps, first)
         except StopIteration as end:  # nothing had to be asked for
             state = end.value
@@ -238,6 +239,7 @@ class BackgroundEngine:
 class _Claimed(Ledger):
     """The ledger of a claimed run: its outcome goes to the queue, and so do its retries."""
 
+    __slots__ = ("_claim", "_engine", "ended")
     retries_in_place = False
 
     def __init__(self, engine: BackgroundEngine, claim: Claim) -> None:

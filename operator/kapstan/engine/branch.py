@@ -53,7 +53,7 @@ class Branch:
             their own.
     """
 
-    __slots__ = ("_children", "_counts", "_lock", "execution", "path", "process", "root", "task", "thread")
+    __slots__ = ("_children", "_counts", "execution", "path", "process", "root", "task", "thread")
 
     def __init__(self, root: RunId, path: str = "", task: RunId | None = None, execution: object = None) -> None:
         self.root = root
@@ -64,7 +64,6 @@ class Branch:
         self.thread = threading.get_ident()
         self._counts: dict[tuple[str, str], int] = {}
         self._children: dict[str, int] = {}
-        self._lock = threading.Lock()
 
     def place(self, identity: str, parameters: dict[str, Any], *, strict: bool = False) -> Place:
         """Where the next call of ``identity`` with these inputs stands.
@@ -79,7 +78,7 @@ class Branch:
             content = canonical.digest(parameters, strict=strict)
         except UnkeyableInput as error:
             raise UnkeyableInput(f"task {identity} has an effect that must not be repeated, and its {error}") from None
-        with self._lock:
+        with _counting:
             occurrence = self._counts.get((identity, content), 0)
             self._counts[identity, content] = occurrence + 1
             nth = self._counts.get((identity, ""), 0)
@@ -89,7 +88,7 @@ class Branch:
 
     def child(self, label: str) -> Branch:
         """A branch that is made in this one; those of one label are numbered."""
-        with self._lock:
+        with _counting:
             number = self._children.get(label, 0)
             self._children[label] = number + 1
         name = derived_id("branch", self.path, label, str(number))[-12:]
@@ -173,11 +172,14 @@ def number_tasks(loop: asyncio.AbstractEventLoop) -> None:
 
 _process = object()
 """Stands for this process: a forked child belongs to no branch of its parent."""
+_counting = threading.Lock()
+"""Held while a branch counts a call, for a moment: one lock for all, since one for each run would cost more."""
 
 
 def _after_fork() -> None:
-    global _process
+    global _counting, _process
     _process = object()
+    _counting = threading.Lock()  # another thread of the parent's may have held it
 
 
 os.register_at_fork(after_in_child=_after_fork)

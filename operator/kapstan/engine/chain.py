@@ -3,7 +3,8 @@ async.
 
 Each step is one file in ``engine/steps``: it sees a typed record of the run, does its part and hands on to the next
 one; it never knows which of the ways it is on. A feature of tasks is one more step. Steps that a task does not use are
-left out when its chain is made, once per task.
+left out when its chain is made, once per task; a step that sees at once that it has nothing to do returns the rest of
+the chain.
 """
 
 from __future__ import annotations

@@ -19,9 +19,12 @@ class Ledger:
     """Where the outcome of a task run is looked up and kept: a flow's journal, the queue, or, as here, nowhere.
 
     Attributes:
+        remembers: whether there may be outcomes of earlier attempts. Otherwise ``known`` is not asked.
         retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
     """
 
+    __slots__ = ()
+    remembers = False
     retries_in_place = True
 
     def known(self, _: TaskExecution, /) -> Operation | State | None:

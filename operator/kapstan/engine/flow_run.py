@@ -111,6 +111,8 @@ class FlowRun(Ledger):
 
     # ------------------------------------------------------------------ the ledger of task runs (see ``execution``)
 
+    remembers = True
+
     def known(self, execution: TaskExecution) -> Operation | State | None:
         """The outcome that an earlier attempt left for this call.
 

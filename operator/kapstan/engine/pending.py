@@ -154,7 +154,7 @@ def promises(value: Any) -> list[Resolvable]:
 
 def has_promises(value: Any) -> bool:
     """Whether there are futures or states in ``value``."""
-    if not value or (type(value) in _COLLECTIONS and all(type(item) in _SCALARS for item in value)):
+    if not value or (type(value) in _COLLECTIONS and _SCALARS.issuperset(map(type, value))):
         return False
     found: list[Any] = []
     _collect(value, found, set())

@@ -103,19 +103,22 @@ def claim_of(run_id: RunId, token: str, record: bytes) -> Claim:
     """A claim from the record as it was before it. Made for every run of a batch, so it counts microseconds."""
     start = record.index(b"\0", _HEAD) + 1
     end = record.index(b"\0", start)
-    attempt = record[27:30]
-    return Claim(
-        run_id,
-        _task_of(record[start:end]),
-        Token(int(token[:6]), int(token[6:])),
-        1 if attempt == b"001" else int(attempt),
-        record[26] - 48,
-        _CLASSES[record[31]],
-        record[end + 1 :],
-    )
+    attempt, crashes, effect = _counts_of(record[26:32])
+    return Claim(run_id, _task_of(record[start:end]), _token_of(token), attempt, crashes, effect, record[end + 1 :])
 
 
 _CLASSES = {ord(effect): effect for effect in EffectClass}
+
+
+@lru_cache(maxsize=4096)
+def _counts_of(part: bytes) -> tuple[int, int, EffectClass]:
+    """Attempt, crashes and class. Most runs of a batch have the same, and the same token."""
+    return int(part[1:4]), part[0] - 48, _CLASSES[part[5]]
+
+
+@lru_cache(maxsize=4096)
+def _token_of(text: str) -> Token:
+    return Token(int(text[:6]), int(text[6:]))
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from kapstan.engine import branch, returns, values
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.operations import Call, Limited, Steps
-from kapstan.logging import prints_captured
+from kapstan.logging import capture_prints, release_prints
 from kapstan.states import State
 
 
@@ -22,9 +22,11 @@ def call(execution: TaskExecution) -> Steps[State]:
     limited = None if spec.timeout_seconds is None else Limited(spec.timeout_seconds, code)
     mark = current_task.set(run)
     branch_mark = None if body is None else branch.current.set(body)
+    captured = run.log_prints
+    if captured:
+        capture_prints()
     try:
-        with prints_captured(run.log_prints):
-            result: Any = yield limited or code
+        result: Any = yield limited or code
     except Exception as error:  # noqa: BLE001  (user code)
         timed_out = limited is not None and limited.expired
         return returns.failed(error, "Task run encountered an exception", timed_out=timed_out)
@@ -34,7 +36,9 @@ def call(execution: TaskExecution) -> Steps[State]:
         message = f"Task run crashed: {type(error).__name__}: {values.printable(error)}"
         return states.Crashed(message=message, data=error)
     finally:
+        if captured:
+            release_prints()
         current_task.reset(mark)
         if branch_mark is not None:
             branch.current.reset(branch_mark)
-    return result if isinstance(result, State) else states.Completed(data=result)
+    return result if isinstance(result, State) else states.returned(result)

@@ -10,15 +10,21 @@ from kapstan.states import State
 
 
 def inputs(execution: TaskExecution, proceed: Next) -> Steps[State]:
-    if execution.wait_for or has_promises(execution.args) or has_promises(execution.kwargs):
-        waited_for = [*promises(execution.args), *promises(execution.kwargs), *promises(execution.wait_for)]
-        if waited_for:
-            yield Wait(waited_for)
-        try:
-            yield Do(_resolve, execution)
-        except UpstreamFailed as error:
-            message = f"something that it waits for ended as {error}"
-            return states.Pending(name="NotReady", message=message)
+    kwargs = execution.kwargs
+    if execution.wait_for or has_promises(execution.args) or (kwargs and has_promises(kwargs)):
+        return _awaited(execution, proceed)
+    return proceed(execution)
+
+
+def _awaited(execution: TaskExecution, proceed: Next) -> Steps[State]:
+    waited_for = [*promises(execution.args), *promises(execution.kwargs), *promises(execution.wait_for)]
+    if waited_for:
+        yield Wait(waited_for)
+    try:
+        yield Do(_resolve, execution)
+    except UpstreamFailed as error:
+        message = f"something that it waits for ended as {error}"
+        return states.Pending(name="NotReady", message=message)
     return (yield from proceed(execution))
 
 

@@ -8,6 +8,10 @@ from kapstan.states import State
 
 
 def replay(execution: TaskExecution, proceed: Next) -> Steps[State]:
+    return _replayed(execution, proceed) if execution.ledger.remembers else proceed(execution)
+
+
+def _replayed(execution: TaskExecution, proceed: Next) -> Steps[State]:
     known = execution.ledger.known(execution)
     if isinstance(known, Operation):
         known = yield known
