@@ -20,6 +20,7 @@ NEEDED = {
     "conntrack": "conntrack",
     "containerd": "containerd",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "faketime": "faketime",
     "iproute2": "ip",
     "ipset": "ipset",
     "iptables": "iptables",

