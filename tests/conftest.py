@@ -8,6 +8,7 @@ need the machine of the cluster's node are left out, by name, when the cluster i
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ GROUPS = {
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
+
+
+def pytest_configure() -> None:
+    """A shell has what it puts into the background ignore SIGINT; every process of a test would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
