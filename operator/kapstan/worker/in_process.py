@@ -80,14 +80,14 @@ _lanes: ThreadLanes | None = None
 
 
 def _serving(backend: Backend, spec: TaskSpec, registered: Registered) -> ThreadLanes:
-    """The lanes of this process, which serve ``spec`` on ``backend``; a task that was defined later, or another
-    backend, gets new ones for all tasks."""
+    """The lanes of this process, which serve ``spec``: a task that was defined later gets new ones for it and all the
+    others."""
     global _lanes
     lanes = _lanes
-    if lanes is not None and lanes.backend is backend and lanes.serves(spec.identity):
+    if lanes is not None and lanes.serves(spec.identity):
         return lanes
     with _lock:
-        if _lanes is not None and _lanes.backend is backend and _lanes.serves(spec.identity):
+        if _lanes is not None and _lanes.serves(spec.identity):
             return _lanes
         specs = {task.spec.identity: task.spec for task in registered().values()}
         specs[spec.identity] = spec

@@ -16,6 +16,7 @@ from kapstan import backend, flow
 from kapstan.errors import KapstanError
 from kapstan.runs.flow_runs import FlowRunFilter, FlowRuns
 from kapstan.runs.task_runs import TaskRuns
+from kapstan.worker import in_process
 
 PAGE = Path(__file__).parents[3] / "docs" / "kubernetes.md"
 
@@ -35,6 +36,7 @@ def tenant(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setenv("KAPSTAN_NAMESPACE", "team")
     backend.use(None)
     yield
+    in_process.stop()  # what ``.submit()`` has started
     backend.use(None)
 
 
