@@ -16,7 +16,7 @@ from contextvars import ContextVar, copy_context
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kapstan.engine import canonical
+from kapstan.engine import canonical, forks
 from kapstan.errors import UnkeyableInput
 from kapstan.ids import RunId, derived_id
 
@@ -60,7 +60,7 @@ class Branch:
         self.path = path
         self.task = task
         self.execution = execution
-        self.process = _process
+        self.process = forks.process
         self.thread = threading.get_ident()
         self._counts: dict[tuple[str, str], int] = {}
         self._children: dict[str, int] = {}
@@ -101,7 +101,7 @@ current: ContextVar[Branch | None] = ContextVar("kapstan_branch", default=None)
 def here() -> Branch | None:
     """The branch of this code; None where it belongs to no run, which is also true of a forked process."""
     branch = current.get()
-    if branch is None or branch.process is not _process:
+    if branch is None or branch.process is not forks.process:
         return None
     thread = threading.get_ident()
     if branch.thread == thread:
@@ -168,17 +168,14 @@ def number_tasks(loop: asyncio.AbstractEventLoop) -> None:
         loop.set_task_factory(_Numbering(factory))
 
 
-# ---------------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------------- the count of calls
 
-_process = object()
-"""Stands for this process: a forked child belongs to no branch of its parent."""
 _counting = threading.Lock()
 """Held while a branch counts a call, for a moment: one lock for all, since one for each run would cost more."""
 
 
 def _after_fork() -> None:
-    global _counting, _process
-    _process = object()
+    global _counting
     _counting = threading.Lock()  # another thread of the parent's may have held it
 
 

@@ -204,7 +204,7 @@ class FlowRun(Ledger):
                     f"{type(error).__qualname__} of {spec.name} cannot be kept as it is; the flow sees what it would "
                     f"see when it is resumed: {type(replayed).__qualname__}",
                 )
-                object.__setattr__(state, "data", replayed)  # frozen for users; nobody has seen it yet
+                state.data = replayed  # nobody has seen it yet
         elif state.has_data:
             try:
                 value = values.whole_result(self.backend, state.data, run_id, spec.name)

@@ -238,9 +238,9 @@ class RedisLane:
 
     def _shown(self, kept: set[RunId]) -> list[tuple[RunId, str]]:
         """What the queue shows as held by this lane, but for ``kept``: run and token."""
-        flat = [part.decode() for part in self._side.call(scripts.claims.pack(self._prefix, self._session))[1]]
-        shown = [(flat[at], flat[at + 1], int(flat[at + 2])) for at in range(0, len(flat), 3)]
-        return [(rid, token) for rid, token, lane in shown if lane == self._lane and rid not in kept]
+        asked = scripts.claims.pack(self._prefix, self._session, self._lane)
+        flat = [part.decode() for part in self._side.call(asked)[1]]
+        return [(rid, token) for rid, token in zip(flat[::3], flat[1::3], strict=True) if rid not in kept]
 
     def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
         rest: list[str | bytes] = []

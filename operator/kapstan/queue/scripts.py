@@ -67,7 +67,7 @@ def step(session: str, lane: int, connection: int | str, want: int, ttl: int, ro
 
 
 @Script
-def claims(session: str) -> None: ...
+def claims(session: str, lane: int | str) -> None: ...
 
 
 @Script

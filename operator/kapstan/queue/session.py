@@ -197,7 +197,7 @@ class RedisSession:
         return bool(self._call(packed)[2])
 
     def claims(self) -> list[tuple[int, RunId, Token]]:
-        flat = [part.decode() for part in self._call(scripts.claims.pack(self._prefix, self._name))[1]]
+        flat = [part.decode() for part in self._call(scripts.claims.pack(self._prefix, self._name, ""))[1]]
         return [(int(flat[at + 2]), flat[at], Token.parse(flat[at + 1])) for at in range(0, len(flat), 3)]
 
     def take_back(self, claims: Sequence[tuple[RunId, Token]]) -> list[RunId]:

@@ -33,7 +33,7 @@ class Checkpoints:
         self._tail: dict[int, bytes] = {}  # the segments since the last full chunk, by number
         self._gathered: dict[
             int, bytes
-        ] = {}  # chunks of the block that is not full, by the number of the first segment
+        ] = {}  # chunks of a block that is not full, by the number of their first segment
         self._threads: list[threading.Thread] = []
 
     def load(self) -> dict[int, bytes]:

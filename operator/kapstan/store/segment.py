@@ -38,11 +38,14 @@ class Segment:
         bodies, end = scan(body)
         if end != len(body) or not bodies:
             raise damaged(name, "a segment's checksum does not hold")
-        version, *head = bodies[0].decode().split(" ")
-        if int(version) not in READABLE:
-            raise damaged(name, f"format {version} was written by a newer release; this one reads {READABLE}")
-        number, kind, token, *attempt = head
-        return cls(int(number), token, cast("Kind", kind), tuple(bodies[1:]), int(attempt[0]) if attempt else 0)
+        try:
+            version, *head = bodies[0].decode().split(" ")
+            if int(version) not in READABLE:
+                raise damaged(name, f"format {version} was written by a newer release; this one reads {READABLE}")
+            number, kind, token, *attempt = head
+            return cls(int(number), token, cast("Kind", kind), tuple(bodies[1:]), int(attempt[0]) if attempt else 0)
+        except ValueError:
+            raise damaged(name, f"the head of a segment cannot be read: {bodies[0][:40]!r}") from None
 
     def is_behind(self, attempt: int) -> bool:
         """Whether it is of an opener that came too late: one of ``attempt`` has the log already. Carries nothing."""

@@ -243,7 +243,7 @@ class SegmentLog:
             body = segments[number]
             bodies, end = scan(body)
             # What ten thousand of a resume are: of the writer that has the log. Anything else is looked at in full.
-            if end == len(body) and bodies and bodies[0] == f"{FORMAT} {number} data{by_writer}".encode():
+            if by_writer and end == len(body) and bodies and bodies[0] == f"{FORMAT} {number} data{by_writer}".encode():
                 records += bodies[1:]
                 continue
             segment = Segment.decode(self._name, body)

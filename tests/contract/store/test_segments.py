@@ -16,6 +16,7 @@ from tests.servers.minio import Minio
 from kapstan.errors import Fenced, StoreUnavailable, StoreUnsafe
 from kapstan.ports import Store
 from kapstan.store import checkpoints
+from kapstan.store.framing import frames
 from kapstan.store.s3 import S3Store
 from kapstan.store.segments import Segment, SegmentLog
 
@@ -306,6 +307,8 @@ def test_a_writer_dies_at_every_create_with_checkpoints(s3: S3Store) -> None:
             lambda old: Segment(3, Segment.decode(NAME, old).token, "data", (b"x",)).encode(),
             "segment 3 stands in the place of 2",
         ),
+        (lambda old: frames((b"2 2 data", b"x")), "the head of a segment cannot be read"),
+        (lambda old: frames((b"\xff", b"x")), "the head of a segment cannot be read"),
     ],
 )
 def test_a_journal_that_was_tampered_with_is_refused(s3: S3Store, damage, says: str) -> None:  # type: ignore[no-untyped-def]
@@ -316,6 +319,12 @@ def test_a_journal_that_was_tampered_with_is_refused(s3: S3Store, damage, says: 
         with pytest.raises(StoreUnsafe, match=f"{says}.*Nothing was changed; do not resume this run"):
             use()
     assert len(list(s3.keys(f"{NAME}/j/"))) == 5
+
+
+def test_records_that_stand_before_any_opening_are_refused(s3: S3Store) -> None:
+    s3.put(f"{NAME}/j/0000000000", frames((b"2 0 data", b"x")))
+    with pytest.raises(StoreUnsafe, match="the head of a segment cannot be read"):
+        SegmentLog(s3, NAME).read()
 
 
 # ---------------------------------------------------------------------------------------------- a bad network

@@ -6,7 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,9 @@ MARK = "mark"
 """A datagram of the test's own: what was sent before it has been read when it has."""
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A Redis with an append-only file; this process and the workers use it, with a lease of 2 s."""
-    redis = RedisServer(tmp_path / "redis")
+@contextmanager
+def used(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Generator[RedisServer]:
+    """``redis`` runs, and this process and the workers use it, with a short lease."""
     redis.start()
     monkeypatch.setenv("KAPSTAN_REDIS_URL", redis.url)
     monkeypatch.setenv("KAPSTAN_LEASE_SECONDS", str(LEASE))
@@ -34,6 +34,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisSer
     yield redis
     backend.use(None)
     redis.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A Redis with an append-only file; this process and the workers use it, with a lease of 2 s."""
+    with used(RedisServer(tmp_path / "redis"), monkeypatch) as redis:
+        yield redis
 
 
 Event = tuple[str, str, int]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.worker import served
-from tests.integration.worker.conftest import BEAT, LEASE, Gate, Sink, Start
+from tests.integration.worker.conftest import LEASE, Gate, Sink, Start, used
 from tests.servers import clock as clocks
 from tests.servers.clock import Clock
 from tests.servers.redis import RedisServer
@@ -25,15 +25,8 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def server(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    redis = clocks.served(tmp_path / "redis", clock)
-    redis.start()
-    monkeypatch.setenv("KAPSTAN_REDIS_URL", redis.url)
-    monkeypatch.setenv("KAPSTAN_LEASE_SECONDS", str(LEASE))
-    monkeypatch.setenv("KAPSTAN_BEAT_SECONDS", str(BEAT))
-    backend.use(None)
-    yield redis
-    backend.use(None)
-    redis.stop()
+    with used(clocks.served(tmp_path / "redis", clock), monkeypatch) as redis:
+        yield redis
 
 
 @pytest.mark.parametrize("steps", [(HOUR, 0.0), (-HOUR, 0.0)], ids=str)

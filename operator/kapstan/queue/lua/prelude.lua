@@ -169,9 +169,10 @@ local function finish(rid, record, state, token, envelope, ttl, session)
 end
 
 -- section: claim
--- Take up to `want` ready runs off a route's list, as {rid, record, key} of each. Entries that are stale (cancelled meanwhile, or
--- standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone. Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if
--- the list was not looked through.
+-- Take up to `want` ready runs off a route's list, as {rid, record, key} of each. Entries that are stale (cancelled
+-- meanwhile, or standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone.
+-- Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if the list was not
+-- looked through.
 local function take(route, want, empty)
   local list, taken, seen, stale, size = P .. 'q:' .. route, {}, {}, 0, 1
   local function put_back(rids, from)

@@ -9,7 +9,8 @@
 --   rest: the routes in the order in which they are to be asked, each with how many of its runs fill a claim alone; then
 --     rid, token, state, envelope of each outcome
 -- Reply: format, OK | IDLE | HOLDS (nothing to claim, and the lane is not idle: it holds runs) | MORE (ask again: not
---   every entry could be looked at) | DRAIN | DEAD | ERA | STALE (the lane has a newer connection: nothing was done), lost rids, claims (rid, token, record as it was before)
+--   every entry could be looked at) | DRAIN | DEAD | ERA | STALE (the lane has a newer connection: nothing was done),
+--   lost rids, claims (rid, token, record as it was before)
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
 -- include: now
@@ -49,7 +50,8 @@ if #keys > 0 then
   if #gone > 0 then call('HDEL', w, unpack(gone)) end
 end
 local status, claims = 'OK', {}
-if held[3] and connection ~= '' then call('HDEL', w, '#' .. lane) end -- it steps, so it waits no more; promote must not hand to it
+-- It steps, so it waits no more; promote must not hand to it.
+if held[3] and connection ~= '' then call('HDEL', w, '#' .. lane) end
 if not held[1] then
   status = 'DEAD'
 elseif held[2] then
