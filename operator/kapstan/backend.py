@@ -40,6 +40,7 @@ class Backend:
         self.settings = settings
         self._lock = threading.RLock()
         self._parts: dict[str, Any] = {}
+        self._users: list[Callable[[], object]] = []
         _alive.add(self)
 
     @property
@@ -87,8 +88,18 @@ class Backend:
         """As ``call``, for whoever does not wait for the answer; what ``function`` raises is lost."""
         self._part("threads", _make_threads).submit(contextvars.copy_context().run, function, *args)
 
+    def before_close(self, end: Callable[[], object]) -> None:
+        """``end()`` is called once, before the parts are closed: it ends what uses them on threads of its own."""
+        with self._lock:
+            if end not in self._users:
+                self._users.append(end)
+
     def close(self) -> None:
         """Close every part that was made; the backend may be used again and then makes new ones."""
+        with self._lock:
+            users, self._users = self._users, []
+        for end in users:
+            end()
         with self._lock:
             parts, self._parts = self._parts, {}
         threads: ThreadPoolExecutor | None = parts.pop("threads", None)
@@ -149,6 +160,7 @@ class Backend:
         """Called in a forked child: the connections belong to the parent, so they are kept unused and untouched."""
         _inherited.append(self._parts)
         self._parts = {}
+        self._users = []
         self._lock = threading.RLock()
 
 

@@ -93,6 +93,7 @@ def _serving(backend: Backend, spec: TaskSpec, registered: Registered) -> Thread
         specs[spec.identity] = spec
         if _lanes is None:
             atexit.register(stop)
+            backend.before_close(stop)
         else:
             _lanes.retire()
         _lanes = ThreadLanes(backend, specs, {*specs, _local}, backend.settings.submit_limit, queue_name(), _lanes)
@@ -100,7 +101,7 @@ def _serving(backend: Backend, spec: TaskSpec, registered: Registered) -> Thread
 
 
 def stop() -> None:
-    """End the background of this process; called when it exits."""
+    """End the background of this process; called when it exits, and before its backend is closed."""
     global _lanes
     with _lock:
         lanes, _lanes = _lanes, None

@@ -226,6 +226,26 @@ def test_each_application_has_a_queue_of_its_own(tmp_path: Path) -> None:
     assert own[0] != own[1]
 
 
+def test_another_backend_gets_a_background_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @task
+    def say(word: str) -> str:
+        return word
+
+    before = set(threading.enumerate())
+    assert say.submit("first").result(timeout=30) == "first"
+    threads = [new for new in set(threading.enumerate()) - before if new.name.startswith("kapstan-background")]
+    other = RedisServer(tmp_path / "other")
+    other.start()
+    try:
+        monkeypatch.setenv("KAPSTAN_REDIS_URL", other.url)
+        backends.use(None)
+        assert [thread.name for thread in threads if thread.is_alive()] == []
+        assert say.submit("second").result(timeout=30) == "second"
+    finally:
+        in_process.stop()
+        other.stop()
+
+
 def test_what_a_lane_is_handed_as_it_leaves_goes_on_elsewhere(monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     """One place, and a further one while the first waits. As that one leaves, it is idle and handed a run."""
     monkeypatch.setenv("KAPSTAN_SUBMIT_LIMIT", "1")
