@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# On two cores; what cannot bear company runs alone at the end (tests/conftest.py).
+# On two cores; which tests share a process, and which come last, says tests/conftest.py.
 TOGETHER := -n 2 --dist loadscope --no-loadscope-reorder
 TIERS := unit contract property integration chaos e2e
 

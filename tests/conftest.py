@@ -21,12 +21,14 @@ from tests.cluster.progress import Progress
 from kapstan import settings
 
 GROUPS = {
-    # One after the other, once the rest is done: they hold the machine to times, or share the one cluster.
-    "alone": ("integration/worker", "chaos", "e2e"),
+    # Last, and each in one process: they hold the machine to times, or share the one cluster.
+    "workers": ("integration/worker", "chaos"),
+    "cluster": ("e2e",),
     # In one process: one API server is enough.
     "api server": ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples"),
 }
 """What `make test`, which runs two tests at a time, gives to one process."""
+LAST = ("workers", "cluster")
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -39,11 +41,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The quick tiers first, what runs alone last; rows that need the node are not applicable to a borrowed cluster."""
+    """The quick tiers first, what is held to times last. A borrowed cluster has no rows that need its node."""
     order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
     tests = Path(__file__).parent
     places = {item: item.path.relative_to(tests).as_posix() for item in items}
-    items.sort(key=lambda item: (_group(places[item]) == "alone", order.get(places[item].partition("/")[0], 9)))
+    items.sort(key=lambda item: (_group(places[item]) in LAST, order.get(places[item].partition("/")[0], 9)))
     if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
         left_out = [item for item in items if item.get_closest_marker("node")]
         if left_out:

@@ -70,6 +70,13 @@ class Deadlines(Model, frozen=True):
     running_seconds: int | None = Field(
         default=None, ge=1, le=315_360_000, description="While user code runs; no limit if not given."
     )
+    unreachable_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=315_360_000,
+        description="After the end of its grace, until an attempt that was told to go and is not seen to end counts as "
+        "lost (its node is lost, probably) and the next one starts.",
+    )
 
 
 class WorkPoolSpec(Model, frozen=True):

@@ -102,6 +102,7 @@ SCHEMA = (
             ("Deployment", "concurrency.limit", 1_000_000),
             ("WorkPool", "deadlines.pendingSeconds", 315_360_000),
             ("WorkPool", "deadlines.runningSeconds", 315_360_000),
+            ("WorkPool", "deadlines.unreachableSeconds", 315_360_000),
             ("WorkPool", "ttlSecondsAfterFinished", 315_360_000),
             ("TaskWorker", "drain.timeoutSeconds", 31_622_400),
             ("TaskWorker", "replicas", 100_000),

@@ -38,6 +38,13 @@ def record(task_run_id: str) -> RunRecord:
     return found
 
 
+def await_idle_lane(server: RedisServer) -> None:
+    """Block until a lane waits for its next run; the test's own limit ends it."""
+    with server.client() as client:
+        while not client.keys("*:idle:*"):
+            pass
+
+
 def cancel(task_run_id: str) -> str | None:
     return backend.current().queue.cancel(ids.parse(task_run_id))
 
@@ -49,6 +56,7 @@ def test_what_was_handed_to_a_stopped_child_before_a_restart_of_redis_begins_onc
     first = start()
     assert served.add.delay(1, 1).result(timeout=20) == 2
     (child,) = first.children()
+    await_idle_lane(server)
     with stopped(child):
         run = served.mark.delay("t")
         assert record(run.task_run_id).state == "running", "the fault did not bite: it was not handed over"

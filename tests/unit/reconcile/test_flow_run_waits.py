@@ -90,6 +90,15 @@ def test_it_is_waited_for_until_a_minute_after_its_grace() -> None:
     assert plan.requeue_at == at(50)
 
 
+def test_its_pool_says_how_long_it_is_waited_for() -> None:
+    patient = pool(deadlines={"unreachableSeconds": 3600})
+    assert reconcile(RUNNING, seen(**STUCK), pool=patient).requeue_at == at(60)  # as any run that is left alone
+    hasty = pool(deadlines={"unreachableSeconds": 1})
+    silent = seen(running=True, stopping=True, stop_by=text(-2))
+    assert reconcile(RUNNING, silent, pool=hasty) == RunPlan(needs_journal=True)
+    assert status(reconcile(RUNNING, silent, journal(told(1)), pool=hasty))["attempts"][0]["outcome"] == "Lost"
+
+
 def test_its_own_word_counts_however_late() -> None:
     plan = reconcile(RUNNING, seen(**STUCK), journal(told(1, "Completed")))
     assert status(plan)["phase"] == "Completed"

@@ -16,6 +16,7 @@ from kapstan.ports import AttemptEnd, AttemptObservation
 from kapstan.reconcile.kinds.flow_run.observed import Record
 from kapstan.resources import WorkPool
 from kapstan.resources.flowrun import Attempt
+from kapstan.resources.workpool import Deadlines
 from kapstan.states import AttemptOutcome, ExitCode
 
 KEPT = 32
@@ -27,8 +28,6 @@ LINGER = timedelta(seconds=30)
 """How long a process may live on after its run has ended."""
 LATE = timedelta(seconds=5)
 """How long after the end of its grace a process is seen to have ended where nothing is wrong."""
-UNHEARD = timedelta(seconds=60)
-"""How long after the end of its grace a process that should be gone is waited for: its node is lost, probably."""
 PENDING = timedelta(seconds=600)
 """How long a process may take to start where its pool sets no deadline, the wait for a node or a quota left out."""
 RESYNC = timedelta(seconds=60)
@@ -68,26 +67,42 @@ def grace_of(pool: WorkPool | None) -> float:
 
 def overdue_since(seen: AttemptObservation, now: datetime) -> datetime | None:
     """When a process that was told to go should have ended, where that is over and its end is not seen."""
+    late = late_at(seen)
+    return None if late is None or now < late else late - LATE
+
+
+def late_at(seen: AttemptObservation) -> datetime | None:
+    """When a process that was told to go, and is not seen to end, is late."""
     stop_by = _moment(seen.stop_by)
-    return None if stop_by is None or seen.ended or now < stop_by + LATE else stop_by
+    return None if stop_by is None or seen.ended else stop_by + LATE
 
 
-def given_up_at(seen: AttemptObservation) -> datetime | None:
+def given_up_at(seen: AttemptObservation, pool: WorkPool | None) -> datetime | None:
     """When a process that was asked to go and is not seen to end counts as lost. Lease and journal fence it."""
     stop_by = _moment(seen.stop_by)
-    return None if stop_by is None or seen.ended else stop_by + UNHEARD
+    deadlines = pool.spec.deadlines if pool is not None else Deadlines()
+    return None if stop_by is None or seen.ended else stop_by + timedelta(seconds=deadlines.unreachable_seconds)
 
 
-def judge(attempt: Attempt, seen: AttemptObservation, record: Record, now: datetime, *, launched: bool) -> Judgement:
+def judge(
+    attempt: Attempt,
+    seen: AttemptObservation,
+    record: Record,
+    now: datetime,
+    *,
+    launched: bool,
+    pool: WorkPool | None,
+) -> Judgement:
     """What is known of an open attempt.
 
     Args:
+        pool: says how long an attempt that is not heard of is waited for.
         launched: whether the status says that its launch was answered.
     """
     recorded = record.of(attempt.number)
     if recorded is not None and recorded.end is not None:
         return Judgement(Verdict.ENDED, recorded.end.outcome, recorded.end)
-    given_up = given_up_at(seen)
+    given_up = given_up_at(seen, pool)
     if seen.exists and not seen.ended and (given_up is None or now < given_up):
         return Judgement(Verdict.OPEN)
     if record.unreachable:

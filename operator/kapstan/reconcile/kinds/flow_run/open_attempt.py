@@ -9,16 +9,15 @@ from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis
 from kapstan.reconcile.kinds.flow_run.actions import StopAttempt
 from kapstan.reconcile.kinds.flow_run.attempts import (
-    LATE,
     PENDING,
     RESYNC,
     STOPPED_FOR,
-    UNHEARD,
     Judgement,
     Verdict,
     given_up_at,
     grace_of,
     judge,
+    late_at,
     overdue_since,
     seen_on,
 )
@@ -35,7 +34,7 @@ def with_open_attempt(step: Step) -> RunPlan:
     attempt = step.status.attempts[-1]
     seen = step.seen(attempt)
     launched = step.observed.run.status.phase not in (None, "Scheduled")
-    judgement = judge(attempt, seen, step.observed.record, step.now, launched=launched)
+    judgement = judge(attempt, seen, step.observed.record, step.now, launched=launched, pool=step.observed.pool)
     match judgement.verdict:
         case Verdict.ASK_JOURNAL:
             return RunPlan(needs_journal=True)
@@ -60,7 +59,7 @@ def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPl
         uid, grace = run.metadata.uid or "", grace_of(step.observed.pool)
         actions.append(StopAttempt(step.pool_type, key_of(run), uid, attempt.job, grace))
     phase: Phase = "Cancelling" if run.spec.cancel else "Running" if seen.running else "Pending"
-    stuck = _not_heard_of(seen, step.now) or (None if seen.running else diagnosis.of_start(seen))
+    stuck = _not_heard_of(step, seen) or (None if seen.running else diagnosis.of_start(seen))
     step.status = step.status.model_copy(update={"diagnosis": stuck})
     step.degraded(stuck.category if stuck else None, f"{stuck.message}: {stuck.resolution}" if stuck else "")
     message = f"attempt {attempt.number}: " + (stuck.message if stuck else PHASES[phase])
@@ -69,8 +68,8 @@ def _while_open(step: Step, attempt: Attempt, seen: AttemptObservation) -> RunPl
     return step.plan(step.write(), actions, requeue_at=_look_again(step, seen))
 
 
-def _not_heard_of(seen: AttemptObservation, now: datetime) -> Diagnosis | None:
-    since, until = overdue_since(seen, now), given_up_at(seen)
+def _not_heard_of(step: Step, seen: AttemptObservation) -> Diagnosis | None:
+    since, until = overdue_since(seen, step.now), given_up_at(seen, step.observed.pool)
     return None if since is None or until is None else diagnosis.of_silence(seen, since, until)
 
 
@@ -104,9 +103,12 @@ def _deadline(step: Step, seen: AttemptObservation) -> datetime | None:
 
 
 def _look_again(step: Step, seen: AttemptObservation) -> datetime:
-    given_up = given_up_at(seen)
-    should_end = None if given_up is None else given_up - UNHEARD + LATE
-    moments = (_deadline(step, seen), should_end, given_up, step.now + RESYNC)
+    moments = (
+        _deadline(step, seen),
+        late_at(seen),
+        given_up_at(seen, step.observed.pool),
+        step.now + RESYNC,
+    )
     return min(moment for moment in moments if moment is not None and moment > step.now)
 
 
