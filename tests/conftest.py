@@ -81,7 +81,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     capture: Any = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        for prepare in (lambda: packages.ensure(True, Progress()), lambda: tools.ensure(tools.NODE_TOOLS, Progress())):
+        for prepare in (lambda: packages.ensure(True, Progress()), lambda: tools.ensure(tools.TEST_TOOLS, Progress())):
             try:
                 prepare()
             except (ClusterUnavailable, CommandFailed) as reason:

@@ -82,6 +82,8 @@ TOOLS: Mapping[str, Tool] = {
     "pause": Tool("pause", "pause", hashlib.sha256(_PAUSE_SOURCE.encode()).hexdigest()[:12]),
 }
 NODE_TOOLS = tuple(name for name in TOOLS if name not in ("kind", "kube-router"))
+TEST_TOOLS = (*NODE_TOOLS, "kube-router")
+"""What the tests need: the agent that enforces network policies runs for one of them only."""
 
 
 def cache() -> Path:
