@@ -10,9 +10,10 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+from uuid import UUID
 
-from kapstan.ids import RunId
+from kapstan.ids import RunId, to_uuid
 from kapstan.specs import checked_tags
 
 
@@ -49,6 +50,10 @@ class TaskRun:
         self.log_prints = log_prints
 
     @property
+    def id(self) -> UUID:
+        return to_uuid(self.run_id)
+
+    @property
     def name(self) -> str:
         return self._name or f"{self.task_name}-{self.run_id[-3:]}"
 
@@ -58,6 +63,19 @@ class TaskRun:
         if callable(parameters):
             parameters = self._parameters = parameters()
         return cast("dict[str, Any]", parameters)
+
+
+class TaskRunContext(NamedTuple):
+    """What cache policies and ``cache_key_fn`` are told of the run whose key they make.
+
+    Attributes:
+        task: the ``Task``.
+        parameters: its arguments by name, futures among them replaced by their results.
+    """
+
+    task: Any
+    task_run: TaskRun
+    parameters: dict[str, Any]
 
 
 current_task: ContextVar[TaskRun | None] = ContextVar("kapstan_task_run", default=None)

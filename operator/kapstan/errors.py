@@ -5,6 +5,7 @@ KapstanError
 │   ├── UnknownSetting
 │   ├── DuplicateTask           two tasks of one identity in a process
 │   ├── OtherFlow               a run's journal is of another flow
+│   ├── CachePolicyConflict (also ValueError)   cache policies whose settings differ are added
 │   ├── RunExpired              a run's journal was removed when its time was over
 │   └── InvalidResource         a custom resource that the API server would refuse, too
 ├── SerializationError          a value that no allowed serializer carries
@@ -70,6 +71,10 @@ class DuplicateTask(ConfigurationError):
 
 class OtherFlow(ConfigurationError):
     """The run was begun with another flow."""
+
+
+class CachePolicyConflict(ConfigurationError, ValueError):
+    """Cache policies with different storages, isolation levels or lock managers cannot be added."""
 
 
 class RunExpired(ConfigurationError):

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 from kapstan.errors import ConfigurationError, ParameterError
@@ -58,6 +59,7 @@ class TaskPolicy:
         timeout_seconds: None for no limit.
         log_prints: None inherits from the flow, then from the settings.
         persist_result: None means yes wherever a backend is open.
+        cache_policy: a ``kapstan.cache_policies.CachePolicy``; that of ``cache_key_fn`` where there is one.
     """
 
     description: str = ""
@@ -71,6 +73,11 @@ class TaskPolicy:
     log_prints: bool | None = None
     persist_result: bool | None = None
     task_run_name: str | Callable[..., str] | None = None
+    cache_policy: Any = None
+    cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None = None
+    cache_expiration: timedelta | None = None
+    refresh_cache: bool = False
+    cache_result_in_memory: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +102,8 @@ class TaskSpec(TaskPolicy):
     effect: EffectClass = EffectClass.PURE
     chain: Any = field(default=None, init=False, repr=False, compare=False)
     """The steps of its runs; ``engine.chain`` makes them at the first."""
+    code: Any = field(default=None, init=False, repr=False, compare=False)
+    """The fingerprint of its code; ``engine.fingerprint`` makes it where a cache policy asks."""
     arity: tuple[int, int] = field(init=False, repr=False, compare=False)
     """How many positional arguments, and nothing else, fit the signature: the least and the most; most 0 < least 1 for
     none."""
@@ -106,6 +115,16 @@ class TaskSpec(TaskPolicy):
     def has_effect(self) -> bool:
         """Whether running it twice may do harm."""
         return self.effect is not EffectClass.PURE
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether a cache policy makes the keys of its runs."""
+        return self.cache_policy is not None and not getattr(self.cache_policy, "never_caches", False)
+
+    @property
+    def strict_inputs(self) -> bool:
+        """Whether the memo key alone says that it was done, so that it must tell every input from every other."""
+        return self.has_effect and not self.is_keyed
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name, defaults applied.

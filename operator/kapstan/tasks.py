@@ -10,7 +10,8 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
-from kapstan import identity, settings, specs
+from kapstan import cache_policies, identity, settings, specs
+from kapstan.cache_policies import task_input_hash
 from kapstan.context import current_flow
 from kapstan.engine import forks, submission, task_run
 from kapstan.engine import options as opts
@@ -25,7 +26,16 @@ from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
 
-__all__ = ["Task", "TaskOptions", "exponential_backoff", "registered", "start_background", "task", "unmapped"]
+__all__ = [
+    "Task",
+    "TaskOptions",
+    "exponential_backoff",
+    "registered",
+    "start_background",
+    "task",
+    "task_input_hash",
+    "unmapped",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -69,6 +79,7 @@ class Task(_Attributes, Generic[P, R]):
             retry_delay_seconds=settings.peek("default_retry_delay_seconds"),
         )
         name = options.get("name")
+        values = cache_policies.settled(name or self.__name__, values)
         signature, own_signature = specs.signatures_of(plain)
         self.spec = TaskSpec(
             identity=identity.identity_of(plain, name),

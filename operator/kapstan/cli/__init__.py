@@ -34,7 +34,7 @@ COMMANDS = {
     "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",
     "scale": "Change how many replicas a TaskWorker has.",
     "server": "The embedded Redis of this home.",
-    "task": "Serve tasks: run what `.delay()` submitted.",
+    "task": "Serve tasks: run what `.delay()` submitted. Inspect one: what makes up its keys.",
     "task-run": "List, inspect, cancel, retry and delete background runs.",
     "worker": "Run the deployments of a process work pool on this machine.",
 }

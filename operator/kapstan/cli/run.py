@@ -97,7 +97,7 @@ def read(
         settings.current().namespace,
         name=name,
         deployment=deployment,
-        parameters={**_object(parameters), **dict(map(_named, single))},
+        parameters={**_object(parameters), **dict(map(named, single))},
         parameters_ref=parameters_ref,
         again=again,
     )
@@ -147,7 +147,7 @@ def _run_id(text: str | None) -> ids.RunId:
         raise ConfigurationError(f"--run-id: {error}") from None
 
 
-def _named(text: str) -> tuple[str, Any]:
+def named(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigurationError(f"--param {text!r}: write NAME=VALUE")

@@ -1,4 +1,4 @@
-"""``kapstan task serve``: a worker for the tasks that modules or files define."""
+"""``kapstan task serve``: a worker for the tasks that modules or files define; ``kapstan task inspect``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 
 from kapstan import settings
 from kapstan.cli.seconds import SECONDS
+from kapstan.cli.task_key import inspect
 from kapstan.errors import ConfigurationError
 from kapstan.logging import configure_process
 from kapstan.ports import launch
@@ -23,7 +24,10 @@ from kapstan.worker import service
 
 @click.group()
 def command() -> None:
-    """Serve tasks: run what `.delay()` submitted."""
+    """Serve tasks: run what `.delay()` submitted. Inspect one: what makes up its keys."""
+
+
+command.add_command(inspect)
 
 
 @command.command()

@@ -58,6 +58,15 @@ def encode(value: Any) -> bytes:
     return _Walk().encode(value)
 
 
+def content(value: Any) -> tuple[bytes, list[str]]:
+    """As ``encode`` and ``unkeyable``, in one go."""
+    flat = _flat(value, 3)
+    if flat is not None:
+        return flat, []
+    walk = _Walk()
+    return walk.encode(value), sorted(set(walk.unkeyed))
+
+
 def unkeyable(value: Any) -> list[str]:
     """The classes of what counts in ``value`` by its class only, such as ``["_thread.lock"]``."""
     walk = _Walk()

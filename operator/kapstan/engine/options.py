@@ -12,8 +12,10 @@ import inspect
 import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, Any, Protocol, TypedDict, cast
 
+from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
 from kapstan.errors import ConfigurationError
 from kapstan.specs import checked_tags
 from kapstan.states import State
@@ -181,6 +183,28 @@ class TaskOptions(TypedDict, total=False):
         "False keeps the result out of journal and queue: a resumed flow runs the task again.",
     ]
     task_run_name: Annotated[RunName | None, run_name, "Template (`charge-{user}`) or function for the names of runs."]
+    cache_policy: Annotated[
+        CachePolicy | None,
+        cache_policy,
+        "Which calls share a result, of `kapstan.cache_policies`, such as `INPUTS + TASK_SOURCE`. Default: none do; "
+        "a resumed flow replays its own calls all the same.",
+    ]
+    cache_key_fn: Annotated[
+        CacheKey | None,
+        cache_key_fn,
+        "(context, parameters) -> the key of a call, or None: it is not cached. Wins over `cache_policy`.",
+    ]
+    cache_expiration: Annotated[
+        timedelta | float | None,
+        expiration,
+        "How long a cached result is used: a timedelta, or seconds. Default: without end.",
+    ]
+    refresh_cache: Annotated[
+        bool | None, flag, "True: a cached result is not used; the task runs, and its result replaces that one."
+    ]
+    cache_result_in_memory: Annotated[
+        bool | None, flag, "False: this process keeps no copy of a result that is stored. Default: True."
+    ]
 
 
 class FlowOptions(TypedDict, total=False):

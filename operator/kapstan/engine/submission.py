@@ -138,7 +138,7 @@ def _run_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow:
     if flow is not None:
         flow.check_stopped(line)
     parameters = spec.bind(args, kwargs)
-    place = line.place(spec.identity, parameters, strict=spec.has_effect)
+    place = line.place(spec.identity, parameters, strict=spec.strict_inputs)
     call = None if flow is None else flow.delayed.call(spec, place, line.task, parameters)
     return _Run(place.key if call is None else call.run_id, place.content[:16], call)
 

@@ -48,7 +48,7 @@ def prepare(
         ledger, run_id, position, inside = _nowhere, new_id(), "", None
     else:
         flow.check_stopped(line)
-        run_id, _, position = line.place(spec.identity, parameters, strict=spec.has_effect)
+        run_id, _, position = line.place(spec.identity, parameters, strict=spec.strict_inputs)
         ledger, inside = flow, line.task
     outer = settings.current().log_prints if flow is None else flow.log_prints
     run = TaskRun(

@@ -15,6 +15,7 @@ import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 
 from kapstan import Flow, Task, exponential_backoff, flow, settings, task
+from kapstan.cache_policies import INPUTS, CachePolicy
 from kapstan.engine.options import FlowOptions, TaskOptions
 from kapstan.errors import ConfigurationError
 from kapstan.specs import FlowPolicy, TaskPolicy
@@ -56,6 +57,10 @@ def condition(task: Any, run: Any, state: State) -> bool:
     return True
 
 
+def key_of(context: Any, parameters: dict[str, Any]) -> str:
+    return str(parameters["a"])
+
+
 GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "name": ("pay", "pay"),
     "description": ("Pays.", "Pays."),
@@ -69,6 +74,11 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "log_prints": (True, True),
     "persist_result": (False, False),
     "task_run_name": ("pay-{a}", "pay-{a}"),
+    "cache_policy": (INPUTS - "b", INPUTS - "b"),
+    "cache_key_fn": (key_of, key_of),
+    "cache_expiration": (60, timedelta(minutes=1)),
+    "refresh_cache": (True, True),
+    "cache_result_in_memory": (False, False),
 }
 """What is given and what is then read."""
 
@@ -127,6 +137,16 @@ def test_names_that_prefect_users_know() -> None:
         _ = add.retrys  # pyright: ignore
 
 
+POLICY = "give a policy of kapstan.cache_policies, such as INPUTS"
+KEY_FN = "give a function of (context, parameters) that returns a text"
+SPAN = "give a timedelta or a number of seconds, above 0"
+NO_SPAN = [math.inf, math.nan, 1e300, timedelta(0), timedelta(days=-1)]
+
+
+async def akey(context: Any, parameters: dict[str, Any]) -> str:
+    return ""
+
+
 NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
 
 
@@ -151,6 +171,11 @@ NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
         (Task, "retry_condition_fn", "always", "give a function of (task, task_run, state)"),
         (Task, "task_run_name", 5, "give a template, such as 'charge-{user}', or a function"),
         (Flow, "flow_run_name", ["x"], "give a template, such as 'charge-{user}', or a function"),
+        *((Task, "cache_policy", value, POLICY) for value in ("inputs", 5, CachePolicy)),
+        *((Task, "cache_key_fn", value, KEY_FN) for value in ("key", 5, akey)),
+        *((Task, "cache_expiration", value, SPAN) for value in (0, -1, True, "1h", *NO_SPAN)),
+        (Task, "refresh_cache", "yes", "give True or False"),
+        (Task, "cache_result_in_memory", 0, "give True or False"),
         (Flow, "task_runner", 4, "give a ThreadPoolTaskRunner(max_workers=...)"),
         (Flow, "task_runner", ThreadPoolTaskRunner, "give a ThreadPoolTaskRunner(max_workers=...)"),
     ],
