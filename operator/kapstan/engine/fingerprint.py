@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+from kapstan.engine.decorated import Decorated
 from kapstan.engine.fingerprint_code import Code, code_of_class, code_of_function, module_of
 from kapstan.engine.fingerprint_names import Names, Origin, Path
 from kapstan.engine.fingerprint_package import Package
@@ -26,12 +27,13 @@ from kapstan.engine.fingerprint_source import absolute, names_of_module
 from kapstan.engine.fingerprint_values import constant, is_plain, items_of
 from kapstan.engine.graph_digest import framed
 from kapstan.identity import class_name, importable_name
-from kapstan.specs import FlowSpec, TaskSpec
+from kapstan.specs import TaskSpec
 
 VERSION = b"1"
 MOST_PARTS, MOST_DEPTH = 500, 25
 """So many functions and classes are followed, and so far from the task's function; what is beyond counts by name."""
 _MISSING = object()
+_BEYOND = f"not followed: more than {MOST_PARTS} functions and classes, or {MOST_DEPTH} steps away"
 
 
 class Part(NamedTuple):
@@ -110,24 +112,23 @@ class _Walk:
         """What stands for ``value`` in the code that uses it; code of the package is followed."""
         if value is _MISSING:
             return b"missing"
-        spec = getattr(value, "spec", None)
-        if isinstance(spec, (TaskSpec, FlowSpec)) and not isinstance(value, type):
-            return self._token(spec.fn, shown, depth)
-        if isinstance(value, types.FunctionType):
+        kind = cast("type[Any]", type(value))  # and not isinstance: a proxy says that it is something else
+        if issubclass(kind, Decorated):
+            return self._token(value.spec.fn, shown, depth)
+        if kind is types.FunctionType:
             return self._function(value, shown, depth)
-        if isinstance(value, type):
-            return self._class(cast("type[Any]", value), depth)
-        if isinstance(value, functools.partial):
-            made = cast("functools.partial[Any]", value)
-            held = [made.func, list(made.args), made.keywords]
+        if issubclass(kind, type):
+            return self._class(value, depth)
+        if kind is functools.partial:
+            held = [value.func, list(value.args), value.keywords]
             return framed(b"partial", [self._token(part, shown, depth) for part in held])
-        if isinstance(value, types.MethodType):
+        if kind is types.MethodType:
             return framed(b"method", [self._token(part, shown, depth) for part in (value.__func__, value.__self__)])
-        if isinstance(value, types.ModuleType):
+        if issubclass(kind, types.ModuleType):
             return b"module:" + importable_name(value.__name__).encode()
-        if hasattr(value, "__wrapped__"):  # functools.cache and its like
-            kind = class_name(cast("type[Any]", type(value))).encode()
-            return framed(b"wrapper", [kind, self._token(value.__wrapped__, shown, depth)])
+        wrapped: Any = inspect.getattr_static(value, "__wrapped__", None)
+        if callable(wrapped) and depth <= MOST_DEPTH:  # functools.cache, and decorators that make objects
+            return framed(b"wrapper", [class_name(kind).encode(), self._token(wrapped, shown, depth + 1)])
         return self._container(value, shown, depth) or self._plain(value, shown, depth)
 
     def _container(self, value: Any, shown: str, depth: int) -> bytes:
@@ -141,10 +142,10 @@ class _Walk:
 
     def _plain(self, value: Any, shown: str, depth: int) -> bytes:
         kind = cast("type[Any]", type(value))
-        token, note = constant(value)
+        token, note = constant(self._package.without_folder(value))
         if not note:
             self._show(shown, "constant", token)
-            return token
+            return framed(b"constant", [token, self._class(kind, depth)])
         self._show(shown, "object", b"", f"{note}: it counts by its class")
         return framed(b"object", [self._class(kind, depth)])
 
@@ -158,8 +159,11 @@ class _Walk:
         module = str(function.__globals__.get("__name__") or function.__module__)
         label = f"{importable_name(module)}:{function.__code__.co_qualname}"
         wrapped = getattr(function, "__wrapped__", None)
-        below = b"" if wrapped is None else self._token(wrapped, shown, depth)
-        token = framed(b"function", [label.encode(), below])
+        below = b"" if wrapped is None or depth > MOST_DEPTH else self._token(wrapped, shown, depth + 1)
+        variants: Any = function.__dict__.get("registry")  # of functools.singledispatch
+        variants = list(variants.values()) if isinstance(variants, types.MappingProxyType) else []
+        inner = sorted(self._token(each, shown, depth + 1) for each in variants if each is not function)
+        token = framed(b"function", [label.encode(), below, *inner])
         if not self._package.owns(module):
             return token
         if "<" not in function.__code__.co_qualname:
@@ -168,7 +172,7 @@ class _Walk:
         if id(function) not in self._digests:  # others may have its name: what it does must stand in the token
             self._digests[id(function)] = "itself"
             self._seen[id(function)] = function
-            self._digests[id(function)] = self._follow(label, function, depth)
+            self._digests[id(function)] = self._follow(label, function, depth + 1)
         return framed(b"local", [token, self._digests[id(function)].encode()])
 
     def _class(self, kind: type[Any], depth: int) -> bytes:
@@ -182,14 +186,14 @@ class _Walk:
             return
         self._seen[id(subject)] = subject
         if len(self._seen) > MOST_PARTS or depth >= MOST_DEPTH:
-            note = f"not followed: more than {MOST_PARTS} functions and classes, or {MOST_DEPTH} steps away"
-            self._parts.setdefault(label, []).append(Part(label, _kind(subject), "", note))
+            self._parts.setdefault(label, []).append(Part(label, _kind(subject), "", _BEYOND))
         else:
             self._todo.append((label, subject, depth + 1))
 
     def _follow(self, label: str, subject: Any, depth: int) -> str:
         """Add the part of a function or class; its digest."""
-        if depth > MOST_DEPTH:
+        if depth > MOST_DEPTH + 1:
+            self._parts.setdefault(label, []).append(Part(label, _kind(subject), "", _BEYOND))
             return ""
         if isinstance(subject, types.FunctionType):
             code, lookup = code_of_function(subject), _lookup(subject)
@@ -219,14 +223,15 @@ class _Walk:
         return digest
 
     def _defaults(self, function: types.FunctionType, label: str, depth: int) -> list[bytes]:
+        code, given = function.__code__, function.__defaults__ or ()
+        positional = code.co_varnames[: code.co_argcount]
         named = {
-            name: parameter.default
-            for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items()
-            if parameter.default is not parameter.empty
+            **dict(zip(positional[len(positional) - len(given) :], given, strict=True)),
+            **(function.__kwdefaults__ or {}),
         }
         return [
             framed(name.encode(), [self._token(value, f"default of {name} in {label}", depth)])
-            for name, value in named.items()
+            for name, value in sorted(named.items())
         ]
 
     def _methods(self, function: types.FunctionType, code: Code, label: str, depth: int) -> list[bytes]:
@@ -252,7 +257,7 @@ class _Walk:
     def _used(self, path: Path, lookup: _Lookup, code: Code, module: dict[str, Any], label: str, depth: int) -> bytes:
         """What stands for a name that code uses from outside of it."""
         read = lookup(path[0])
-        if read is None:  # a builtin, or nothing
+        if read is None or (path[0].startswith("__") and path[0].endswith("__")):  # a builtin; __name__, __file__
             return framed(b"unbound", [path[0].encode()])
         value, consumed, holder = self._along(read(), path)
         shown = f"{'.'.join(consumed)} in {label}"
@@ -275,9 +280,10 @@ class _Walk:
         """What ``path`` leads to from the value of its first part, as far as modules of the package go; how far that
         is, and the module that it is an attribute of."""
         at, holder = 1, ""
-        while at < len(path) and isinstance(value, types.ModuleType) and self._package.owns(value.__name__):
-            inner = getattr(value, path[at], _MISSING)
-            if inner is _MISSING:
+        while at < len(path) and issubclass(type(value), types.ModuleType) and self._package.owns(value.__name__):
+            try:
+                inner = getattr(value, path[at])
+            except Exception:  # noqa: BLE001  (a module's own __getattr__)
                 break
             value, at, holder = inner, at + 1, value.__name__
         return value, path[:at], holder
@@ -289,6 +295,7 @@ class _Walk:
         if not self._package.owns(name):
             return unbound
         try:
+            importlib.import_module(origin.loads or name)
             value: Any = importlib.import_module(name)
             if origin.name:
                 value = getattr(value, origin.name, _MISSING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import sys
 import types
 from dataclasses import dataclass, field
@@ -57,10 +58,28 @@ def code_of_class(kind: type[Any]) -> Code | None:
     module = module_of(kind)
     file = getattr(module, "__file__", None)
     source = source_of(file, vars(module)) if module is not None and file else None
-    node = None if source is None else source.class_node(kind.__qualname__)
-    if source is None or node is None or not _made(kind, source):
+    nodes = [] if source is None else source.class_nodes(kind.__qualname__)  # several: under an `if`
+    if source is None or not nodes or not _made(kind, source):
         return None
-    return Code(written(node), names(node), source.names)
+    used = Names()
+    for node in nodes:
+        inner = names(node)
+        used.free |= inner.free
+        used.changed |= inner.changed
+        used.imported |= inner.imported
+    bodies = [written(_without_ours(node, vars(module))) for node in nodes]
+    return Code(b"".join(bodies), used, source.names)
+
+
+def _without_ours(node: ast.ClassDef, module_globals: dict[str, Any]) -> ast.ClassDef:
+    """``node`` whose methods have no ``@task`` and ``@flow``."""
+    body: list[ast.stmt] = [copy.copy(part) for part in node.body]
+    for part in body:
+        if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            part.decorator_list = [other for other in part.decorator_list if not _is_ours(other, module_globals)]
+    node = copy.copy(node)
+    node.body = body
+    return node
 
 
 def module_of(kind: type[Any]) -> Any:
@@ -103,6 +122,8 @@ def _is_ours(decorator: ast.expr, module_globals: dict[str, Any]) -> bool:
     value: Any = None if path is None else module_globals.get(path[0])
     for name in () if path is None else path[1:]:
         value = getattr(value, name, None)
+    while type(value) is functools.partial:
+        value = value.func
     return str(getattr(value, "__module__", "")).partition(".")[0] == "kapstan"
 
 

@@ -23,11 +23,18 @@ _CHANGES = frozenset(
 
 
 class Origin(NamedTuple):
-    """Where an import statement takes a name from; ``name`` is "" for the module itself."""
+    """Where an import statement takes a name from.
+
+    Attributes:
+        level: how many dots stand before the module.
+        name: "" for the module itself.
+        loads: the module that ``import a.b.c`` loads, while it binds ``a``.
+    """
 
     module: str
     level: int
     name: str
+    loads: str = ""
 
 
 @dataclass(slots=True)
@@ -181,7 +188,7 @@ def _bind(node: ast.AST, scope: _Scope) -> None:
     elif isinstance(node, ast.Import):
         for alias in node.names:
             name = alias.asname or alias.name.partition(".")[0]
-            scope.imports[name] = Origin(alias.name if alias.asname else name, 0, "")
+            scope.imports[name] = Origin(alias.name if alias.asname else name, 0, "", alias.name)
     elif isinstance(node, ast.ImportFrom):
         for alias in node.names:
             scope.imports[alias.asname or alias.name] = Origin(node.module or "", node.level, alias.name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, cast
 
 from kapstan.identity import importable_name, loaded
 
@@ -21,9 +22,21 @@ class Package:
         self._top = name.partition(".")[0]
         self._beside: Path | None = None
         place = _place(loaded(name) or sys.modules.get(module))
+        top = _place(loaded(self._top) or sys.modules.get(self._top)) or place
+        self._folder = None if top is None else str(top.parent)
         if "." not in name and place is not None and place.suffix and not _INSTALLED.intersection(place.parts):
             self._beside = place.parent
         self._known: dict[str, bool] = {"kapstan": self._top == "kapstan"}
+
+    def without_folder(self, value: Any) -> Any:
+        """``value``; a path or text that begins with the folder in which the package stands, without that folder."""
+        kind = cast("type[Any]", type(value))
+        if self._folder is None or not (kind is str or issubclass(kind, PurePath)):
+            return value
+        text = str(value)
+        if text != self._folder and not text.startswith(self._folder + os.sep):
+            return value
+        return (kind.__name__, "in the package's folder", text[len(self._folder) :].replace(os.sep, "/"))
 
     def owns(self, module: str) -> bool:
         top = importable_name(module).partition(".")[0]

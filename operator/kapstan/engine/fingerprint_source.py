@@ -35,7 +35,7 @@ class Source:
         self._file = file
         self.tree = ast.parse(text)
         self._definitions: dict[tuple[str, int], _Definition] = {}
-        self._classes: dict[str, ast.ClassDef] = {}
+        self._classes: dict[str, list[ast.ClassDef]] = {}
         self._lambdas: dict[int, list[ast.Lambda]] = {}
         self._index()
 
@@ -49,15 +49,15 @@ class Source:
                 self._definitions[node.name, line] = node
                 inner = f"{around}{node.name}."
                 if isinstance(node, ast.ClassDef):
-                    self._classes[around + node.name] = node
+                    self._classes.setdefault(around + node.name, []).append(node)
                 else:
                     inner += "<locals>."
             elif isinstance(node, ast.Lambda):
                 self._lambdas.setdefault(node.lineno, []).append(node)
             todo += [(child, inner) for child in ast.iter_child_nodes(node)]
 
-    def class_node(self, qualname: str) -> ast.ClassDef | None:
-        return self._classes.get(qualname)
+    def class_nodes(self, qualname: str) -> list[ast.ClassDef]:
+        return sorted(self._classes.get(qualname, []), key=lambda node: node.lineno)
 
     def function_node(self, code: types.CodeType) -> ast.AST | None:
         """The function that ``code`` was compiled from; None if that cannot be told."""
@@ -86,6 +86,7 @@ class Source:
         return any(_same(code, other) for other in self._compiled.get((code.co_name, code.co_firstlineno), ()))
 
 
+_MOST_SOURCES = 64
 _known: dict[str, tuple[str, Source | None]] = {}
 
 
@@ -100,6 +101,8 @@ def source_of(file: str, module_globals: dict[str, Any]) -> Source | None:
         except (SyntaxError, ValueError, RecursionError):
             source = None
         known = _known[file] = (text, source)
+        if len(_known) > _MOST_SOURCES:
+            _known.pop(next(iter(_known)), None)
     return known[1]
 
 

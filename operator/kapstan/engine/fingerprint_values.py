@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -11,9 +12,17 @@ from kapstan.engine import canonical
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented), range, slice})
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset, bytearray})
+_NAMED = frozenset(
+    {
+        types.BuiltinFunctionType,
+        types.MethodDescriptorType,
+        types.WrapperDescriptorType,
+        types.ClassMethodDescriptorType,
+    }
+)
 _MODULES = frozenset(
-    "array collections datetime decimal fractions ipaddress numpy pandas pathlib polars pyarrow re types uuid "
-    "zoneinfo".split()
+    "array collections datetime decimal fractions ipaddress numpy operator pandas pathlib polars pyarrow re string "
+    "types typing uuid zoneinfo".split()
 )
 """Their classes hold data, as far as a key can be made of them."""
 _MOST_ITEMS = 1000
@@ -29,7 +38,8 @@ class Items(NamedTuple):
 
 def is_plain(value: Any) -> bool:
     """Whether it is a single value that cannot change in place."""
-    return type(value) in _PLAIN or isinstance(value, enum.Enum)
+    kind = cast("type[Any]", type(value))  # and not isinstance: a proxy says that it is something else
+    return kind in _PLAIN or issubclass(kind, enum.Enum)
 
 
 def constant(value: Any) -> tuple[bytes, str]:
@@ -46,7 +56,8 @@ def _is_data(value: Any, kind: type[Any]) -> bool:
     return (
         is_plain(value)
         or kind in _CONTAINERS
-        or kind.__module__.partition(".")[0] in _MODULES
+        or kind in _NAMED
+        or str(kind.__module__).partition(".")[0] in _MODULES
         or dataclasses.is_dataclass(kind)
         or hasattr(kind, "__attrs_attrs__")
         or hasattr(kind, "__pydantic_fields__")
