@@ -170,10 +170,9 @@ class CompoundCachePolicy(CachePolicy):
         self, task_ctx: Any, inputs: dict[str, Any], flow_parameters: dict[str, Any] | None, **kwargs: Any
     ) -> str | None:
         """See ``CachePolicy.compute_key``."""
-        told = {"task_ctx": task_ctx, "inputs": inputs, "flow_parameters": flow_parameters, **kwargs}
         keys: list[str] = []
         for part in self.policies:
-            key: Any = part.compute_key(**told)
+            key: Any = part.compute_key(task_ctx=task_ctx, inputs=inputs, flow_parameters=flow_parameters, **kwargs)
             if key is not None and not isinstance(key, str):
                 raise ConfigurationError(f"{part!r} gave {key!r} as a key; give a text, or None")
             keys += [] if key is None else [key]

@@ -31,6 +31,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from kapstan.engine import table_forms
 from kapstan.engine.graph_digest import Ambiguous, Child, Node, fold, framed, short
 from kapstan.engine.object_state import NotKeyed, reduced, state_of
 from kapstan.errors import UnkeyableInput
@@ -207,7 +208,7 @@ class _Walk:
             return Node(b"S" if kind is set else b"Z", [child(item) for item in list(value)], 1)
         if getattr(kind, "memo_reference", None) is not None:
             return Node(b"@", [value.memo_reference.encode()])
-        form = _FORMS.get(kind)
+        form = _FORMS.get(kind) or table_forms.form_of(kind)
         if form is not None:
             return Node(b"v", [child(part) for part in form(value)])
         return self._object(value, kind)

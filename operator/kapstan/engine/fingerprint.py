@@ -160,8 +160,9 @@ class _Walk:
         label = f"{importable_name(module)}:{function.__code__.co_qualname}"
         wrapped = getattr(function, "__wrapped__", None)
         below = b"" if wrapped is None or depth > MOST_DEPTH else self._token(wrapped, shown, depth + 1)
-        variants: Any = function.__dict__.get("registry")  # of functools.singledispatch
-        variants = list(variants.values()) if isinstance(variants, types.MappingProxyType) else []
+        registry: Any = function.__dict__.get("registry")  # of functools.singledispatch
+        known = cast("dict[Any, Any]", registry if isinstance(registry, types.MappingProxyType) else {})
+        variants = list(known.values())
         inner = sorted(self._token(each, shown, depth + 1) for each in variants if each is not function)
         token = framed(b"function", [label.encode(), below, *inner])
         if not self._package.owns(module):
@@ -203,7 +204,7 @@ class _Walk:
             code = code_of_class(subject)
             if code is None:
                 return self._without_source(label, subject, depth)
-            module_globals = vars(module_of(subject))
+            module_globals = cast("dict[str, Any]", vars(module_of(subject)))
             pieces, lookup = [code.body], functools.partial(_reader, module_globals)
         for path in sorted(code.names.free):
             pieces.append(self._used(path, lookup, code, module_globals, label, depth))

@@ -8,7 +8,7 @@ import functools
 import sys
 import types
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from kapstan.engine import canonical
 from kapstan.engine.fingerprint_names import Names, dotted, names
@@ -57,7 +57,8 @@ def code_of_class(kind: type[Any]) -> Code | None:
     """None: there is no source."""
     module = module_of(kind)
     file = getattr(module, "__file__", None)
-    source = source_of(file, vars(module)) if module is not None and file else None
+    space = cast("dict[str, Any]", {} if module is None else vars(module))
+    source = source_of(file, space) if file else None
     nodes = [] if source is None else source.class_nodes(kind.__qualname__)  # several: under an `if`
     if source is None or not nodes or not _made(kind, source):
         return None
@@ -67,7 +68,7 @@ def code_of_class(kind: type[Any]) -> Code | None:
         used.free |= inner.free
         used.changed |= inner.changed
         used.imported |= inner.imported
-    bodies = [written(_without_ours(node, vars(module))) for node in nodes]
+    bodies = [written(_without_ours(node, space)) for node in nodes]
     return Code(b"".join(bodies), used, source.names)
 
 

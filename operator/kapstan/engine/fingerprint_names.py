@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 Path = tuple[str, ...]
 """A dotted name: ``("settings", "RATES")`` for ``settings.RATES``."""
@@ -124,7 +124,7 @@ class _Reader:
             given = node.args
             listed = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
             scope.bound.update(arg.arg for arg in listed if arg is not None)
-        body: list[ast.AST] = node.body if isinstance(node.body, list) else [node.body]
+        body = cast("list[ast.AST]", [node.body] if isinstance(node, ast.Lambda) else node.body)
         return [(part, scope) for part in (*getattr(node, "type_params", ()), *body)]
 
     def _visit(self, node: ast.AST, scope: _Scope) -> _Todo:

@@ -61,7 +61,7 @@ def _is_data(value: Any, kind: type[Any]) -> bool:
         or dataclasses.is_dataclass(kind)
         or hasattr(kind, "__attrs_attrs__")
         or hasattr(kind, "__pydantic_fields__")
-        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+        or (hasattr(kind, "_fields") and issubclass(kind, tuple))
     )
 
 
@@ -84,5 +84,5 @@ def _parts(value: Any) -> Sequence[tuple[Any, ...]] | None:
 def _is_only_data(value: Any, depth: int) -> bool:
     parts = _parts(value) if depth else None
     if parts is None:
-        return is_plain(value) or (not callable(value) and _is_data(value, type(value)))
+        return is_plain(value) or (not callable(value) and _is_data(value, cast("type[Any]", type(value))))
     return all(_is_only_data(part, depth - 1) for item in parts for part in item)

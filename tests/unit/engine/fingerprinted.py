@@ -157,3 +157,29 @@ x += 1; x.y @= 2; x[0] -= 3
 '''.replace('b"bytes" rb"\\x" 1_000', 'b"bytes" rb"\\x"; 1_000;').replace(
     "0xff 1.5e10 1e400 3j ... None", "0xff; 1.5e10; 1e400; 3j; ...; None"
 )
+
+VALUES = """
+import dataclasses, datetime, decimal, enum, pathlib, uuid
+class Colour(enum.Enum):
+    RED = 1
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: float = 0.5
+    tags: frozenset = frozenset()
+class Plain:
+    def __init__(self, a): self.a = a
+def function(x): return x
+VALUES = {
+    "plain": [None, True, 1, -(2**70), 0.1, 1e400, -0.0, "\\u00e9", b"x", 1j],
+    "nested": {"b": [1, (2, {3})], "a": {"x": {"y": None}}, 1: {"z", "w", "v"}},
+    "enums": [Colour.RED, Access.READ | Access.WRITE, Access(0)],
+    "dates": [datetime.datetime(2026, 11, 28, 9, tzinfo=datetime.UTC), datetime.date(2026, 1, 1), datetime.timedelta(1)],
+    "others": [decimal.Decimal("1.10"), uuid.UUID(int=5), pathlib.PurePosixPath("/a/b"), range(5), function, Point, len],
+    "objects": [Point(1), Point(2, tags=frozenset("cab")), Plain([1, {"a", "b"}]), KeyError("x")],
+    "large": list(range(10000)),
+}
+"""

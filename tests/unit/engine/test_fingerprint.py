@@ -34,7 +34,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
             (folder / f"{name}.py").write_text(text)
         forget()
         with monkeypatch.context() as patch:
-            patch.syspath_prepend(str(folder.parent))
+            patch.setattr(sys, "path", [str(folder.parent), *sys.path])
+            importlib.invalidate_caches()
             module = importlib.import_module("shop.tasks")
             return {name: fingerprint(getattr(module, name).spec) for name in NAMES}
 
@@ -98,7 +99,7 @@ def test_what_changes_nothing_the_code_does(program: Program, change: tuple[str,
         (("lambda: lambda: 1", "lambda: lambda: 2"), "nested"),
         (("task(lambda: 1,", "task(lambda: 2,"), "flat"),
     ],
-    ids=lambda value: value[0][:30] if isinstance(value, tuple) else "",
+    ids=lambda value: str(value)[:40],  # pyright: ignore
 )  # fmt: skip
 def test_what_changes_the_code_of_which_tasks(program: Program, change: tuple[str, str], tasks: str) -> None:
     assert different(program, change) == set(tasks.split())

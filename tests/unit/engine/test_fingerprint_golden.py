@@ -1,4 +1,5 @@
-"""A fingerprint is the same in every process, folder, hash seed and Python version, and in the next release."""
+"""Fingerprints and keys of inputs are the same in every process, folder, hash seed and Python version, and in the next
+release."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.engine.fingerprinted import FILES, NAMES, SYNTAX
+from tests.unit.engine.fingerprinted import FILES, NAMES, SYNTAX, VALUES
 
 HERE = Path(__file__).parent
 OPERATOR = HERE.parents[2] / "operator"
@@ -31,10 +32,12 @@ def pythons() -> list[str]:
 
 SHOWN = """
 import ast, hashlib, json
+from kapstan.cache_policies import INPUTS
 from kapstan.engine.fingerprint import fingerprint
 from kapstan.engine.fingerprint_tree import written
 def shown(module, names, syntax):
     found = {name: fingerprint(getattr(module, name).spec).digest for name in names}
+    found |= {f"inputs {name}": INPUTS.compute_key(None, {"value": value}, None) for name, value in VALUES.items()}
     return found | {"syntax": hashlib.sha256(written(ast.parse(syntax))).hexdigest()}
 """
 
@@ -56,7 +59,7 @@ if __name__ == '__main__':
 """
     for name, text in FILES.items():
         (tmp_path / "shop" / f"{name}.py").write_text(text + (main if name == "tasks" else ""))
-    (tmp_path / "showing.py").write_text(f"{SHOWN}\nSYNTAX = {SYNTAX!r}\n")
+    (tmp_path / "showing.py").write_text(f"{SHOWN}\nSYNTAX = {SYNTAX!r}\n{VALUES}")
     return tmp_path
 
 

@@ -12,10 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 
-from kapstan import Task, cache_policies
+from kapstan import Task, cache_policies, pickling
 from kapstan.cache_policies import (
     DEFAULT,
     FLOW_PARAMETERS,
@@ -63,7 +62,7 @@ class ByRegion(CachePolicy):
     def __init__(self, region: str) -> None:
         self.region = region
 
-    def compute_key(self, task_ctx: Any, inputs: Any, flow_parameters: Any) -> str | None:
+    def compute_key(self, task_ctx: Any, inputs: Any, flow_parameters: Any) -> str | None:  # pyright: ignore
         return self.region
 
 
@@ -107,7 +106,7 @@ def test_arguments_are_left_out_by_name() -> None:
 @pytest.mark.parametrize("name", [1, None, ["b"]])
 def test_only_a_text_can_be_left_out(policy: CachePolicy, name: Any) -> None:
     with pytest.raises(TypeError, match="only the name of an argument, a text"):
-        policy - name
+        _ = policy - name
 
 
 def test_run_id_and_flow_parameters() -> None:
@@ -199,7 +198,11 @@ def test_serializable_needs_a_lock_manager() -> None:
     assert Task(plus, cache_policy=policy.configure(lock_manager=Locks())).cache_policy.lock_manager == Locks()
 
 
-COPIES: list[Any] = [lambda value: pickle.loads(pickle.dumps(value)), copy.deepcopy, copy.copy]
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+COPIES: list[Any] = [pickled, copy.deepcopy, copy.copy]
 
 
 @pytest.mark.parametrize("copied", COPIES)
@@ -225,7 +228,7 @@ def test_copies_are_equal_and_make_the_same_keys(copied: Any) -> None:
     context = context_of(a=1, b=2)
     for policy in every:
         assert policy.compute_key(context, {"a": 1}, {}) == copied(policy).compute_key(context, {"a": 1}, {})
-    assert cloudpickle.loads(cloudpickle.dumps(Task(plus, cache_policy=DEFAULT))).cache_policy == DEFAULT
+    assert pickling.loads(pickling.dumps(Task(plus, cache_policy=DEFAULT))).cache_policy == DEFAULT
 
 
 def test_what_cannot_be_told_is_an_error_that_names_task_argument_type_and_the_way_out() -> None:
