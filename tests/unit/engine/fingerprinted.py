@@ -177,8 +177,10 @@ VALUES = {
     "plain": [None, True, 1, -(2**70), 0.1, 1e400, -0.0, "\\u00e9", b"x", 1j],
     "nested": {"b": [1, (2, {3})], "a": {"x": {"y": None}}, 1: {"z", "w", "v"}},
     "enums": [Colour.RED, Access.READ | Access.WRITE, Access(0)],
-    "dates": [datetime.datetime(2026, 11, 28, 9, tzinfo=datetime.UTC), datetime.date(2026, 1, 1), datetime.timedelta(1)],
-    "others": [decimal.Decimal("1.10"), uuid.UUID(int=5), pathlib.PurePosixPath("/a/b"), range(5), function, Point, len],
+    "dates": [datetime.datetime(2026, 11, 28, 9, tzinfo=datetime.UTC), datetime.date(2026, 1, 1)],
+    "span": datetime.timedelta(1),
+    "others": [decimal.Decimal("1.10"), uuid.UUID(int=5), pathlib.PurePosixPath("/a/b"), range(5), len],
+    "code": [function, Point],
     "objects": [Point(1), Point(2, tags=frozenset("cab")), Plain([1, {"a", "b"}]), KeyError("x")],
     "large": list(range(10000)),
 }
