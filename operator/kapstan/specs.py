@@ -117,14 +117,14 @@ class TaskSpec(TaskPolicy):
         return self.effect is not EffectClass.PURE
 
     @property
-    def is_keyed(self) -> bool:
+    def has_cache_policy(self) -> bool:
         """Whether a cache policy makes the keys of its runs."""
         return self.cache_policy is not None and not getattr(self.cache_policy, "never_caches", False)
 
     @property
     def strict_inputs(self) -> bool:
         """Whether the memo key alone says that it was done, so that it must tell every input from every other."""
-        return self.has_effect and not self.is_keyed
+        return self.has_effect and not self.has_cache_policy
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name, defaults applied.

@@ -42,7 +42,7 @@ def key_of(execution: TaskExecution) -> str | None:
         ConfigurationError: the same, for another reason.
     """
     spec = execution.spec
-    if spec.is_keyed:
+    if spec.has_cache_policy:
         try:
             value = value_of(spec, execution.args, execution.kwargs, execution.run)
         except Exception as error:
