@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import enum
 import logging
 import pickle
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kapstan import Task, cache_policies, pickling
+from kapstan import Task, cache_policies, flow, pickling
 from kapstan.cache_policies import (
     DEFAULT,
     FLOW_PARAMETERS,
@@ -30,6 +31,7 @@ from kapstan.cache_policies import (
 from kapstan.context import TaskRun, TaskRunContext
 from kapstan.errors import CachePolicyConflict, ConfigurationError, UnkeyableInput
 from kapstan.ids import new_id
+from kapstan.states import EffectClass
 
 
 class Level(enum.Enum):
@@ -279,3 +281,19 @@ def test_an_expiration_is_a_timedelta() -> None:
 
 def test_the_public_names_are_there() -> None:
     assert all(hasattr(cache_policies, name) for name in cache_policies.__all__)
+
+
+def test_an_argument_that_is_left_out_may_be_anything_in_a_flow_too() -> None:
+    """The memo key of the call need not tell it: the key of its policy says whether it was done."""
+    kept = Task(plus, name="kept apart", cache_policy=INPUTS - "b")
+    kept.spec = dataclasses.replace(kept.spec, effect=EffectClass.AT_MOST_ONCE)
+    plain = Task(plus, name="told by all")
+    plain.spec = dataclasses.replace(plain.spec, effect=EffectClass.AT_MOST_ONCE)
+
+    @flow
+    def pays_with_a_session() -> int:
+        with pytest.raises(UnkeyableInput, match="argument 'b' holds"):
+            plain(1, threading.Lock())
+        return kept(5, threading.Lock())
+
+    assert pays_with_a_session() == 5
