@@ -140,6 +140,12 @@ class Settings:
     default_retry_delay_seconds: float = _setting(
         0.0, "Their delay.", alias="PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
     )
+    refresh_cache: bool = _setting(
+        False, "`refresh_cache` of tasks that do not say.", alias="PREFECT_TASKS_REFRESH_CACHE"
+    )
+    disable_caching: bool = _setting(
+        False, "Run tasks of class `pure` without a cache.", alias="PREFECT_TASKS_DISABLE_CACHING"
+    )
     log_level: str = _setting(
         "INFO", "Level of Kapstan's and the runs' loggers.", alias="PREFECT_LOGGING_LEVEL", check=_level
     )

@@ -77,6 +77,7 @@ class Task(_Attributes, Generic[P, R]):
             description=inspect.getdoc(plain) or "",
             retries=settings.peek("default_retries"),
             retry_delay_seconds=settings.peek("default_retry_delay_seconds"),
+            refresh_cache=settings.peek("refresh_cache"),
         )
         name = options.get("name")
         values = cache_policies.settled(name or self.__name__, values)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from kapstan import settings
 from kapstan.context import TaskRun, TaskRunContext, current_flow
 from kapstan.engine.execution import TaskExecution
 from kapstan.errors import ConfigurationError, UnkeyableInput
@@ -42,7 +43,7 @@ def key_of(execution: TaskExecution) -> str | None:
         ConfigurationError: the same, for another reason.
     """
     spec = execution.spec
-    if spec.has_cache_policy:
+    if spec.has_cache_policy and (spec.has_effect or not settings.current().disable_caching):
         try:
             value = value_of(spec, execution.args, execution.kwargs, execution.run)
         except Exception as error:

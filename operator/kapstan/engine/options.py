@@ -200,7 +200,10 @@ class TaskOptions(TypedDict, total=False):
         "How long a cached result is used: a timedelta, or seconds. Default: without end.",
     ]
     refresh_cache: Annotated[
-        bool | None, flag, "True: a cached result is not used; the task runs, and its result replaces that one."
+        bool | None,
+        flag,
+        "True: a cached result is not used; the task runs, and its result replaces that one. Default: "
+        "`KAPSTAN_REFRESH_CACHE`.",
     ]
     cache_result_in_memory: Annotated[
         bool | None, flag, "False: this process keeps no copy of a result that is stored. Default: True."

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kapstan import Task
+from kapstan import Task, settings
 from kapstan.cache_policies import DEFAULT, FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID
 from kapstan.engine import cache_key, task_run
 from kapstan.engine.cache_key import key_of, key_text
@@ -112,3 +112,18 @@ def test_a_task_with_an_effect_never_runs_without_a_key(effect: EffectClass) -> 
         with pytest.raises(ConfigurationError, match="as a key; give a text, or None"):
             key(Task(charge, cache_key_fn=lambda context, parameters, wrong=wrong: wrong), 1, effect=effect)  # pyright: ignore
     assert key(Task(charge, cache_policy=RUN_ID), 1, effect=effect) != key(Task(charge, cache_policy=RUN_ID), 1)
+
+
+def test_caching_can_be_switched_off_but_protection_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(charge, cache_policy=INPUTS)
+    assert (task.refresh_cache, key(task, 1)) == (False, key_text(task.task_key, "args", str(value_of_inputs(order=1))))
+    settings.use(None)
+    monkeypatch.setenv("PREFECT_TASKS_REFRESH_CACHE", "true")
+    monkeypatch.setenv("KAPSTAN_DISABLE_CACHING", "true")
+    assert (Task(charge).refresh_cache, Task(charge, refresh_cache=False).refresh_cache) == (True, False)
+    assert key(task, 1) is None
+    assert key(task, 1, effect=EffectClass.AT_MOST_ONCE) is not None
+
+
+def value_of_inputs(order: int) -> str | None:
+    return INPUTS.compute_key(None, {"order": order, "session": None}, None)
