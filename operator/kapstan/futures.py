@@ -344,5 +344,5 @@ def _completed(record: RunRecord) -> State:
     backend = backends.current()
     return State(
         states.StateType.COMPLETED,
-        loader=lambda: values.open_value(backend, record.envelope, "result", record.run_id),
+        loader=lambda: values.open_result(backend, record.envelope, record.run_id),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import traceback
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kapstan import pickling
 from kapstan.backend import Backend
@@ -25,11 +25,12 @@ from kapstan.errors import (
 from kapstan.exception_state import is_group
 from kapstan.identity import find, importable_name
 from kapstan.ids import RunId, new_id
+from kapstan.runs.stored import FAILURE, is_failure, readable
 from kapstan.runs.stored import arguments_key as arguments_key
-from kapstan.runs.stored import readable
 
 _TRACEBACK_CHARACTERS = 16_000
 _PLACE = "\0"
+_EXCEPTION = "\0exception"
 
 
 def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, owner: RunId = "", what: str) -> bytes:
@@ -87,6 +88,18 @@ def _fetch(backend: Backend, reference: Reference) -> bytes:
     return stored.body
 
 
+def open_result(backend: Backend, envelope: bytes, key: str) -> Any:
+    """As ``open_value``, of a run that Redis says has completed.
+
+    Raises:
+        SignatureError: also where it failed: somebody changed how it ended.
+    """
+    value = open_value(backend, envelope, "result", key)
+    if is_failure(value):
+        raise SignatureError(f"run {key} failed, and is shown as completed: its record was changed")
+    return value
+
+
 class SealedFailure(NamedTuple):
     """A failure as it is kept.
 
@@ -125,6 +138,7 @@ def failure_envelope(backend: Backend, error: BaseException, key: str) -> bytes:
 
 def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, BaseException]:
     body: dict[str, Any] = {
+        FAILURE: 1,
         "type": type(error).__qualname__,
         "message": printable(error),
         "traceback": _traceback(error),
@@ -134,7 +148,9 @@ def _sealed(backend: Backend, error: BaseException, key: str) -> tuple[bytes, Ba
     if backend.settings.allow_pickle:
         try:
             pickled, rebuilt = pickling.dumps_exception(error, lost.append)
-            body["exception"] = base64.b64encode(backend.codec.seal(PICKLE, pickled, "result", key)).decode()
+            body["exception"] = base64.b64encode(
+                backend.codec.seal(PICKLE, pickled, "result", key + _EXCEPTION)
+            ).decode()
             body["lost"] = lost
             body["local"] = not _findable(error)
             if not body["local"]:
@@ -181,7 +197,7 @@ def _reason_in(body: dict[str, Any]) -> str:
 
 def seal_reason(backend: Backend, reason: str, run_id: RunId) -> bytes:
     """The envelope of a run that was refused or crashed: a reason and no exception of the user's."""
-    return backend.codec.encode({"type": "", "message": reason, "traceback": ""}, "result", run_id)
+    return backend.codec.encode({FAILURE: 1, "type": "", "message": reason, "traceback": ""}, "result", run_id)
 
 
 def open_failure(
@@ -201,12 +217,12 @@ def open_failure(
     if not envelope:
         return CrashedRun("the run crashed") if state == "crashed" else RunFailed("the run failed")
     try:
-        body = open_value(backend, envelope, "result", key)
+        body = _failure(open_value(backend, envelope, "result", key), key)
         error = None if replay and body.get("local") else _rebuild(backend, body, key)
     except UnreadableValue:
         if replay:
             raise
-        body, error = readable(backend, envelope, "result", key), None
+        body, error = _failure(readable(backend, envelope, "result", key), key), None
     except KapstanError as unread:
         if replay:
             raise
@@ -218,6 +234,17 @@ def open_failure(
     return error
 
 
+def _failure(value: Any, key: str) -> dict[str, Any]:
+    """
+    Raises:
+        SignatureError: it tells of no failure.
+    """
+    body = cast("dict[str, Any]", value) if type(value) is dict else {}
+    if is_failure(body) or {"type", "message", "traceback"} <= body.keys():
+        return body
+    raise SignatureError(f"run {key} completed, and is shown as failed: its record was changed")
+
+
 def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException | None:
     """
     Raises:
@@ -225,7 +252,9 @@ def _rebuild(backend: Backend, body: dict[str, Any], key: str) -> BaseException 
     """
     if "exception" not in body:
         return None
-    error = backend.codec.decode(base64.b64decode(body["exception"]), "result", key)
+    sealed = base64.b64decode(body["exception"])
+    # What was written before failures had a mark is signed for the run itself, as its result is.
+    error = backend.codec.decode(sealed, "result", key + _EXCEPTION if is_failure(body) else key)
     return _noted(error, body.get("lost") or []) if isinstance(error, BaseException) else None
 
 

@@ -10,6 +10,14 @@ from kapstan.errors import MissingResult, SignatureError
 from kapstan.ids import RunId
 
 _PLACE = "\0"
+FAILURE = "\0failure"
+"""Stands in what tells of a failure. The state of a record in Redis is not signed; so that nobody can show a failure as
+a result, it says itself what it is."""
+
+
+def is_failure(value: Any) -> bool:
+    """Whether the value in an envelope tells of a failure and is no result."""
+    return type(value) is dict and FAILURE in value
 
 
 def arguments_key(run_id: RunId, task: str) -> str:

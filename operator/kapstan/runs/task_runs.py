@@ -13,7 +13,7 @@ from kapstan.codec import describe
 from kapstan.errors import KapstanError, NotFound, NotPossible, SerializationError, SignatureError
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
-from kapstan.runs.stored import arguments_key, readable
+from kapstan.runs.stored import arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
 
 _PREFIX = re.compile(r"[0-9a-fA-F]{4,8}(-[0-9a-fA-F-]{0,27})?")
@@ -245,6 +245,8 @@ def _value(backend: Backend, record: RunRecord) -> dict[str, Any]:
         return {name: describe(record.envelope)}
     except KapstanError as error:
         return {name: f"cannot be read: {error}"}
+    if record.state == "completed" and is_failure(value):
+        return {name: "cannot be read: the run failed, its record was changed"}
     if record.state in ("failed", "crashed") and isinstance(value, dict):
         found = cast("dict[str, Any]", value)
         return {"error": found.get("type"), "message": found.get("message"), "traceback": found.get("traceback")}
