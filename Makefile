@@ -59,7 +59,7 @@ crds: .venv/.dev ## Write crds/ and the generated files of the chart
 lock: .venv/.dev ## Pin everything anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group lock-base pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra operator --group lock-base pyproject.toml -o requirements-operator.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra operator --group dev --group lock-base pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra operator --extra postgres --group dev --group lock-base pyproject.toml -o requirements-dev.lock
 
 clean: ## Remove what was built here
 	rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,8 +12,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from kapstan import settings as settings_module
 from kapstan.codec import Codec
@@ -22,10 +24,17 @@ from kapstan.settings import Settings
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from kapstan.ports import BackgroundRuns, EraRegister, FlowRuns, Queue, Store
+    from kapstan.ports import BackgroundRuns, EraRegister, FlowRuns, LockManager, LockTable, Queue, Store
 
 T = TypeVar("T")
 _ASYNC_THREADS = 8
+
+
+class LockPlace(NamedTuple):
+    """Where locks are kept. ``address``: a folder, or the address of a service; empty: the one of the settings."""
+
+    kind: Literal["memory", "files", "redis", "postgres"]
+    address: str = ""
 
 
 class Backend:
@@ -72,6 +81,14 @@ class Backend:
         QueueUnavailable: as ``queue``.
         """
         return self._part("background_runs", self._open_background_runs)
+
+    def locks(self, place: LockPlace) -> LockManager:
+        """The locks that are kept at ``place``; one for each place, for all threads."""
+        from kapstan.locks import memory
+
+        if place.kind == "memory":
+            return memory.of_this_process(self.settings.lease_seconds, self.settings.beat_seconds)
+        return self._part(f"locks {place}", lambda: self._open_locks(place))
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """``function(*args)`` on a thread, in the caller's context: how asyncio callers reach the synchronous queue and
@@ -135,6 +152,26 @@ class Backend:
         store = S3Store.from_settings(self.settings)
         store.probe_when_due()
         return store
+
+    def _open_locks(self, place: LockPlace) -> LockManager:
+        from kapstan.locks.manager import Locks
+
+        table: LockTable
+        if place.kind == "files":
+            from kapstan.locks.files import FileTable
+
+            table = FileTable(Path(place.address))
+        elif place.kind == "postgres":
+            from kapstan.locks.postgres import PostgresTable
+
+            table = PostgresTable(place.address, self.settings.namespace, self.settings.lease_seconds)
+        else:
+            from kapstan.locks.processes import said_for_people
+            from kapstan.queue.locks import RedisTable
+
+            settings = replace(self.settings, redis_url=place.address) if place.address else self.settings
+            table = RedisTable(settings, said_for_people)
+        return Locks(table, self.settings.lease_seconds, self.settings.beat_seconds, self)
 
     def _open_background_runs(self) -> BackgroundRuns:
         from kapstan.queue.background_runs import RedisBackgroundRuns

@@ -19,14 +19,18 @@ KapstanError
 │   ├── StoreUnavailable
 │   ├── StoreUnsafe             conditional writes that do not hold
 │   ├── StoreRefused            the store answers, and the answer is no
+│   ├── LockUnavailable         the service that keeps a lock
 │   ├── ClusterUnavailable
 │   └── ClusterRefused          the API server answers, and the answer is no
 │       ├── QuotaUsedUp         ... until something else has ended
 │       └── AdmissionRefused    ... until the object or the cluster's policy is changed
 ├── Conflict                    somebody else was first
 │   ├── IdempotencyConflict     one key, two different requests
+│   ├── HalfDone                a block of effects.inbox committed in its middle
 │   └── ResourceConflict        a newer version of the object exists
 ├── NotFound
+├── NotLockHolder (also ValueError)   whoever gives a lock back does not hold it
+│   └── LockLost                ... any more
 ├── RunFailed                   what a future raises when there is no exception of the user's to raise
 │   ├── CrashedRun
 │   ├── CancelledRun
@@ -145,6 +149,10 @@ class StoreUnsafe(BackendError):
     """The object store, or something in front of it, does not honour conditional writes."""
 
 
+class LockUnavailable(BackendError):
+    """The service that keeps a lock does not answer; nothing is locked by that."""
+
+
 class ClusterUnavailable(BackendError):
     """The API server does not answer."""
 
@@ -173,12 +181,24 @@ class IdempotencyConflict(Conflict):
     """This idempotency key was used before with other arguments or another task."""
 
 
+class HalfDone(Conflict):
+    """A block of ``effects.inbox`` was committed in its middle; whether all of its effects are there is unknown."""
+
+
 class ResourceConflict(Conflict):
     """The object exists already, or a newer version of it does."""
 
 
 class NotFound(KapstanError):
     """No such object."""
+
+
+class NotLockHolder(KapstanError, ValueError):
+    """The lock is not held by this holder."""
+
+
+class LockLost(NotLockHolder):
+    """This holder had the lock and lost it: by ``hold_timeout``, or because its keeper was silent for a lease."""
 
 
 class NotPossible(ConfigurationError):

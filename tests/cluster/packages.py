@@ -28,10 +28,14 @@ NEEDED = {
     "mount": "mount",
     "nftables": "nft",
     "openssl": "openssl",
+    "postgresql": "/usr/lib/postgresql",
     "redis-server": "redis-server",
     "runc": "runc",
     "util-linux": "unshare",
 }
+
+
+_NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/kapstan-tests.conf")
 
 
 def missing() -> list[str]:
@@ -67,6 +71,9 @@ def ensure(install: bool, progress: Progress) -> None:
 def _install(absent: list[str]) -> None:
     # Installing a daemon must not start it: the tests bring up their own, and this machine's are not our business.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    if "postgresql" in absent:  # nor make a cluster in the system's folders
+        _NO_CLUSTER.parent.mkdir(parents=True, exist_ok=True)
+        _NO_CLUSTER.write_text("create_main_cluster = false\n")
     run(["apt-get", "update", "-q"], env=env, timeout=600)
     run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *absent], env=env, timeout=1800)
 

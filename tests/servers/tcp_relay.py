@@ -100,7 +100,11 @@ class TcpRelay:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._upstream))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._upstream))
+                except ConnectionRefusedError:  # the server is down
+                    client.close()
+                    continue
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [client, server]

@@ -20,6 +20,7 @@ from kapstan.ports.launcher import (
     WorkerObservation,
     WorkersRequest,
 )
+from kapstan.ports.locks import LockHolder, LockManager, LockTable, Place, Wait
 from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.ports.run_log import RunLog
 from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
@@ -50,8 +51,12 @@ __all__ = [
     "Listed",
     "ListedLog",
     "ListedRun",
+    "LockHolder",
+    "LockManager",
+    "LockTable",
     "Manifest",
     "Outcome",
+    "Place",
     "Queue",
     "Renewed",
     "RunLease",
@@ -66,6 +71,7 @@ __all__ = [
     "Stored",
     "Submission",
     "Submitted",
+    "Wait",
     "Want",
     "WorkerMember",
     "WorkerObservation",

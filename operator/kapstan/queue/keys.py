@@ -54,6 +54,12 @@ KEYS = (
     KeySpec("f:<run_id>", "string", "ttl", "flow_save", "summary of a flow run (JSON, signed for it)"),
     KeySpec("fl:<run_id>", "string", "ttl", "flow_lease", "highest attempt of a flow run, its lease and holder"),
     KeySpec("fc:<run_id>", "string", "ttl", "ask_cancel", "highest attempt of a flow run that is to be cancelled"),
+    KeySpec("lt", "string", "permanent", "locks", "the last token of a lock, in microseconds since 1970 or more"),
+    KeySpec("lk:<digest>", "hash", "ttl", "locks", "who holds a lock; goes when nobody does"),
+    KeySpec("lw:<digest>", "zset", "ttl", "locks", "who waits for it, by arrival"),
+    KeySpec("ll:<digest>", "set", "ttl", "locks", "who wants to hear that it was given back"),
+    KeySpec("lc:<client>", "hash", "ttl", "lock_renew", "a process that uses locks: its beat, what it said of itself"),
+    KeySpec("lh:<client>", "set", "ttl", "locks", "what it holds or waits for"),
     KeySpec("fi", "zset", "permanent", "flow_save", "ids of recent flow runs, bounded"),
 )
 
@@ -63,6 +69,7 @@ CHANNELS = (
     ("S:<session>", "what concerns a supervisor: a cancel, a drain, the end of its session"),
     ("b", "to every lane: the era was raised, a session opened anew, more is ready than was handed over; step again"),
     ("due", "to every supervisor: a run is due earlier than all others"),
+    ("lc:<client>", "to a process that waits for locks: number of the wait that shall ask again, digest of its key"),
     ("runs", "id of a flow run whose summary was saved"),
 )
 

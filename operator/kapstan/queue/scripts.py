@@ -2,7 +2,7 @@
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
 other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections (of
-``prelude.lua`` and ``sessions.lua``) that they include; it is called by hash.
+``prelude.lua``, ``sessions.lua`` and ``locks.lua``) that they include; it is called by hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_comma
 _FOLDER = Path(__file__).with_name("lua")
 _SHARED = [
     re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
-    for name in ("prelude.lua", "sessions.lua")
+    for name in ("prelude.lua", "sessions.lua", "locks.lua")
 ]
 _HEAD = _SHARED[0][0]
 _SECTIONS = {section: text for _, *rest in _SHARED for section, text in zip(rest[::2], rest[1::2], strict=True)}
@@ -134,3 +134,38 @@ def flow_lease(run_id: str, action: str, attempt: int, holder: str, lease_ms: in
 
 @Script
 def flow_save(run_id: str, summary: bytes, ttl: int, keep: int) -> None: ...
+
+
+@Script
+def lock_ask(
+    digest: str,
+    shown: str,
+    client: str,
+    generation: int,
+    number: str,
+    hold: int | str,
+    holder: str,
+    look: int,
+    stay: int,
+    *silent: Argument,
+) -> None: ...
+
+
+@Script
+def lock_leave(digest: str, client: str, generation: int, number: str) -> None: ...
+
+
+@Script
+def lock_release(digest: str, holder: str, token: str, client: str, repeated: int) -> None: ...
+
+
+@Script
+def lock_renew(client: str, about: str, all: int) -> None: ...  # noqa: A002
+
+
+@Script
+def lock_end(client: str) -> None: ...
+
+
+@Script
+def lock_holder(digest: str) -> None: ...

@@ -1,0 +1,1 @@
+"""Lock managers: waiting in ``manager``, one module per place where locks are kept. Made by ``backend``."""
