@@ -12,16 +12,13 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from kapstan.errors import LockLost, LockUnavailable, NotLockHolder
 from kapstan.ids import new_nonce
 from kapstan.locks.processes import Deaths, about_this_process
-from kapstan.main_thread import stretch
+from kapstan.locks.waiting import Waiting
 from kapstan.ports import LockHolder, LockTable, Place, Wait
-
-if TYPE_CHECKING:
-    import asyncio
 
 Steps = Generator["Callable[[], Place] | float | None", Any, bool]
 
@@ -50,7 +47,7 @@ class Locks:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._client = ""
-        self._waits: dict[str, _Waiting] = {}
+        self._waits: dict[str, Waiting] = {}
         self._held: dict[tuple[str, str], tuple[int, str]] = {}  # token and wait of what was acquired and not released
         self._debts: list[Wait] = []  # given up while the table did not answer
         self._silence: dict[str, tuple[str, float, float]] = {}  # client: beat, seconds watched, last look
@@ -120,10 +117,10 @@ class Locks:
 
     # ------------------------------------------------------------------ one wait
 
-    def _waiting(self, key: str, holder: str, hold: float | None, *, look: bool = False) -> _Waiting:
+    def _waiting(self, key: str, holder: str, hold: float | None, *, look: bool = False) -> Waiting:
         _check(key, holder, hold, look)
         self._begin()
-        return _Waiting(Wait(key, holder, self._client, str(next(self._numbers)), hold, look))
+        return Waiting(Wait(key, holder, self._client, str(next(self._numbers)), hold, look))
 
     def _begin(self) -> None:
         if not self._client:
@@ -134,7 +131,7 @@ class Locks:
                     self._deaths = Deaths(self._ended)
                     self._client = client
 
-    def _acquiring(self, waiting: _Waiting, timeout: float | None) -> Steps:
+    def _acquiring(self, waiting: Waiting, timeout: float | None) -> Steps:
         """Yields what to call, or how long to sleep at most."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -161,7 +158,7 @@ class Locks:
             if self._held.get((wait.key, wait.holder), (None, ""))[0] != token:
                 self._held[wait.key, wait.holder] = token, wait.number
 
-    def _ask(self, waiting: _Waiting, stay: bool) -> Place:
+    def _ask(self, waiting: Waiting, stay: bool) -> Place:
         with waiting.lock:
             if waiting.over:
                 raise LockUnavailable("this wait was given up")
@@ -180,7 +177,7 @@ class Locks:
         look = self._beat if place.ahead == 0 else self._lease
         return look if place.left is None else min(look, place.left + 0.001)
 
-    def _give_up(self, waiting: _Waiting) -> None:
+    def _give_up(self, waiting: Waiting) -> None:
         with waiting.lock:
             waiting.over = True
             if waiting.done:
@@ -200,7 +197,7 @@ class Locks:
                 raise
 
     @contextlib.contextmanager
-    def _enlisted(self, waiting: _Waiting) -> Generator[None]:
+    def _enlisted(self, waiting: Waiting) -> Generator[None]:
         number = waiting.wait.number
         with self._lock:
             self._waits[number] = waiting
@@ -214,7 +211,7 @@ class Locks:
                     if self._deaths is not None:
                         self._deaths.forget_all()
 
-    def _drive(self, waiting: _Waiting, steps: Steps) -> bool:
+    def _drive(self, waiting: Waiting, steps: Steps) -> bool:
         answer: Any = None
         with self._enlisted(waiting):
             try:
@@ -227,7 +224,7 @@ class Locks:
                 if not waiting.done:
                     self._give_up(waiting)
 
-    async def _adrive(self, waiting: _Waiting, steps: Steps) -> bool:
+    async def _adrive(self, waiting: Waiting, steps: Steps) -> bool:
         import asyncio
 
         waiting.use(asyncio.get_running_loop())
@@ -287,48 +284,6 @@ class Locks:
     def _silent(self) -> list[tuple[str, str]]:
         with self._lock:
             return [(client, beat) for client, (beat, watched, _) in self._silence.items() if watched >= self._lease]
-
-
-class _Waiting:
-    """One call that waits, and its bell."""
-
-    def __init__(self, wait: Wait) -> None:
-        self.wait = wait
-        self.lock = threading.Lock()  # one call of the table at a time, so that giving up comes last
-        self.over = False
-        self.done = False
-        self.rung = False
-        self._event = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: asyncio.Event | None = None
-
-    def use(self, loop: asyncio.AbstractEventLoop) -> None:
-        import asyncio
-
-        self._loop, self._wake = loop, asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        if self._loop is not None and self._wake is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed
-                self._loop.call_soon_threadsafe(self._wake.set)
-
-    def clear(self) -> None:
-        self._event.clear()
-        if self._wake is not None:
-            self._wake.clear()
-
-    def sleep(self, seconds: float | None) -> None:
-        until = time.monotonic() + (seconds or 0.0)
-        while (left := until - time.monotonic()) > 0 and not self._event.wait(stretch(left)):
-            pass
-
-    async def asleep(self, seconds: float | None) -> None:
-        import asyncio
-
-        if self._wake is not None and not self._event.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), seconds)
 
 
 def _check(key: object, holder: object, hold: float | None, look: bool) -> None:
