@@ -62,13 +62,19 @@ class FileTable:
         self._ear = threading.Thread(target=self._listen, args=(self._pipe,), name="kapstan-locks", daemon=True)
         self._ear.start()
 
-    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]]) -> Place:  # noqa: ARG002
+    def ask(
+        self,
+        wait: Wait,
+        stay: bool,
+        silent: Sequence[tuple[str, str]],  # noqa: ARG002
+        patience: float | None = None,  # noqa: ARG002
+    ) -> Place:
         place = self._change(wait.key, lambda change, _: change.ask(wait, stay))
         if place.token is not None:
             return place
         return place._replace(about=self._about(place.client), beat="the kernel holds its lock")
 
-    def give_up(self, wait: Wait) -> None:
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:  # noqa: ARG002
         self._change(wait.key, lambda change, _: change.give_up(wait))
 
     def release(self, key: str, holder: str, token: int | None) -> bool:

@@ -140,7 +140,7 @@ class Locks:
                 waiting.done = True
                 return True
             left = None if deadline is None else deadline - time.monotonic()
-            place: Place = yield lambda stay=left is None or left > 0: self._ask(waiting, stay)
+            place: Place = yield lambda left=left: self._ask(waiting, left)
             if place.token is not None:
                 if not waiting.wait.look:
                     self._hold(waiting.wait, place.token)
@@ -158,12 +158,13 @@ class Locks:
             if self._held.get((wait.key, wait.holder), (None, ""))[0] != token:
                 self._held[wait.key, wait.holder] = token, wait.number
 
-    def _ask(self, waiting: Waiting, stay: bool) -> Place:
+    def _ask(self, waiting: Waiting, left: float | None) -> Place:
+        stay = left is None or left > 0
         with waiting.lock:
             if waiting.over:
                 raise LockUnavailable("this wait was given up")
             self._pay()
-            place = self._table.ask(waiting.wait, stay, self._silent())
+            place = self._table.ask(waiting.wait, stay, self._silent(), left)
         if place.token is None and place.client and stay:
             self._heard(place)
             deaths = self._deaths
@@ -191,7 +192,7 @@ class Locks:
         while self._debts:
             wait = self._debts.pop()
             try:
-                self._table.give_up(wait)
+                self._table.give_up(wait, 0.0)
             except BaseException:
                 self._debts.append(wait)
                 raise

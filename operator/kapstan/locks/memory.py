@@ -30,10 +30,16 @@ class MemoryTable:
     def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:  # noqa: ARG002
         self._about, self._ring = about, ring
 
-    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]]) -> Place:  # noqa: ARG002
+    def ask(
+        self,
+        wait: Wait,
+        stay: bool,
+        silent: Sequence[tuple[str, str]],  # noqa: ARG002
+        patience: float | None = None,  # noqa: ARG002
+    ) -> Place:
         return self._change(wait.key, lambda change: change.ask(wait, stay))
 
-    def give_up(self, wait: Wait) -> None:
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:  # noqa: ARG002
         self._change(wait.key, lambda change: change.give_up(wait))
 
     def release(self, key: str, holder: str, token: int | None) -> bool:

@@ -74,7 +74,7 @@ class PostgresTable:
         self._ear = threading.Thread(target=self._listen, args=(session,), name="kapstan-locks", daemon=True)
         self._ear.start()
 
-    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]]) -> Place:
+    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
         for client, beat in silent:
             if beat == sql.GONE:
                 self._end_if_gone(client)
@@ -88,17 +88,17 @@ class PostgresTable:
             beat = sql.GONE if self._is_absent(cursor, place.client) else str(time.monotonic())
             return place._replace(about=about[0] if about else "", beat=beat)
 
-        return self._change(wait.key, lambda cursor, change, _: act(cursor, change))
+        return self._change(wait.key, lambda cursor, change, _: act(cursor, change), patience)
 
-    def give_up(self, wait: Wait) -> None:
-        self._leave(digest(self._namespace, wait.key), wait)
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:
+        self._leave(digest(self._namespace, wait.key), wait, patience)
 
-    def _leave(self, name: str, wait: Wait) -> None:
+    def _leave(self, name: str, wait: Wait, patience: float | None = None) -> None:
         def act(cursor: Any, change: Change, _: KeyState) -> None:
             self._be_in_time(cursor)
             change.give_up(wait)
 
-        self._change_named(name, wait.key, act)
+        self._change_named(name, wait.key, act, patience)
 
     def release(self, key: str, holder: str, token: int | None) -> bool:
         tries = 0
@@ -147,10 +147,12 @@ class PostgresTable:
 
     # ------------------------------------------------------------------ one change
 
-    def _change(self, key: str, act: Callable[[Any, Change, KeyState], T]) -> T:
-        return self._change_named(digest(self._namespace, key), key, act)
+    def _change(self, key: str, act: Callable[[Any, Change, KeyState], T], patience: float | None = None) -> T:
+        return self._change_named(digest(self._namespace, key), key, act, patience)
 
-    def _change_named(self, name: str, key: str, act: Callable[[Any, Change, KeyState], T]) -> T:
+    def _change_named(
+        self, name: str, key: str, act: Callable[[Any, Change, KeyState], T], patience: float | None = None
+    ) -> T:
         def change(cursor: Any) -> T:
             cursor.execute(sql.ALONE, (_number(name),))
             row = cursor.execute(sql.STATE, (name,)).fetchone()
@@ -177,7 +179,7 @@ class PostgresTable:
                 cursor.execute(sql.NOTIFY, (_channel(client), f"{number} {name}"))
             return answer
 
-        return self._transaction(change)
+        return self._transaction(change, patience)
 
     def _be_in_time(self, cursor: Any) -> None:
         """Called in a transaction: this client is known, and has not called again on newer connections."""
@@ -197,15 +199,15 @@ class PostgresTable:
         """Whether no session is there for ``client``."""
         return cursor.execute(sql.IS_ABSENT, (_number(client),)).fetchone()[0]
 
-    def _transaction(self, act: Callable[[Any], T]) -> T:
+    def _transaction(self, act: Callable[[Any], T], patience: float | None = None) -> T:
         def attempt() -> T:
             with self._connection() as connection, connection.transaction(), connection.cursor() as cursor:
                 return act(cursor)
 
-        return self._patiently(attempt)
+        return self._patiently(attempt, patience)
 
-    def _patiently(self, attempt: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._patience
+    def _patiently(self, attempt: Callable[[], T], patience: float | None = None) -> T:
+        deadline = time.monotonic() + (self._patience if patience is None else min(self._patience, max(patience, 1.0)))
         pause = 0.02
         while True:
             try:

@@ -140,16 +140,17 @@ class LockTable(Protocol):
         """
         ...
 
-    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]]) -> Place:
+    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
         """Take the lock if it is free and nobody is in front, else a place in line.
 
         Args:
             stay: False: take no place in line.
+            patience: seconds for which a service that is away is tried at most, though never less than one.
             silent: (client, beat) of those that were not heard of for a lease; they end if ``beat`` is unchanged.
         """
         ...
 
-    def give_up(self, wait: Wait) -> None:
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:
         """Leave the line; give back what was granted to this wait."""
         ...
 

@@ -26,6 +26,7 @@ from kapstan.errors import BackendError, LockUnavailable
 from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.queue")
+_PROGRAM = "kapstan.queue.lock_keeper"
 _READY = b"ready\n"
 _WHOLE = 3600.0  # seconds; how often everything that the client has is prolonged
 
@@ -71,7 +72,7 @@ class Keeper:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         try:
             process = subprocess.Popen(
-                [_python(), "-P", "-m", "kapstan.queue.lock_keeper"],
+                [_python(), "-P", "-m", _PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
@@ -120,6 +121,14 @@ def _python() -> str:
     if Path(sys.executable).name.startswith(("python", "pypy")):
         return sys.executable
     return str(Path(sys.exec_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
+
+def is_keeper(pid: int) -> bool:
+    """Whether the process is a keeper: it ends by itself when its holder has."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:4] == [b"-P", b"-m", _PROGRAM.encode()]
+    except OSError:
+        return False
 
 
 _keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()

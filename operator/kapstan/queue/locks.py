@@ -57,7 +57,7 @@ class RedisTable:
 
         self._ear = _Ear(self._dialer, f"{self._prefix}lc:{client}", rung)
 
-    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]]) -> Place:
+    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
         hold = "" if wait.hold is None else max(1, round(wait.hold * 1000))
         digest, rest = _digest(wait.key), [part for each in silent for part in each]
         if self._keeper is not None:  # nothing is held without one
@@ -76,7 +76,8 @@ class RedisTable:
                     int(wait.look),
                     int(stay),
                     *rest,
-                )
+                ),
+                patience,
             )
             if reply[1] == b"GONE":  # Redis lost it, or it was silent for a lease
                 self._call(scripts.lock_renew.pack(self._prefix, self._client, self._about, 0))
@@ -89,14 +90,16 @@ class RedisTable:
             None, client.decode(), about.decode(), beat.decode(), float(left) / 1000 if left else None, int(ahead)
         )
 
-    def give_up(self, wait: Wait) -> None:
-        self._leave(_digest(wait.key), wait.client, wait.number)
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:
+        self._leave(_digest(wait.key), wait.client, wait.number, patience)
 
-    def _leave(self, digest: str, client: str, number: str) -> None:
+    def _leave(self, digest: str, client: str, number: str, patience: float | None = None) -> None:
         late = True
         while late:
-            packed = scripts.lock_leave.pack(self._prefix, digest, client, self._generation, number)
-            late = self._call(packed)[1] == b"LATE"
+            reply = self._call(
+                lambda _: scripts.lock_leave.pack(self._prefix, digest, client, self._generation, number), patience
+            )
+            late = reply[1] == b"LATE"
 
     def release(self, key: str, holder: str, token: int | None) -> bool:
         digest, shown = _digest(key), "" if token is None else str(token)
@@ -123,9 +126,10 @@ class RedisTable:
         while self._idle:
             self._idle.pop().close()
 
-    def _call(self, packed: bytes | Callable[[bool], bytes]) -> list[Any]:
+    def _call(self, packed: bytes | Callable[[bool], bytes], patience: float | None = None) -> list[Any]:
         """The reply of one script. ``packed``: may be made anew for each try, which is told whether it is a repeat."""
-        tries = 0
+        tries, most = 0, self._settings.redis_retry_seconds
+        seconds = most if patience is None else min(most, max(patience, 1.0))
 
         def attempt() -> Any:
             nonlocal tries
@@ -143,7 +147,7 @@ class RedisTable:
             return reply
 
         try:
-            reply = self._dialer.patiently(attempt, self._settings.redis_retry_seconds)
+            reply = self._dialer.patiently(attempt, seconds)
         except QueueUnavailable as error:
             raise LockUnavailable(f"No lock can be had or checked now: {error}") from error
         check_format(reply)

@@ -5,8 +5,8 @@ A process that is killed leaves its own children behind. On Linux a supervisor i
 descendants leave behind becomes its own child, however far it went (a session of its own, a double fork), so that it
 can be ended, and is no zombie afterwards: the duty of an init where the supervisor is PID 1. A mark tells which
 executor an adopted process belongs to: a variable in its environment, or an open file that only forks of that executor
-have. The embedded server, which a run may have been the first to need, is left alone. On other systems only the child
-itself is killed.
+have. The embedded server, which a run may have been the first to need, is left alone, and so is the keeper of locks,
+which frees them when the executor has ended. On other systems only the child itself is killed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kapstan.queue.lock_keeper import is_keeper
 from kapstan.queue.server import is_server
 
 _MARK = "KAPSTAN_EXECUTOR"
@@ -86,7 +87,7 @@ def kill_below(root: int, mark: str = "") -> int:
         processes = _processes()
         marked = {pid for pid in processes if mark and processes[pid].state not in _DIED_OF and _bears(pid, mark)}
         tops = [root, *(pid for pid in marked if processes[pid].parent not in marked)]
-        victims = [pid for pid in _trees(processes, tops) if pid not in spared and not is_server(pid)]
+        victims = [pid for pid in _trees(processes, tops) if pid not in spared and not _left_alone(pid)]
         if not victims:
             break
         for pid in victims:
@@ -123,8 +124,12 @@ class Adopted:
             if not left:
                 return
             for pid in _trees(_processes(), left):
-                if not is_server(pid):
+                if not _left_alone(pid):
                     _kill(pid)
+
+
+def _left_alone(pid: int) -> bool:
+    return is_server(pid) or is_keeper(pid)
 
 
 _PYTHONS_OWN: Mapping[int, Any] = {

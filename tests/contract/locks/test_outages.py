@@ -19,6 +19,7 @@ from tests.servers.tcp_relay import TcpRelay
 
 from kapstan import backend
 from kapstan.locking import LockLost, LockManager, LockUnavailable, PostgresLockManager, RedisLockManager
+from kapstan.queue import scripts
 
 pytestmark = pytest.mark.usefixtures("lease")
 LEASE = 2.0
@@ -142,6 +143,17 @@ def test_a_service_that_is_away_locks_nothing(service: Service, monkeypatch: pyt
     service.direct.release_lock("k", "b")
 
 
+def test_acquire_timeout_bounds_the_wait_for_a_service_that_is_away(service: Service) -> None:
+    assert service.direct.acquire_lock("k", "a", 0)
+    service.server.kill()
+    began = time.monotonic()
+    with pytest.raises(LockUnavailable):
+        service.direct.acquire_lock("k2", "a", 0.1)
+    assert time.monotonic() - began < 6.0  # of KAPSTAN_REDIS_RETRY_SECONDS, 30
+    service.server.start()
+    service.direct.release_lock("k", "a")
+
+
 def test_a_call_that_is_given_up_in_an_outage_holds_nothing_afterwards(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +196,38 @@ def test_a_redis_that_lost_the_lock_says_so_and_mints_greater_tokens(redis: Redi
     with pytest.raises(LockLost, match="'b' holds it"):
         manager.release_lock("k", "a")
     manager.release_lock("k", "b")
+
+
+def test_a_call_that_redis_carries_out_late_takes_no_lock(redis: RedisServer) -> None:
+    """It was on its way when its connection was cut; meanwhile its caller had the lock and gave it back."""
+    with TcpRelay(redis.port) as relay:
+        manager = RedisLockManager(host="127.0.0.1", port=relay.port)
+        direct = RedisLockManager(host="127.0.0.1", port=redis.port)
+        assert not manager.is_locked("k")
+        relay.strand(scripts.lock_ask.sha.encode())
+        assert manager.acquire_lock("k", "a", 10)
+        manager.release_lock("k", "a")
+        relay.deliver()
+        assert not direct.is_locked("k")
+
+        assert direct.acquire_lock("k", "b")
+        relay.stranded.clear()
+        relay.strand(scripts.lock_ask.sha.encode())
+        assert not manager.acquire_lock("k", "c", 1.0)
+        direct.release_lock("k", "b")
+        assert not direct.is_locked("k")
+        backend.use(None)
+
+
+def test_a_release_whose_answer_is_lost_is_no_loss(redis: RedisServer) -> None:
+    with TcpRelay(redis.port) as relay:
+        manager = RedisLockManager(host="127.0.0.1", port=relay.port)
+        assert manager.acquire_lock("k", "a", 10)
+        relay.lose_reply(1)
+        manager.release_lock("k", "a")
+        assert relay.lost.is_set()
+        assert not manager.is_locked("k")
+        backend.use(None)
 
 
 def test_a_keeper_that_is_killed_is_replaced(redis: RedisServer) -> None:

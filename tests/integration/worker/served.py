@@ -15,6 +15,7 @@ from typing import Any
 
 from kapstan import flow, task
 from kapstan.engine import chain
+from kapstan.locking import RedisLockManager
 
 
 def tell(*words: object) -> None:
@@ -288,3 +289,13 @@ async def comes_back_from_a_fork_async(then: str) -> str:
 def rings_its_alarm() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     time.sleep(20)
+
+
+@task
+def locked(tag: str, key: str, gate: str) -> int:
+    """Holds the lock ``key`` in Redis until the test opens ``gate``; its fencing token."""
+    with RedisLockManager().lock(key) as held:
+        tell("holds", tag, os.getpid())
+        with open(gate, "rb", buffering=0) as pipe:
+            pipe.read(1)
+        return held.guard()
