@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Protocol
 
 from kapstan.errors import LockLost, LockUnavailable, NotLockHolder
@@ -49,7 +50,7 @@ class Locks:
         self._client = ""
         self._waits: dict[str, Waiting] = {}
         self._held: dict[tuple[str, str], tuple[int, str]] = {}  # token and wait of what was acquired and not released
-        self._debts: list[Wait] = []  # given up while the table did not answer
+        self._debts: list[Callable[[], object]] = []  # what was given up or given back while the table did not answer
         self._silence: dict[str, tuple[str, float, float]] = {}  # client: beat, seconds watched, last look
         self._deaths: Deaths | None = None
 
@@ -80,7 +81,13 @@ class Locks:
     def release_lock(self, key: str, holder: str) -> None:
         self._begin()
         token, _ = self._held.pop((key, holder), (None, ""))
-        if not self._table.release(key, holder, token):
+        try:
+            released = self._table.release(key, holder, token)
+        except LockUnavailable:
+            if token is not None:  # it is given back all the same, as soon as the table answers
+                self._debts.append(partial(self._table.release, key, holder, token))
+            raise
+        if not released:
             raise _not_held(key, holder, self._table.holder(key), token)
 
     async def arelease_lock(self, key: str, holder: str) -> None:
@@ -183,18 +190,18 @@ class Locks:
             waiting.over = True
             if waiting.done:
                 return
-            self._debts.append(waiting.wait)
+            self._debts.append(partial(self._table.give_up, waiting.wait, 0.0))
             with contextlib.suppress(LockUnavailable):  # whoever asks next, or hears that the table is back, does it
                 self._pay()
 
     def _pay(self) -> None:
-        """Give up what could not be given up before."""
+        """Do what could not be done before."""
         while self._debts:
-            wait = self._debts.pop()
+            debt = self._debts.pop()
             try:
-                self._table.give_up(wait, 0.0)
+                debt()
             except BaseException:
-                self._debts.append(wait)
+                self._debts.append(debt)
                 raise
 
     @contextlib.contextmanager

@@ -28,6 +28,7 @@ from kapstan.settings import Settings
 log = logging.getLogger("kapstan.queue")
 _PROGRAM = "kapstan.queue.lock_keeper"
 _READY = b"ready\n"
+_STARTING = 30.0  # seconds; it takes some tenths of one, and longer on a busy machine
 _WHOLE = 3600.0  # seconds; how often everything that the client has is prolonged
 
 
@@ -48,11 +49,13 @@ class Keeper:
         threading.Thread(target=self._attend, name="kapstan-lock-keeper", daemon=True).start()
         _keepers.add(self)
 
-    def confirm(self, seconds: float) -> None:
-        """Raises:
-        LockUnavailable: it does not work after ``seconds``.
+    def confirm(self) -> None:
+        """Wait until it works.
+
+        Raises:
+            LockUnavailable: it does not, for half a minute.
         """
-        if not self._ready.wait(seconds):
+        if not self._ready.wait(_STARTING):
             raise LockUnavailable(
                 f"The process that keeps locks alive ({_python()} -m kapstan.queue.lock_keeper) does not work; it has "
                 "written the reason to this process' standard error"
@@ -65,7 +68,8 @@ class Keeper:
             process = self._process
         with contextlib.suppress(OSError):
             _pipe(process.stdin).close()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Redis is away; it tries on for a lease, by itself
+            process.wait(2.0)
         _keepers.discard(self)
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -53,7 +53,7 @@ class RedisTable:
         def rung(message: str | None) -> None:
             number, _, digest = (message or "").partition(" ")
             if not ring(number or None) and digest:  # granted to a call that is over: it must not stay
-                self._leave(digest, client, number)
+                self._leave(digest, client, number, 0.0)
 
         self._ear = _Ear(self._dialer, f"{self._prefix}lc:{client}", rung)
 
@@ -61,7 +61,7 @@ class RedisTable:
         hold = "" if wait.hold is None else max(1, round(wait.hold * 1000))
         digest, rest = _digest(wait.key), [part for each in silent for part in each]
         if self._keeper is not None:  # nothing is held without one
-            self._keeper.confirm(self._settings.lease_seconds)
+            self._keeper.confirm()
         while True:
             reply = self._call(
                 lambda _: scripts.lock_ask.pack(

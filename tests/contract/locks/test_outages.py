@@ -174,6 +174,20 @@ def test_a_call_that_is_given_up_in_an_outage_holds_nothing_afterwards(
     assert not service.manager.is_locked("k")
 
 
+def test_a_lock_that_could_not_be_given_back_is_given_back_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAPSTAN_REDIS_RETRY_SECONDS", "0.5")
+    backend.use(None)
+    assert service.manager.acquire_lock("k", "a")
+    service.server.kill()
+    with pytest.raises(LockUnavailable):
+        service.manager.release_lock("k", "a")
+    service.server.start()
+    assert service.direct.acquire_lock("k", "b", 15)
+    service.direct.release_lock("k", "b")
+
+
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path / "redis")
@@ -204,16 +218,25 @@ def test_a_call_that_redis_carries_out_late_takes_no_lock(redis: RedisServer) ->
         manager = RedisLockManager(host="127.0.0.1", port=relay.port)
         direct = RedisLockManager(host="127.0.0.1", port=redis.port)
         assert not manager.is_locked("k")
-        relay.strand(scripts.lock_ask.sha.encode())
+        ask = b"EVALSHA\r\n$40\r\n" + scripts.lock_ask.sha.encode()
+        relay.strand(ask)
         assert manager.acquire_lock("k", "a", 10)
         manager.release_lock("k", "a")
         relay.deliver()
         assert not direct.is_locked("k")
 
+        backend.use(None)
+
+
+def test_a_late_call_of_who_gave_up_takes_no_place_in_line(redis: RedisServer) -> None:
+    with TcpRelay(redis.port) as relay:
+        manager = RedisLockManager(host="127.0.0.1", port=relay.port)
+        direct = RedisLockManager(host="127.0.0.1", port=redis.port)
         assert direct.acquire_lock("k", "b")
-        relay.stranded.clear()
-        relay.strand(scripts.lock_ask.sha.encode())
-        assert not manager.acquire_lock("k", "c", 1.0)
+        assert not manager.acquire_lock("k", "c", 0)
+        relay.strand(b"EVALSHA\r\n$40\r\n" + scripts.lock_ask.sha.encode())
+        assert not manager.acquire_lock("k", "c", 0.5)
+        relay.deliver()
         direct.release_lock("k", "b")
         assert not direct.is_locked("k")
         backend.use(None)
