@@ -41,17 +41,16 @@ class FileTable:
         self._keys = folder / "keys"
         self._mutex = _Mutex.of(folder)
         self._client = ""
-        self._alive: int | None = None
+        self._alive: OwnFile | None = None
         self._pipe: int | None = None
         self._ear: threading.Thread | None = None
         self._ring: Callable[[str | None], bool] | None = None
 
     def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
         with self._talking(), self._mutex.held():
-            mine = self._clients / client
-            self._alive = os.open(mine, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.lockf(self._alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(self._alive, about.encode())
+            self._alive = OwnFile(self._clients / client)
+            fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(self._alive.handle, about.encode())
             os.mkfifo(self._pipe_of(client), 0o600)
             # Open for both, so that it never ends for want of a writer.
             self._pipe = os.open(self._pipe_of(client), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -99,7 +98,7 @@ class FileTable:
         os.write(self._pipe, b"\n")  # an empty line: the end
         self._ear.join()
         with self._talking(), self._mutex.held():
-            os.close(self._alive)
+            self._alive.close()
             self._mutex.mine.discard(self._client)
             self._bury([self._client])
         os.close(self._pipe)
@@ -109,6 +108,7 @@ class FileTable:
 
     def _change(self, key: str, act: Callable[[Change, KeyState], T]) -> T:
         with self._talking(), self._mutex.held():
+            self._stay_alive()
             answer, rings = self._changed(self._keys / digest(key), key, act)
         self._send(rings)
         return answer
@@ -143,6 +143,14 @@ class FileTable:
         return token
 
     # ------------------------------------------------------------------ clients
+
+    def _stay_alive(self) -> None:
+        """Code of the user's that closes every file has taken the lock of this client's file with it: take it anew. If
+        somebody saw that, what this client held is theirs, and its holders are told."""
+        if self._alive is not None and self._alive.keep_open():
+            fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._alive.handle, 0)
+            os.pwrite(self._alive.handle, self._mutex.about.encode(), 0)
 
     def _ended(self, client: str) -> bool:
         """Called with the mutex held. Never opens a file of this process: closing it would give up its lock."""
@@ -230,6 +238,31 @@ class FileTable:
             raise LockUnavailable(f"The lock files in {self._folder} cannot be used: {error}") from error
 
 
+class OwnFile:
+    """A file that this process keeps open, made if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        self.handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._identity = os.fstat(self.handle)[1:3]
+
+    def keep_open(self) -> bool:
+        """Whether it had to be opened anew; its number may be another file's by now, which is left alone."""
+        with contextlib.suppress(OSError):
+            if os.fstat(self.handle)[1:3] == self._identity:
+                return False
+        self._open()
+        return True
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if os.fstat(self.handle)[1:3] == self._identity:
+                os.close(self.handle)
+
+
 class _Mutex:
     """The kernel's lock of ``mutex``, one per folder and process: a process' own threads are kept apart by ours, since
     to the kernel they are one.
@@ -242,7 +275,7 @@ class _Mutex:
     _making = threading.Lock()
 
     def __init__(self, file: Path) -> None:
-        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = OwnFile(file)
         self._lock = threading.Lock()
         self.mine: set[str] = set()
         self.about = ""
@@ -277,11 +310,12 @@ class _Mutex:
     @contextlib.contextmanager
     def held(self) -> Generator[None]:
         with self._lock:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            self._file.keep_open()
+            fcntl.lockf(self._file.handle, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
+                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
 
 
 def _write(path: Path, text: str) -> None:

@@ -68,14 +68,14 @@ class Deaths:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kapstan-lock-deaths", daemon=True)
                 self._thread.start()
-            os.write(self._writer, b"!")
+            self._look_anew()
             return True
 
     def forget_all(self) -> None:
         """Nobody waits any more: watch nobody."""
         with self._lock:
             if self._handles:
-                os.write(self._writer, b"!")
+                self._look_anew()
             self._drop(list(self._handles))
 
     def close(self) -> None:
@@ -85,15 +85,21 @@ class Deaths:
             if self._thread is None:
                 self._close_pipe()
             else:
-                os.write(self._writer, b"!")
+                self._look_anew()
+
+    def _look_anew(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._writer, b"!")
 
     def _close_pipe(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        for end in (self._reader, self._writer):
+            with contextlib.suppress(OSError):
+                os.close(end)
 
     def _drop(self, clients: list[str]) -> None:
         for client in clients:
-            os.close(self._handles.pop(client))
+            with contextlib.suppress(OSError):
+                os.close(self._handles.pop(client))
 
     def _run(self) -> None:
         while True:
@@ -106,12 +112,15 @@ class Deaths:
             poll = select.poll()
             for handle in (self._reader, *handles):
                 poll.register(handle, select.POLLIN)
-            ready = {handle for handle, _ in poll.poll()}
+            ready = {handle for handle, _ in poll.poll()}  # also of files that were closed
             gone = [client for handle, client in handles.items() if handle in ready]
             for handle in handles:
                 os.close(handle)
             if self._reader in ready:
-                os.read(self._reader, 4096)
+                try:
+                    os.read(self._reader, 4096)
+                except OSError:  # code of the user's has closed every file: those who wait look by themselves
+                    return
             with self._lock:
                 self._drop([client for client in gone if client in self._handles])
             for client in gone:

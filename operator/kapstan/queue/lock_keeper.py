@@ -1,8 +1,8 @@
 """Keeps the locks of a process alive in Redis, from outside of it: whatever its code does, its lease is renewed.
 
 ``Keeper`` starts ``python -m kapstan.queue.lock_keeper`` beside a process that uses locks in Redis. That program counts
-the client's beat until the process ends, which it sees by the kernel's word (its descriptor, or the end of the pipe
-from it), and then frees what the process held. It runs no user code. If it is killed alone, the process starts another.
+the client's beat until the process ends, which it sees by the kernel's word, and then frees what the process held. It
+runs no user code. If it is killed alone, the process starts another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kapstan.settings import Settings
 
 log = logging.getLogger("kapstan.queue")
 _PROGRAM = "kapstan.queue.lock_keeper"
-_READY = b"ready\n"
+_READY, _CLOSE = b"ready\n", b"close\n"
 _STARTING = 30.0  # seconds; it takes some tenths of one, and longer on a busy machine
 _WHOLE = 3600.0  # seconds; how often everything that the client has is prolonged
 
@@ -67,6 +67,7 @@ class Keeper:
             self._closed = True
             process = self._process
         with contextlib.suppress(OSError):
+            _pipe(process.stdin).write(_CLOSE)
             _pipe(process.stdin).close()
         with contextlib.suppress(subprocess.TimeoutExpired):  # Redis is away; it tries on for a lease, by itself
             process.wait(2.0)
@@ -95,16 +96,18 @@ class Keeper:
         while True:
             process, began = self._process, time.monotonic()
             stdout = _pipe(process.stdout)
-            if stdout.readline() == _READY:
-                self._ready.set()
-                stdout.read()
-            stdout.close()
+            with contextlib.suppress(OSError):  # the code of the user has closed every file
+                if stdout.readline() == _READY:
+                    self._ready.set()
+                    stdout.read()
+                stdout.close()
             process.wait()
             self._ready.clear()
             with self._lock:
                 if self._closed:
                     return
-            _pipe(process.stdin).close()
+            with contextlib.suppress(OSError):
+                _pipe(process.stdin).close()
             pause = 0.1 if time.monotonic() - began > 10 else min(10.0, pause * 2)
             log.warning("The process that keeps locks alive ended (%s); starting another", process.returncode)
             time.sleep(pause)
@@ -179,7 +182,10 @@ def main() -> int:
             if not said:
                 said = True
                 os.write(1, _READY)
-        if poll.poll(settings.beat_seconds * 1000):
+        ready = [handle for handle, _ in poll.poll(settings.beat_seconds * 1000)]
+        if 0 in ready and not os.read(0, 4096):
+            poll.unregister(0)  # closed without a word: by code that closes every file; the holder lives on
+        elif ready:
             break
     keeping.end()
     return 0

@@ -102,6 +102,11 @@ def _hog(_: LockManager, seconds: str) -> str:
     return "hogged"
 
 
+def _close_files(_: LockManager) -> str:
+    os.closerange(3, 1024)
+    return "closed"
+
+
 def _fork(manager: LockManager, key: str) -> str:
     """A child that outlives this process, and takes another lock itself."""
     read, write = os.pipe()
@@ -144,6 +149,7 @@ _COMMANDS: dict[str, Any] = {
     "release": _release,
     "guard": _guard,
     "hog": _hog,
+    "close_files": _close_files,
     "fork": _fork,
     "crowd": _crowd,
 }

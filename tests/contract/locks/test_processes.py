@@ -116,6 +116,18 @@ def test_code_that_lets_no_thread_run_is_not_robbed(manager: LockManager, start:
     assert program.ask("release", key, "a") == "None"
 
 
+@pytest.mark.usefixtures("lease")
+def test_code_that_closes_every_file_is_not_robbed_unawares(manager: LockManager, start: Start, key: str) -> None:
+    program = start()
+    assert program.ask("acquire", key, "a") == "True"
+    assert program.ask("close_files") == "closed"
+    robbed = manager.acquire_lock(key, "b", 4.0)
+    answer = program.ask("guard", key, "a")
+    assert answer == "LockLost" if robbed else int(answer) > 0
+    assert program.ask("acquire", f"{key}-next", "a") == "True"
+    assert not manager.acquire_lock(f"{key}-next", "b", 1.0)
+
+
 def test_a_forked_child_neither_holds_nor_keeps_what_its_parent_held(
     manager: LockManager, start: Start, key: str
 ) -> None:
