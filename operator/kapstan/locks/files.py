@@ -43,6 +43,7 @@ class FileTable:
         self._client = ""
         self._alive: OwnFile | None = None
         self._pipe: int | None = None
+        self._gone: set[str] = set()  # clients that were found to have ended, with the mutex held
         self._ear: threading.Thread | None = None
         self._ring: Callable[[str | None], bool] | None = None
 
@@ -109,7 +110,10 @@ class FileTable:
     def _change(self, key: str, act: Callable[[Change, KeyState], T]) -> T:
         with self._talking(), self._mutex.held():
             self._stay_alive()
+            self._gone = set[str]()
             answer, rings = self._changed(self._keys / digest(key), key, act)
+            if self._gone:
+                self._bury(sorted(self._gone))
         self._send(rings)
         return answer
 
@@ -168,6 +172,7 @@ class FileTable:
             raise
         finally:
             os.close(handle)
+        self._gone.add(client)
         return True
 
     def _about(self, client: str) -> str:

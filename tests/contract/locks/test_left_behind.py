@@ -1,0 +1,101 @@
+"""What locks leave behind where they are kept: nothing, once nobody holds or waits; and nothing that stays for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from tests.contract.locks.program import Program
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
+
+from kapstan import backend
+from kapstan.locking import FileSystemLockManager, LockManager, PostgresLockManager, RedisLockManager
+from kapstan.queue.keys import spec_of
+
+MANY = 200
+
+
+def busy(manager: LockManager) -> None:
+    """Many holds, waits that are given up, looks, a process that is killed while it holds and waits."""
+    doomed = Program(manager)
+    for number in range(MANY):
+        assert manager.acquire_lock(f"key-{number}", "a", hold_timeout=60 if number % 2 else None)
+    assert doomed.ask("acquire", "held", "d") == "True"
+    assert doomed.ask("line_up", "key-0", "d") == "waiting"
+    with ThreadPoolExecutor(4) as pool:
+        waits = [pool.submit(manager.acquire_lock, f"key-{number}", "b", 0.2) for number in range(4)]
+        looks = [pool.submit(manager.wait_for_lock, f"key-{number}", 0.2) for number in range(4)]
+        assert not any(call.result() for call in (*waits, *looks))
+    doomed.close()
+    assert manager.acquire_lock("held", "a", 30)
+
+
+def all_released(manager: LockManager) -> None:
+    for name in ("held", *(f"key-{number}" for number in range(MANY))):
+        manager.release_lock(name, "a")
+
+
+def test_redis(redis_of_locks: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAPSTAN_NAMESPACE", "left-behind")
+    manager = RedisLockManager(host="127.0.0.1", port=redis_of_locks.port)
+    prefix = "{left-behind}:"
+    with redis_of_locks.client() as client:
+
+        def names() -> list[str]:
+            return sorted(key.decode()[len(prefix) :] for key in client.scan_iter(f"{prefix}*"))
+
+        busy(manager)
+        held = names()
+        assert len([name for name in held if name.startswith("lk:")]) == MANY + 1
+        for name in held:
+            spec = spec_of(name)
+            assert spec is not None, name
+            assert client.type(prefix + name).decode() == spec.type
+            assert (client.ttl(prefix + name) == -1) == (spec.life == "permanent"), name
+        all_released(manager)
+        assert [name.partition(":")[0] for name in names()] == ["lc", "lt"]
+        backend.use(None)
+        assert names() == ["lt"]
+
+
+def test_files(tmp_path: Path) -> None:
+    manager = FileSystemLockManager(tmp_path / "locks")
+    busy(manager)
+    assert len(list((tmp_path / "locks" / "keys").iterdir())) == MANY + 1
+    all_released(manager)
+    assert list((tmp_path / "locks" / "keys").iterdir()) == []
+    assert len(list((tmp_path / "locks" / "clients").iterdir())) == 2  # this process, and its pipe
+    backend.use(None)
+    assert list((tmp_path / "locks" / "clients").iterdir()) == []
+
+
+def test_what_a_killed_process_left_in_files_goes_with_the_next_that_comes(tmp_path: Path) -> None:
+    manager = FileSystemLockManager(tmp_path / "locks")
+    doomed = Program(manager)
+    assert doomed.ask("acquire", "k", "a") == "True"
+    doomed.close()
+    assert len(list((tmp_path / "locks" / "keys").iterdir())) == 1
+    (tmp_path / "locks" / "keys" / "half.new").write_text("{")
+    assert not manager.is_locked("another")
+    assert list((tmp_path / "locks" / "keys").iterdir()) == []
+    backend.use(None)
+
+
+def test_postgres(postgres_of_locks: PostgresServer) -> None:
+    manager = PostgresLockManager(postgres_of_locks.dsn)
+    counts: Callable[[psycopg.Connection], tuple[int, int] | None] = lambda connection: connection.execute(  # noqa: E731
+        "SELECT (SELECT count(*) FROM kapstan_locks), (SELECT count(*) FROM kapstan_lock_clients)"
+    ).fetchone()
+    busy(manager)
+    with psycopg.connect(postgres_of_locks.dsn, autocommit=True) as connection:
+        assert counts(connection) == (MANY + 1, 1)
+        all_released(manager)
+        assert counts(connection) == (0, 1)
+        backend.use(None)
+        assert counts(connection) == (0, 0)
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kapstan-locks'")
+        assert row.fetchone() == (0,)
