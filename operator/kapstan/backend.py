@@ -164,7 +164,7 @@ class Backend:
         elif place.kind == "postgres":
             from kapstan.locks.postgres import PostgresTable
 
-            table = PostgresTable(place.address, self.settings.namespace, self.settings.lease_seconds)
+            table = PostgresTable(place.address, self.settings.namespace, self.settings.redis_retry_seconds)
         else:
             from kapstan.locks.processes import said_for_people
             from kapstan.queue.locks import RedisTable
