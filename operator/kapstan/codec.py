@@ -8,64 +8,51 @@ never unpickle.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
-import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast, get_args
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
-from kapstan.errors import SerializationError, SignatureError, UnreadableValue, ValueTooLarge
+from kapstan import serializers
+from kapstan.errors import (
+    BackendError,
+    ConfigurationError,
+    SerializationError,
+    SignatureError,
+    Unreadable,
+    UnreadableValue,
+    ValueTooLarge,
+)
+from kapstan.exact_json import exact_json as exact_json
+from kapstan.exact_json import text_of, value_of
+from kapstan.serializers import Serializer
 from kapstan.settings import Settings
+from kapstan.signatures import FORMAT as FORMAT
+from kapstan.signatures import Hmac
+from kapstan.signatures import Purpose as Purpose
 from kapstan.signing_key import SigningKey, local_key, parse_key
 
-FORMAT = b"\x01"
 _OVERHEAD = 1 + 1 + 4 + 16
-JSON, PICKLE, RAW, REFERENCE = b"j", b"p", b"b", b"r"
-_SERIALIZERS = (JSON, PICKLE, RAW, REFERENCE)
-Purpose = Literal["arguments", "result", "journal", "register", "value", "summary"]
+JSON, PICKLE, RAW, REFERENCE, NAMED, PIECE = b"j", b"p", b"b", b"r", b"n", b"s"
+"""What the body is. ``NAMED``: the length (1 byte) and the name of a serializer, then its bytes; ``PIECE``: a part of a
+sealed stream."""
+_SERIALIZERS = (JSON, PICKLE, RAW, REFERENCE, NAMED, PIECE)
 
 
 class Reference(NamedTuple):
-    """Stands for a value that is too large to ride along: an object in the store and the SHA-256 of its bytes."""
+    """Stands for a value that is too large to ride along: an object in the store.
+
+    Attributes:
+        digest: SHA-256 of its bytes; of one that is a sealed stream ``stream:`` and its nonce.
+        storage: the result storage that it is in, "" for the store of the namespace.
+    """
 
     key: str
     digest: str
     size: int
-
-
-class _Hmac(NamedTuple):
-    """HMAC-SHA256 (RFC 2104) with one key, begun: hashes that have taken in the key, the namespace and a purpose."""
-
-    inner: dict[Purpose, Any]
-    outer: Any
-
-    @classmethod
-    def begun(cls, secret: bytes, namespace: str) -> _Hmac:
-        key = (secret if len(secret) <= 64 else hashlib.sha256(secret).digest()).ljust(64, b"\0")
-        pad = bytes(byte ^ 0x36 for byte in key)
-        places: dict[Purpose, bytes] = {purpose: f"{namespace}\0{purpose}".encode() for purpose in get_args(Purpose)}
-        inner: dict[Purpose, Any] = {
-            purpose: hashlib.sha256(pad + FORMAT + len(place).to_bytes(4, "big") + place)
-            for purpose, place in places.items()
-        }
-        return cls(inner, hashlib.sha256(bytes(byte ^ 0x5C for byte in key)))
-
-    def begun_at(self, serializer: bytes, purpose: Purpose, key: str) -> Any:
-        """The inner hash of what stands in one place; it lacks the body."""
-        place = key.encode()
-        inner = self.inner[purpose].copy()
-        inner.update(len(place).to_bytes(4, "big") + place + serializer)
-        return inner
-
-    def sign(self, serializer: bytes, body: bytes, purpose: Purpose, key: str) -> bytes:
-        place = key.encode()  # as begun_at, without its call: every background run passes here
-        inner = self.inner[purpose].copy()
-        inner.update(len(place).to_bytes(4, "big") + place + serializer)
-        inner.update(body)
-        outer = self.outer.copy()
-        outer.update(inner.digest())
-        return outer.digest()[:16]
+    storage: str = ""
 
 
 class Codec:
@@ -75,16 +62,16 @@ class Codec:
         keys: the current key first, then those before it that may still be read.
     """
 
-    __slots__ = ("_allow_pickle", "_current", "_hmacs", "_max_bytes", "namespace")
+    __slots__ = ("_current", "_hmacs", "allow_pickle", "max_bytes", "namespace")
 
     def __init__(
         self, namespace: str, keys: list[SigningKey], *, allow_pickle: bool = True, max_bytes: int = 64 * 1024 * 1024
     ) -> None:
         self.namespace = namespace
-        self._hmacs = {key.key_id: _Hmac.begun(key.secret, namespace) for key in reversed(keys)}
+        self._hmacs = {key.key_id: Hmac.begun(key.secret, namespace) for key in reversed(keys)}
         self._current = keys[0].key_id
-        self._allow_pickle = allow_pickle
-        self._max_bytes = max_bytes
+        self.allow_pickle = allow_pickle
+        self.max_bytes = max_bytes
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Codec:
@@ -104,31 +91,40 @@ class Codec:
 
     # ------------------------------------------------------------------ values
 
-    def encode(self, value: Any, purpose: Purpose, key: str, *, what: str = "value") -> bytes:
-        """The signed envelope of ``value``: JSON where that round-trips exactly, else cloudpickle.
+    def encode(
+        self, value: Any, purpose: Purpose, key: str, *, what: str = "value", serializer: Serializer | None = None
+    ) -> bytes:
+        """The signed envelope of ``value``; without a ``serializer`` JSON where that round-trips exactly, else
+        cloudpickle.
 
         Raises:
-            SerializationError: pickling is not allowed or does not work; the message names ``what`` and its type.
+            SerializationError: pickling is not allowed, or the serializer does not carry it; the message names ``what``
+                and its type.
             ValueTooLarge: more than ``max_value_bytes``.
         """
-        return self.seal(*self.serialise(value, what), purpose, key)
+        return self.seal(*self.serialise(value, what, serializer), purpose, key)
 
-    def serialise(self, value: Any, what: str) -> tuple[bytes, bytes]:
+    def serialise(self, value: Any, what: str, serializer: Serializer | None = None) -> tuple[bytes, bytes]:
         """(serializer, body) of what ``encode`` seals, which raises nothing of its own.
 
         Raises:
             SerializationError, ValueTooLarge: as ``encode``.
         """
-        if exact_json(value):
-            serializer, body = JSON, _to_json(value)
+        if serializer is not None:
+            kind, body = self._named(value, what, serializer)
+        elif exact_json(value):
+            kind, body = JSON, text_of(value).encode()
         else:
-            serializer, body = PICKLE, self._pickle(value, what)
-        if len(body) > self._max_bytes:
-            raise ValueTooLarge(
-                f"{what} has {len(body):,} bytes serialised; the limit is {self._max_bytes:,} "
-                "(KAPSTAN_MAX_VALUE_BYTES). Store it yourself and pass its key."
-            )
-        return serializer, body
+            kind, body = PICKLE, self._pickle(value, what)
+        if len(body) > self.max_bytes:
+            raise self.too_large(what, len(body))
+        return kind, body
+
+    def too_large(self, what: str, size: int) -> ValueTooLarge:
+        return ValueTooLarge(
+            f"{what} has {size:,} bytes serialised; the limit is {self.max_bytes:,} (KAPSTAN_MAX_VALUE_BYTES). Store "
+            "it yourself and pass its key."
+        )
 
     def decode(self, envelope: bytes, purpose: Purpose, key: str) -> Any:
         """The value of a verified envelope; a ``Reference`` for one that refers to the store.
@@ -139,16 +135,21 @@ class Codec:
         """
         serializer, body = self.open(envelope, purpose, key)
         if serializer == JSON:
-            return _from_json(body)
+            return value_of(body.decode())
         if serializer == PICKLE:
             return self._unpickle(body)
         if serializer == REFERENCE:
             return Reference(*json.loads(body))
+        if serializer == NAMED:
+            return self._read_named(body)
+        if serializer == PIECE:
+            raise UnreadableValue(f"this is a piece of the {purpose} of {key!r}, not the whole of it")
         return body
 
     def refer(self, reference: Reference, purpose: Purpose, key: str) -> bytes:
         """The signed envelope that stands for an object in the store."""
-        return self.seal(REFERENCE, json.dumps(list(reference)).encode(), purpose, key)
+        parts = list(reference if reference.storage else reference[:3])
+        return self.seal(REFERENCE, json.dumps(parts).encode(), purpose, key)
 
     def reference(self, envelope: bytes, purpose: Purpose, key: str) -> Reference | None:
         """Where the value stands if ``envelope`` only refers to it, else None. Unpickles nothing.
@@ -164,12 +165,14 @@ class Codec:
 
         Raises:
             SignatureError: as ``decode``.
-            SerializationError: it is not JSON.
+            SerializationError: it is not JSON, plain or compressed.
         """
         serializer, body = self.open(envelope, purpose, key)
-        if serializer != JSON:
-            raise SerializationError(f"this {purpose} is not JSON but {describe(envelope)}")
-        return _from_json(body)
+        if serializer == JSON:
+            return value_of(body.decode())
+        if serializer == NAMED and self.reader(_name_in(body)).is_json:
+            return self._read_named(body)
+        raise SerializationError(f"this {purpose} is not JSON but {describe(envelope)}")
 
     def json_reader(self, purpose: Purpose, key: str) -> Callable[[bytes], Any]:
         """``decode_json`` for the envelopes of one place, at two thirds of the price: a resume reads ten thousand."""
@@ -183,7 +186,7 @@ class Codec:
                 taken.update(body)
                 whole.update(taken.digest())
                 if hmac.compare_digest(envelope[6:22], whole.digest()[:16]):
-                    return _from_json(body)
+                    return value_of(body.decode())
             return self.decode_json(envelope, purpose, key)  # of a key before this one; or it says what is wrong
 
         return read
@@ -219,56 +222,102 @@ class Codec:
             raise SignatureError(f"the signature of the {purpose} of {key!r} does not hold: it was changed or moved")
         return serializer, body
 
-    # ------------------------------------------------------------------ pickle
+    # ------------------------------------------------------------------ serializers
+
+    def _named(self, value: Any, what: str, serializer: Serializer) -> tuple[bytes, bytes]:
+        """(serializer, body) of a value that a chosen serializer writes; the plain two have envelopes of their own."""
+        self.may_write(serializer, what)
+        with serialising(what, value, serializer.name):
+            body: Any = serializer.dumps(value)
+            if not isinstance(body, bytes):
+                raise TypeError(f"dumps gave {type(body).__name__}, not bytes")
+        name = serializer.name.encode()
+        if name in (b"json", b"pickle"):
+            return JSON if name == b"json" else PICKLE, body
+        return NAMED, bytes([len(name)]) + name + body
+
+    def may_write(self, serializer: Serializer, what: str) -> None:
+        """Raises:
+        SerializationError: it pickles, and that is not allowed.
+        """
+        if serializer.unpickles and not self.allow_pickle:
+            raise SerializationError(f"{what}: {serializer.name!r} pickles, and KAPSTAN_ALLOW_PICKLE is false")
+
+    def reader(self, name: str) -> Serializer:
+        """What reads the bytes that a serializer of that name has written.
+
+        Raises:
+            UnreadableValue: no class here has that name, or it pickles, and that is not allowed.
+        """
+        try:
+            serializer = serializers.named(name)
+        except ConfigurationError as error:
+            raise UnreadableValue(f"a value cannot be read here: {error}") from error
+        if serializer.unpickles and not self.allow_pickle:
+            raise UnreadableValue("this value is pickled and KAPSTAN_ALLOW_PICKLE is false")
+        return serializer
+
+    def _read_named(self, body: bytes) -> Any:
+        name = _name_in(body)
+        serializer = self.reader(name)
+        with reading(name):
+            return serializer.loads(body[1 + body[0] :])
 
     def _pickle(self, value: Any, what: str) -> bytes:
-        if not self._allow_pickle:
+        if not self.allow_pickle:
             raise SerializationError(
                 f"{what} ({_type_name(value)}) does not fit JSON exactly and KAPSTAN_ALLOW_PICKLE is false: "
                 "pass str, int, finite float, bool, None, lists and string-keyed dicts of them"
             )
         from kapstan.pickling import dumps
 
-        try:
+        with serialising(what, value):
             return dumps(value)
-        except Exception as error:
-            raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised: {error}") from error
 
     def _unpickle(self, body: bytes) -> Any:
-        if not self._allow_pickle:
+        if not self.allow_pickle:
             raise UnreadableValue("this value is pickled and KAPSTAN_ALLOW_PICKLE is false")
         from kapstan.pickling import loads
 
-        try:
+        with reading("pickle"):
             return loads(body)
-        except Exception as error:
-            raise UnreadableValue(f"a pickled value cannot be loaded here: {type(error).__name__}: {error}") from error
 
 
-# The hot path of every background run: a scanner and an encoder made once. Both are the standard library's own parts,
-# which its stubs leave out.
-_plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_scan = cast("Any", json.JSONDecoder()).scan_once
-_make_encoder = cast("Any", json.encoder).c_make_encoder
-_encoder = _make_encoder and _make_encoder(
-    None, _plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, True
-)
+@contextlib.contextmanager
+def serialising(what: str, value: Any, by: str = "") -> Generator[None]:
+    """Whatever a serializer raises for ``value`` becomes a SerializationError that names ``what`` and its type."""
+    try:
+        yield
+    except (BackendError, ValueTooLarge):
+        raise
+    except Exception as error:
+        how = f" by {by!r}" if by else ""
+        raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised{how}: {error}") from error
 
 
-def _to_json(value: Any) -> bytes:
-    """Compact JSON of a value that ``exact_json`` has passed (so it has no cycle)."""
-    return ("".join(_encoder(value, 0)) if _encoder else _plain.encode(value)).encode()
+@contextlib.contextmanager
+def reading(by: str) -> Generator[None]:
+    """Whatever a serializer raises for bytes that are ours becomes an UnreadableValue."""
+    try:
+        yield
+    except (BackendError, Unreadable):
+        raise
+    except Exception as error:
+        kind = "a pickled value" if by == "pickle" else f"a value written by {by!r}"
+        raise UnreadableValue(f"{kind} cannot be loaded here: {type(error).__name__}: {error}") from error
 
 
-def _from_json(body: bytes) -> Any:
-    """The value of what ``_to_json`` gave."""
-    return _scan(body.decode(), 0)[0]
+def _name_in(body: bytes) -> str:
+    return body[1 : 1 + body[0]].decode()
 
 
 def describe(envelope: bytes) -> str:
     """Kind and size of an envelope, unverified, for people."""
-    names = {JSON: "JSON", PICKLE: "pickled", RAW: "bytes", REFERENCE: "a reference"}
-    return f"{names.get(envelope[1:2], 'unknown')}, {max(0, len(envelope) - _OVERHEAD):,} bytes"
+    names = {JSON: "JSON", PICKLE: "pickled", RAW: "bytes", REFERENCE: "a reference", PIECE: "a piece of a value"}
+    kind, body = names.get(envelope[1:2], "unknown"), envelope[_OVERHEAD:]
+    if envelope[1:2] == NAMED and body:
+        kind, body = f"written by {body[1 : 1 + body[0]].decode(errors='replace')!r}", body[1 + body[0] :]
+    return f"{kind}, {len(body):,} bytes"
 
 
 def refers_to_store(envelope: bytes) -> bool:
@@ -279,39 +328,6 @@ def refers_to_store(envelope: bytes) -> bool:
 def fingerprint(envelope: bytes) -> str:
     """16 characters that are equal only for the same value in the same place: half of the signature."""
     return envelope[6:14].hex()
-
-
-def exact_json(value: Any) -> bool:
-    """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down, in which the
-    same lists and dicts are one object."""
-    return _exact(value, 0, set())
-
-
-def _exact(value: Any, depth: int, seen: set[int]) -> bool:
-    """``seen``: the containers met so far; one met twice is shared or holds itself, which JSON cannot say."""
-    kind = cast("type[Any]", type(value))
-    if kind is str:
-        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
-    if kind is int:
-        return value.bit_length() <= 1024
-    if kind is bool or value is None:
-        return True
-    if kind is float:
-        return math.isfinite(value)
-    if depth > 100 or (kind is not list and kind is not dict) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    # Loops, since every background run passes here and a generator costs more than what it would look at; and most of
-    # what they look at is checked here, since a call costs more than that, too.
-    if kind is list:
-        for item in value:
-            if not (type(item) is str and item.isascii()) and not _exact(item, depth + 1, seen):
-                return False
-        return True
-    for key, item in value.items():
-        if type(key) is not str or not (key.isascii() or _exact(key, 0, seen)) or not _exact(item, depth + 1, seen):
-            return False
-    return True
 
 
 def digest(body: bytes) -> str:

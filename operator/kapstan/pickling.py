@@ -33,6 +33,15 @@ def dumps(value: Any) -> bytes:
     return _dumps(value, None)
 
 
+def dump(value: Any, target: Any) -> None:
+    """As ``dumps``, written to a file: a large ``bytes`` or array in it is not copied for that.
+
+    Raises:
+        Exception: what pickling or writing raises.
+    """
+    _dump(value, target, None)
+
+
 def dumps_exception(error: BaseException, lost: Lost) -> tuple[bytes, BaseException]:
     """The pickle of ``error``, and what reading it gives: an exception of the same class.
 
@@ -62,7 +71,12 @@ def loads(body: bytes) -> Any:
     Raises:
         Exception: what unpickling raises.
     """
-    return _Unpickler(io.BytesIO(body)).load()
+    return load(io.BytesIO(body))
+
+
+def load(source: Any) -> Any:
+    """As ``loads``, from a file with ``read``, ``readinto`` and ``readline``."""
+    return _Unpickler(source).load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -123,14 +137,18 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _dumps(value: Any, keeping: _Keeping | None) -> bytes:
+    file = io.BytesIO()
+    _dump(value, file, keeping)
+    return file.getvalue()
+
+
+def _dump(value: Any, target: Any, keeping: _Keeping | None) -> None:
     global _pickler
     if _pickler is None:
         _pickler = _pickler_class()
-    file = io.BytesIO()
-    pickler = _pickler(file, protocol=5)
+    pickler = _pickler(target, protocol=5)
     pickler.keeping = keeping
     pickler.dump(value)
-    return file.getvalue()
 
 
 def _pickler_class() -> type[Any]:

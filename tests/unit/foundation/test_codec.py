@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kapstan import codec, signing_key
+from kapstan import codec, serializers, signing_key
 from kapstan.codec import Codec, Reference
-from kapstan.errors import ConfigurationError, SerializationError, SignatureError, ValueTooLarge
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError, UnreadableValue, ValueTooLarge
+from kapstan.serializers import Serializer, named
 from kapstan.settings import Settings
 from kapstan.signing_key import SigningKey
 
@@ -141,6 +142,43 @@ def test_the_control_plane_reads_json_only() -> None:
 def test_a_reference_comes_back_as_one() -> None:
     reference = Reference("blob/r1/x", codec.digest(b"big"), 3)
     assert make().decode(make().refer(reference, "result", "r"), "result", "r") == reference
+
+
+@pytest.mark.parametrize("name", ["json", "pickle", "compressed/json", "compressed/pickle", "compressed+bz2/json"])
+def test_the_serializers_name_is_under_the_signature(name: str) -> None:
+    c, value = make(), {"a": ["x" * 1000]}
+    envelope = c.encode(value, "result", "r", serializer=named(name))
+    assert c.decode(envelope, "result", "r") == value
+    for other in (b"jsom", b"compressed/jsom"):
+        changed = envelope.replace(b"json", other[-4:]).replace(b"pickle", b"pickld")
+        if changed != envelope:
+            with pytest.raises(SignatureError):
+                c.decode(changed, "result", "r")
+    for kind in (codec.JSON, codec.PICKLE, codec.RAW, codec.REFERENCE, codec.NAMED, codec.PIECE):
+        if envelope[1:2] != kind:
+            with pytest.raises(SignatureError):
+                c.decode(envelope[:1] + kind + envelope[2:], "result", "r")
+
+
+def test_compressed_json_is_json_for_who_may_not_unpickle() -> None:
+    c = make(allow_pickle=False)
+    envelope = c.encode([1], "result", "r", serializer=named("compressed/json"))
+    assert c.decode_json(envelope, "result", "r") == [1]
+    assert codec.describe(envelope) == "written by 'compressed/json', 11 bytes"
+    pickled = make().encode([1], "result", "r", serializer=named("compressed/pickle"))
+    for read in (c.decode, c.decode_json):
+        with pytest.raises(SerializationError, match="KAPSTAN_ALLOW_PICKLE is false"):
+            read(pickled, "result", "r")
+    with pytest.raises(SerializationError, match="is not JSON but written by 'compressed/pickle'"):
+        make().decode_json(pickled, "result", "r")
+
+
+def test_a_value_of_a_serializer_that_is_not_here_says_how_to_have_it() -> None:
+    gone = type("Gone", (Serializer,), {"type": "gone", "dumps": lambda self, obj: b"x"})
+    envelope = make().encode(1, "result", "r", serializer=gone())
+    del serializers.base._types["gone"]  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(UnreadableValue, match=r"no serializer 'gone'; known here: .*once the module"):
+        make().decode(envelope, "result", "r")
 
 
 def test_an_envelope_costs_22_bytes() -> None:
