@@ -21,11 +21,12 @@ from kapstan.ports.launcher import (
     WorkersRequest,
 )
 from kapstan.ports.locks import LockHolder, LockManager, LockTable, Place, Wait
+from kapstan.ports.objects import Download, Objects, Stored, Upload
 from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.ports.run_log import RunLog
 from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
 from kapstan.ports.session import Renewed, Session
-from kapstan.ports.store import EraRegister, Listed, ListedLog, Store, Stored
+from kapstan.ports.store import EraRegister, Listed, ListedLog, Store
 
 __all__ = [
     "CANCEL_SIGNAL",
@@ -39,6 +40,7 @@ __all__ = [
     "Claim",
     "Cluster",
     "Depth",
+    "Download",
     "EraRegister",
     "FlowRuns",
     "IndexedRun",
@@ -55,6 +57,7 @@ __all__ = [
     "LockManager",
     "LockTable",
     "Manifest",
+    "Objects",
     "Outcome",
     "Place",
     "Queue",
@@ -71,6 +74,7 @@ __all__ = [
     "Stored",
     "Submission",
     "Submitted",
+    "Upload",
     "Wait",
     "Want",
     "WorkerMember",

@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from kapstan.ports.objects import Objects
 from kapstan.ports.run_log import RunLog
-
-
-class Stored(NamedTuple):
-    """An object and the version (opaque, exactly as the store gave it) that a conditional replace names."""
-
-    body: bytes
-    version: str
 
 
 class Listed(NamedTuple):
@@ -41,7 +35,7 @@ class ListedLog(NamedTuple):
     bare: bool
 
 
-class Store(Protocol):
+class Store(Objects, Protocol):
     """Objects by key, with conditional writes. Keys are ``/``-separated ASCII; bodies are at most 5 GiB.
     No key may be the folder of another one (``a`` and ``a/b``): MinIO would not list the latter.
 
@@ -51,14 +45,6 @@ class Store(Protocol):
         StoreUnavailable: no answer within the deadline; whether a write landed is unknown.
         StoreRefused: the store said no for a reason that repeating cannot cure.
     """
-
-    def get(self, key: str) -> Stored | None:
-        """The object, or None."""
-        ...
-
-    def put(self, key: str, body: bytes) -> None:
-        """Write whatever is there. Only for names that are unique to one attempt, so that a repeat is harmless."""
-        ...
 
     def create(self, key: str, body: bytes) -> bool:
         """Write ``body`` unless the key exists: True if the object is now ours, False if another's was there.
@@ -115,8 +101,6 @@ class Store(Protocol):
     def log(self, name: str) -> RunLog:
         """The append-only log called ``name`` (a flow run's journal), not opened yet."""
         ...
-
-    def close(self) -> None: ...
 
 
 class EraRegister(Protocol):

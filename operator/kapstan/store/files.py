@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from kapstan.errors import StoreRefused, StoreUnavailable
 
@@ -23,8 +24,33 @@ def refusing(path: Path) -> Generator[None]:
     except OSError as error:
         raise StoreRefused(
             f"the local store cannot use {error.filename or path}: {error.strerror or error}. "
-            "KAPSTAN_HOME must be a folder of yours on a local disk with room"
+            "KAPSTAN_HOME, or a result storage, must be a folder of yours on a local disk with room"
         ) from error
+
+
+class Guarded:
+    """A binary file whose errors are ``StoreRefused``."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def write(self, data: Any, /) -> int:
+        with refusing(self._path):
+            return self._file.write(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        with refusing(self._path):
+            return self._file.read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        file: Any = self._file
+        with refusing(self._path):
+            return file.readinto(buffer)
+
+    def readline(self) -> bytes:
+        with refusing(self._path):
+            return self._file.readline()
 
 
 def make_folder(folder: Path, *, fsync: bool = False) -> None:

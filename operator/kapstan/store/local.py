@@ -12,13 +12,14 @@ import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from kapstan.errors import StoreRefused
 from kapstan.ids import new_nonce
 from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
-from kapstan.store.files import held, make_folder, refusing, sync_folder
+from kapstan.store.files import Guarded, held, make_folder, refusing, sync_folder
 from kapstan.store.keys import check_key
 from kapstan.store.local_listing import listed_logs, walked
 from kapstan.store.local_log import LOG, LocalLog
@@ -31,13 +32,16 @@ class LocalStore:
     Args:
         fsync: whether a write returns only when it survives a power cut.
         deadline: seconds to wait for a lock that another process holds.
+        objects, own: folders below ``root`` for objects, and for files of its own.
     """
 
-    def __init__(self, root: Path, *, fsync: bool = False, deadline: float = 60.0) -> None:
+    def __init__(
+        self, root: Path, *, fsync: bool = False, deadline: float = 60.0, objects: str = "objects", own: str = ""
+    ) -> None:
         self._root = root
-        self._objects = root / "objects"
-        self._aside = root / "aside"
-        self._locks = root / "locks"
+        self._objects = root / objects
+        self._aside = root / own / "aside"
+        self._locks = root / own / "locks"
         self._fsync = fsync
         self._deadline = deadline
         with refusing(root):
@@ -49,6 +53,11 @@ class LocalStore:
         """The store of these settings, below their home."""
         root = settings.home_path / "store" / quote(settings.namespace, safe="")
         return cls(root, fsync=settings.fsync, deadline=settings.store_deadline_seconds)
+
+    @classmethod
+    def at(cls, folder: Path, settings: Settings) -> LocalStore:
+        """A result storage: its objects stand in ``folder`` itself, under their keys."""
+        return cls(folder, fsync=settings.fsync, deadline=settings.store_deadline_seconds, objects="", own=".kapstan")
 
     def get(self, key: str) -> Stored | None:
         path = self._path(key)
@@ -63,6 +72,27 @@ class LocalStore:
         path = self._path(key)
         with refusing(path), self._lock(key), self._written(body) as aside:
             self._place(os.replace, aside, path)
+
+    @contextlib.contextmanager
+    def upload(self, key: str) -> Generator[Guarded]:
+        path = self._path(key)
+        with contextlib.ExitStack() as ends:
+            with refusing(path):
+                aside, file = ends.enter_context(self._begun())
+            yield Guarded(file, aside)
+            with refusing(path):
+                self._end(file)
+                with self._lock(key):
+                    self._place(os.replace, aside, path)
+
+    @contextlib.contextmanager
+    def download(self, key: str) -> Generator[Guarded | None]:
+        path = self._path(key)
+        with contextlib.ExitStack() as opened:
+            file: BinaryIO | None = None
+            with refusing(path), contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                file = opened.enter_context(path.open("rb"))
+            yield None if file is None else Guarded(file, path)
 
     def create(self, key: str, body: bytes) -> bool:
         path = self._path(key)
@@ -135,17 +165,26 @@ class LocalStore:
     @contextlib.contextmanager
     def _written(self, body: bytes) -> Generator[Path]:
         """A file of our own with ``body`` in it; gone afterwards, unless it was renamed into place."""
+        with self._begun() as (aside, file):
+            file.write(body)
+            self._end(file)
+            yield aside
+
+    @contextlib.contextmanager
+    def _begun(self) -> Generator[tuple[Path, BinaryIO]]:
         aside = self._aside / new_nonce()
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(body)
-                if self._fsync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            yield aside
+                yield aside, file
         finally:
             aside.unlink(missing_ok=True)
+
+    def _end(self, file: BinaryIO) -> None:
+        """All that was written is in the file, and on the disk where that is asked for."""
+        file.flush()
+        if self._fsync:
+            os.fsync(file.fileno())
 
     def _place(self, move: Callable[[Path, Path], None], aside: Path, path: Path) -> None:
         try:

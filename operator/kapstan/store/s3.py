@@ -8,20 +8,23 @@ and the 412 that one's own object then causes is recognised by reading it back (
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from kapstan.errors import StoreRefused
+from kapstan.piecewise import Pieces
 from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
 from kapstan.store import s3_credentials
 from kapstan.store.keys import check_key
 from kapstan.store.probe import probe, probe_when_due
+from kapstan.store.s3_parts import PartsDown, PartsUp
 from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire
 from kapstan.store.segments import SegmentLog, listed_logs
 
@@ -30,12 +33,12 @@ _TRANSIENT = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "Requ
 
 
 class S3Store:
-    """Objects of one namespace in a bucket; see ``ports.Store`` for the methods."""
+    """Objects below one prefix of a bucket, that of a namespace; see ``ports.Store`` for the methods."""
 
-    def __init__(self, wire: Wire, bucket: str, namespace: str, *, region: str = "us-east-1") -> None:
+    def __init__(self, wire: Wire, bucket: str, prefix: str, *, region: str = "us-east-1") -> None:
         self._wire = wire
         self._bucket = f"/{bucket}"
-        self._prefix = f"{check_key(namespace)}/"
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self._region = region
 
     @classmethod
@@ -45,6 +48,11 @@ class S3Store:
         Raises:
             ConfigurationError: the endpoint is no http(s) URL, or a credential is missing.
         """
+        return cls.at(settings.s3_bucket, settings.namespace, settings)
+
+    @classmethod
+    def at(cls, bucket: str, prefix: str, settings: Settings) -> S3Store:
+        """As ``from_settings``, at another place of the same endpoint: a result storage."""
         wire = Wire(
             settings.s3_endpoint,
             credentials=s3_credentials.of(settings),
@@ -52,7 +60,7 @@ class S3Store:
             ca_file=settings.s3_ca_file,
             deadline=settings.store_deadline_seconds,
         )
-        return cls(wire, settings.s3_bucket, settings.namespace, region=settings.s3_region)
+        return cls(wire, bucket, prefix, region=settings.s3_region)
 
     def get(self, key: str) -> Stored | None:
         return self._wire.until_known(f"GET {key}", lambda: self._get(key))
@@ -63,6 +71,21 @@ class S3Store:
 
     def put(self, key: str, body: bytes) -> None:
         self._wire.until_known(f"PUT {key}", lambda: _etag(self._wire.send("PUT", self._path(key), body=body)))
+
+    @contextlib.contextmanager
+    def upload(self, key: str) -> Generator[PartsUp]:
+        parts = PartsUp(self._wire, self._path(key))
+        try:
+            yield parts
+            parts.end()
+        except BaseException:
+            parts.abort()
+            raise
+
+    @contextlib.contextmanager
+    def download(self, key: str) -> Generator[Pieces | None]:
+        parts = PartsDown(self._wire, self._path(key))
+        yield Pieces(parts.more) if parts.exists else None
 
     def create(self, key: str, body: bytes) -> bool:
         def attempt() -> bool:

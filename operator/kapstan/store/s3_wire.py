@@ -69,6 +69,8 @@ class Reply(NamedTuple):
     code: str
     date: str = ""
     """When it was given, by the store's clock."""
+    size: int = 0
+    """Bytes of the whole object, of which ``body`` may be a part."""
 
 
 class Unknown(Exception):
@@ -106,7 +108,7 @@ class Wire:
         method: str,
         path: str,
         *,
-        body: bytes = b"",
+        body: bytes | bytearray = b"",
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
         accept: tuple[str, ...] = (),
@@ -148,7 +150,7 @@ class Wire:
         return self._judge(f"{method} {path}", answer, accept)
 
     def _signed(
-        self, method: str, url: SplitResult, body: bytes, headers: Mapping[str, str], keys: Credentials
+        self, method: str, url: SplitResult, body: bytes | bytearray, headers: Mapping[str, str], keys: Credentials
     ) -> dict[str, str]:
         """``headers`` and those of the signature."""
         now = datetime.now(UTC)
@@ -180,8 +182,10 @@ class Wire:
     def _judge(self, what: str, answer: urllib3.BaseHTTPResponse, accept: tuple[str, ...]) -> Reply:
         """By the status first: a proxy on the way answers in words of its own, or in none."""
         status, body, etag = answer.status, answer.data, answer.headers.get("etag", "")
-        if status in (200, 204):
-            return Reply(status, body, etag, "", answer.headers.get("date", ""))
+        if status in (200, 204, 206):
+            whole = answer.headers.get("content-range", "").rpartition("/")[2]
+            size = int(whole) if whole.isdecimal() else 0 if status == 206 else len(body)
+            return Reply(status, body, etag, "", answer.headers.get("date", ""), size)
         code, message = error_of(body)
         if status == 412:
             code = PRECONDITION_FAILED

@@ -1,0 +1,152 @@
+"""``ports.Objects`` in pieces, one suite for every adapter: large objects, broken-off ones, lost replies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+from tests.servers.fault_proxy import Fault, FaultProxy
+from tests.servers.minio import Minio
+
+from kapstan.errors import StoreRefused, StoreUnavailable
+from kapstan.ports import Objects
+from kapstan.store.s3 import S3Store
+from kapstan.store.s3_parts import PART_BYTES
+
+SIZES = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 12_345]
+
+
+def piece(number: int, size: int) -> bytes:
+    return hashlib.shake_128(number.to_bytes(4, "big")).digest(size)
+
+
+def pieces(size: int) -> Iterator[bytes]:
+    number = 0
+    while size:
+        part = piece(number, min(size, 1_000_003))
+        yield part
+        size -= len(part)
+        number += 1
+
+
+def write(store: Objects, key: str, size: int) -> bytes:
+    whole = hashlib.sha256()
+    with store.upload(key) as target:
+        for part in pieces(size):
+            target.write(part)
+            whole.update(part)
+    return whole.digest()
+
+
+def read(store: Objects, key: str) -> tuple[int, bytes]:
+    size, whole = 0, hashlib.sha256()
+    with store.download(key) as source:
+        assert source is not None
+        while part := source.read(3_000_001):
+            size += len(part)
+            whole.update(part)
+    return size, whole.digest()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_was_written_is_read_back(store: Objects, size: int) -> None:
+    digest = write(store, "values/x y".replace(" ", "%"), size)
+    assert read(store, "values/x%y") == (size, digest)
+    stored = store.get("values/x%y")
+    assert stored is not None
+    assert (len(stored.body), hashlib.sha256(stored.body).digest()) == (size, digest)
+
+
+def test_what_was_put_whole_is_read_in_pieces(store: Objects) -> None:
+    body = piece(7, PART_BYTES + 77)
+    store.put("values/x", body)
+    buffer = bytearray(len(body) + 10)
+    with store.download("values/x") as source:
+        assert source is not None
+        filled = 0
+        while taken := source.readinto(memoryview(buffer)[filled:]):
+            filled += taken
+    assert bytes(buffer[:filled]) == body
+
+
+def test_there_is_no_object_that_was_not_written(store: Objects) -> None:
+    for key in ("values/x", "values"):
+        with store.download(key) as source:
+            assert source is None
+
+
+def broken_off(store: Objects, key: str, size: int, error: BaseException) -> None:
+    with store.upload(key) as target:
+        for part in pieces(size):
+            target.write(part)
+        raise error
+
+
+@pytest.mark.parametrize("size", [5, 2 * PART_BYTES + 5])
+def test_an_upload_is_nothing_before_its_end(store: Objects, size: int) -> None:
+    with store.upload("values/x") as target:
+        target.write(piece(1, size))
+        assert store.get("values/x") is None
+    with pytest.raises(ZeroDivisionError):
+        broken_off(store, "values/y", size, ZeroDivisionError())
+    assert store.get("values/y") is None
+    before = write(store, "values/x", 10)
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(store, "values/x", size, KeyboardInterrupt())
+    assert read(store, "values/x") == (10, before)
+
+
+def test_an_upload_that_is_broken_off_leaves_no_parts(s3: S3Store) -> None:
+    def unfinished() -> int:
+        return s3._wire.send("GET", s3._bucket, query={"uploads": ""}).body.count(b"<Upload>")  # pyright: ignore
+
+    before = unfinished()
+    with s3.upload("values/x") as target:
+        target.write(piece(1, 2 * PART_BYTES))
+        assert unfinished() == before + 1
+    assert unfinished() == before
+    with pytest.raises(ZeroDivisionError):
+        broken_off(s3, "values/x", 2 * PART_BYTES, ZeroDivisionError())
+    assert unfinished() == before
+
+
+def test_one_that_is_replaced_is_never_read_as_a_mixture(store: Objects) -> None:
+    before = write(store, "values/x", 2 * PART_BYTES + 5)
+    seen, said = hashlib.sha256(), ""
+    with store.download("values/x") as source:
+        assert source is not None
+        seen.update(source.read(100))
+        write(store, "values/x", 2 * PART_BYTES + 6)
+        try:
+            while part := source.read(1_000_000):
+                seen.update(part)
+        except StoreUnavailable as error:
+            said = str(error)
+    assert seen.digest() == before or "was replaced while it was read; read it again" in said
+
+
+@pytest.mark.parametrize("fault", ["drop_request", "drop_reply", "cut_reply", "unavailable", "broken"])
+def test_faults_on_the_way_change_nothing(minio: Minio, namespace: str, fault: Fault) -> None:
+    """Also a reply that is lost after the store has done what it was asked for: the last one makes the object."""
+    proxy = FaultProxy(minio.url, {fault: 0.4}, seed=11)
+    with (
+        proxy.running(),
+        contextlib.closing(S3Store.from_settings(minio.settings(proxy.url, namespace=namespace))) as s3,
+    ):
+        for number in range(6):
+            digest = write(s3, f"values/{number}", PART_BYTES + 7)
+            assert read(s3, f"values/{number}") == (PART_BYTES + 7, digest)
+    assert proxy.counts[fault] > 10
+
+
+def test_an_upload_that_the_store_lost_is_no_success(s3: S3Store) -> None:
+    def lose() -> None:
+        with s3.upload("values/x") as target:
+            target.write(piece(1, 2 * PART_BYTES))
+            target.abort()
+
+    with pytest.raises(StoreRefused, match="404 NoSuchUpload"):
+        lose()
+    assert s3.get("values/x") is None
