@@ -8,26 +8,19 @@ never unpickle.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kapstan import serializers
-from kapstan.errors import (
-    BackendError,
-    ConfigurationError,
-    SerializationError,
-    SignatureError,
-    Unreadable,
-    UnreadableValue,
-    ValueTooLarge,
-)
+from kapstan.errors import ConfigurationError, SerializationError, SignatureError, UnreadableValue, ValueTooLarge
 from kapstan.exact_json import exact_json as exact_json
 from kapstan.exact_json import text_of, value_of
 from kapstan.serializers import Serializer
+from kapstan.serializers.guarded import Bounded, reading, serialising, type_name
+from kapstan.serializers.guarded import LongValue as LongValue
 from kapstan.settings import Settings
 from kapstan.signatures import FORMAT as FORMAT
 from kapstan.signatures import Hmac
@@ -92,30 +85,45 @@ class Codec:
     # ------------------------------------------------------------------ values
 
     def encode(
-        self, value: Any, purpose: Purpose, key: str, *, what: str = "value", serializer: Serializer | None = None
+        self,
+        value: Any,
+        purpose: Purpose,
+        key: str,
+        *,
+        what: str = "value",
+        serializer: Serializer | None = None,
+        most: int = 0,
     ) -> bytes:
-        """The signed envelope of ``value``; without a ``serializer`` JSON where that round-trips exactly, else
-        cloudpickle.
+        """The signed envelope of ``value``; without a ``serializer`` JSON where that round-trips exactly, npy
+        or Arrow for an array or table that they carry, else cloudpickle.
 
         Raises:
+            LongValue: more than ``most`` bytes, of which no more were made; 0: no such limit.
             SerializationError: pickling is not allowed, or the serializer does not carry it; the message names ``what``
                 and its type.
             ValueTooLarge: more than ``max_value_bytes``.
         """
-        return self.seal(*self.serialise(value, what, serializer), purpose, key)
+        return self.seal(*self.serialise(value, what, serializer, most), purpose, key)
 
-    def serialise(self, value: Any, what: str, serializer: Serializer | None = None) -> tuple[bytes, bytes]:
+    def serialise(
+        self, value: Any, what: str, serializer: Serializer | None = None, most: int = 0
+    ) -> tuple[bytes, bytes]:
         """(serializer, body) of what ``encode`` seals, which raises nothing of its own.
 
         Raises:
-            SerializationError, ValueTooLarge: as ``encode``.
+            LongValue, SerializationError, ValueTooLarge: as ``encode``.
         """
         if serializer is not None:
-            kind, body = self._named(value, what, serializer)
+            kind, body = self._named(value, what, serializer, most)
         elif exact_json(value):
-            kind, body = JSON, text_of(value).encode()
+            text = text_of(value)
+            if most and len(text) > most:
+                raise LongValue
+            kind, body = JSON, text.encode()
+        elif (library := serializers.of_library(value)) is not None:
+            kind, body = self._named(value, what, library, most)
         else:
-            kind, body = PICKLE, self._pickle(value, what)
+            kind, body = PICKLE, self._pickle(value, what, most)
         if len(body) > self.max_bytes:
             raise self.too_large(what, len(body))
         return kind, body
@@ -224,13 +232,13 @@ class Codec:
 
     # ------------------------------------------------------------------ serializers
 
-    def _named(self, value: Any, what: str, serializer: Serializer) -> tuple[bytes, bytes]:
+    def _named(self, value: Any, what: str, serializer: Serializer, most: int) -> tuple[bytes, bytes]:
         """(serializer, body) of a value that a chosen serializer writes; the plain two have envelopes of their own."""
         self.may_write(serializer, what)
+        target = Bounded(most)
         with serialising(what, value, serializer.name):
-            body: Any = serializer.dumps(value)
-            if not isinstance(body, bytes):
-                raise TypeError(f"dumps gave {type(body).__name__}, not bytes")
+            serializer.dump(value, target)
+        body = b"".join(target.pieces)
         name = serializer.name.encode()
         if name in (b"json", b"pickle"):
             return JSON if name == b"json" else PICKLE, body
@@ -263,16 +271,18 @@ class Codec:
         with reading(name):
             return serializer.loads(body[1 + body[0] :])
 
-    def _pickle(self, value: Any, what: str) -> bytes:
+    def _pickle(self, value: Any, what: str, most: int) -> bytes:
         if not self.allow_pickle:
             raise SerializationError(
-                f"{what} ({_type_name(value)}) does not fit JSON exactly and KAPSTAN_ALLOW_PICKLE is false: "
+                f"{what} ({type_name(value)}) does not fit JSON exactly and KAPSTAN_ALLOW_PICKLE is false: "
                 "pass str, int, finite float, bool, None, lists and string-keyed dicts of them"
             )
-        from kapstan.pickling import dumps
+        from kapstan.pickling import dump
 
+        target = Bounded(most)
         with serialising(what, value):
-            return dumps(value)
+            dump(value, target)
+        return b"".join(target.pieces)
 
     def _unpickle(self, body: bytes) -> Any:
         if not self.allow_pickle:
@@ -283,32 +293,8 @@ class Codec:
             return loads(body)
 
 
-@contextlib.contextmanager
-def serialising(what: str, value: Any, by: str = "") -> Generator[None]:
-    """Whatever a serializer raises for ``value`` becomes a SerializationError that names ``what`` and its type."""
-    try:
-        yield
-    except (BackendError, ValueTooLarge):
-        raise
-    except Exception as error:
-        how = f" by {by!r}" if by else ""
-        raise SerializationError(f"{what} ({_type_name(value)}) cannot be serialised{how}: {error}") from error
-
-
-@contextlib.contextmanager
-def reading(by: str) -> Generator[None]:
-    """Whatever a serializer raises for bytes that are ours becomes an UnreadableValue."""
-    try:
-        yield
-    except (BackendError, Unreadable):
-        raise
-    except Exception as error:
-        kind = "a pickled value" if by == "pickle" else f"a value written by {by!r}"
-        raise UnreadableValue(f"{kind} cannot be loaded here: {type(error).__name__}: {error}") from error
-
-
 def _name_in(body: bytes) -> str:
-    return body[1 : 1 + body[0]].decode()
+    return body[1 : 1 + (body[0] if body else 0)].decode(errors="replace")
 
 
 def describe(envelope: bytes) -> str:
@@ -332,7 +318,3 @@ def fingerprint(envelope: bytes) -> str:
 
 def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-def _type_name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -25,9 +25,20 @@ class TaskRun:
         parameters: arguments by name; a callable makes them when somebody asks (binding costs more than the call).
         flow_run_id: the flow run that it belongs to, if any.
         log_prints: whether ``print`` becomes a log line.
+        result_options: what says how its result is kept, None if nothing does.
     """
 
-    __slots__ = ("_name", "_parameters", "flow_run_id", "log_prints", "run_count", "run_id", "tags", "task_name")
+    __slots__ = (
+        "_name",
+        "_parameters",
+        "flow_run_id",
+        "log_prints",
+        "result_options",
+        "run_count",
+        "run_id",
+        "tags",
+        "task_name",
+    )
 
     def __init__(
         self,
@@ -48,6 +59,7 @@ class TaskRun:
         self.tags = tags
         self.flow_run_id = flow_run_id
         self.log_prints = log_prints
+        self.result_options: Any = None
 
     @property
     def id(self) -> UUID:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import secrets
 from typing import Any, NamedTuple
 
-from kapstan import serializers
-from kapstan.codec import PIECE, Codec, Purpose, reading, serialising
+from kapstan.codec import PIECE, Codec, Purpose
 from kapstan.errors import SignatureError
 from kapstan.piecewise import Pieces
 from kapstan.serializers import Serializer
 from kapstan.serializers.base import Source, Target
+from kapstan.serializers.guarded import reading, serialising
 
 _PIECE_BYTES = 1 << 20
 _NONCE_BYTES = 16
@@ -48,8 +48,8 @@ def new_nonce() -> bytes:
 
 def write(
     codec: Codec, value: Any, target: Target, place: Place, *, nonce: bytes, what: str, serializer: Serializer
-) -> None:
-    """Write ``value`` to ``target`` in pieces.
+) -> int:
+    """Write ``value`` to ``target`` in pieces; how many bytes it has serialised.
 
     Raises:
         SerializationError: the serializer does not carry it, or may not.
@@ -61,7 +61,7 @@ def write(
     pieces.begin(serializer.name)
     with serialising(what, value, serializer.name):
         serializer.dump(value, pieces)
-    pieces.end()
+    return pieces.end()
 
 
 class _Writer:
@@ -91,8 +91,9 @@ class _Writer:
                 del self._held[:_PIECE_BYTES]
         return len(view)
 
-    def end(self) -> None:
+    def end(self) -> int:
         self._piece(self._held, last=True)
+        return self._size
 
     def _piece(self, data: Any, *, last: bool) -> None:
         self._put(b"".join((self._nonce, self._number.to_bytes(8, "big"), bytes([last]), data)))
@@ -149,11 +150,6 @@ class Stream:
             while pieces.read(_PIECE_BYTES):
                 pass
         return value
-
-    @property
-    def is_json(self) -> bool:
-        """Whether to read it runs no code, and gives what JSON carries."""
-        return serializers.named(self.serializer).is_json
 
     def _more(self) -> bytes:
         while not self._ended:

@@ -124,6 +124,18 @@ class Settings:
     result_ttl_seconds: int = _setting(
         24 * 3600, "How long the record of a finished background run stays in Redis.", least=1
     )
+    result_storage: str = _setting(
+        "",
+        "Where results of tasks and flows go that name no `result_storage`: a folder or s3://bucket/prefix; empty: "
+        "small ones ride along, large ones go to the store of the namespace.",
+        alias="PREFECT_RESULTS_LOCAL_STORAGE_PATH",
+    )
+    result_serializer: str = _setting(
+        "",
+        "Serializer of those that name no `result_serializer`, such as `compressed/pickle`; empty: JSON where "
+        "it gives the value back exactly, else pickle.",
+        alias="PREFECT_RESULTS_DEFAULT_SERIALIZER",
+    )
     lease_seconds: float = _setting(10.0, "A worker that is silent for so long has lost its runs.", least=0.1)
     beat_seconds: float = _setting(2.5, "How often a worker renews its lease; at most half of it.", least=0.01)
     max_crashes: int = _setting(3, "A run whose process died so often is quarantined (Crashed).", least=1, most=9)

@@ -60,6 +60,9 @@ class TaskPolicy:
         log_prints: None inherits from the flow, then from the settings.
         persist_result: None means yes wherever a backend is open.
         cache_policy: a ``kapstan.cache_policies.CachePolicy``; that of ``cache_key_fn`` where there is one.
+        result_storage: address of where results go; None inherits from the flow, then from the settings.
+        result_storage_key: template of the key under which they also stand there.
+        result_serializer: the ``kapstan.serializers.Serializer`` of results; None inherits in the same way.
     """
 
     description: str = ""
@@ -72,6 +75,9 @@ class TaskPolicy:
     timeout_seconds: float | None = None
     log_prints: bool | None = None
     persist_result: bool | None = None
+    result_storage: str | None = None
+    result_storage_key: str | None = None
+    result_serializer: Any = None
     task_run_name: str | Callable[..., str] | None = None
     cache_policy: Any = None
     cache_key_fn: Callable[[Any, dict[str, Any]], str | None] | None = None
@@ -157,6 +163,8 @@ class FlowPolicy:
     timeout_seconds: float | None = None
     validate_parameters: bool = True
     persist_result: bool | None = None
+    result_storage: str | None = None
+    result_serializer: Any = None
     log_prints: bool | None = None
 
 

@@ -11,7 +11,7 @@ import click
 
 from kapstan import backend as backends
 from kapstan import ids
-from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
+from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, print_result, table
 from kapstan.cli.run import load_flow
 from kapstan.cli.seconds import SECONDS
 from kapstan.cli.target import Target, target_options
@@ -20,7 +20,7 @@ from kapstan.errors import ConfigurationError, NotFound
 from kapstan.ids import RunId
 from kapstan.journal import History
 from kapstan.ports import Manifest
-from kapstan.runs import objects
+from kapstan.runs import objects, results
 from kapstan.runs import parameters as stored_parameters
 from kapstan.runs.flow_runs import FlowRunPage, FlowRuns, Start
 from kapstan.runs.flow_view import FlowRunFilter, FlowRunView, fits
@@ -32,7 +32,7 @@ from kapstan.worker.flow_process import Attempt
 
 @click.group()
 def command() -> None:
-    """List, inspect, cancel, resume, retry and delete flow runs; store parameters for them."""
+    """List, inspect, cancel, resume, retry and delete flow runs; print results; store parameters."""
 
 
 @command.command()
@@ -93,6 +93,19 @@ def inspect(run_id: str, output: str, target: Target) -> None:
         click.echo(f"{title}:")
         for item in items:
             click.echo("  " + ", ".join(f"{key}={value}" for key, value in item.items() if value not in ("", None)))
+
+
+@command.command(cls=RunCommand)
+@click.argument("run_id")
+def result(run_id: str) -> None:
+    """Print what one flow run (an id or its name) returned: JSON on standard output.
+
+    Of a value that is no JSON it says what it is and how large: nothing is unpickled. Exits with 1 if the run did not
+    complete.
+    """
+    backend = backends.current()
+    found = FlowRuns(backend).find(run_id)
+    print_result(results.of_flow(backend, found), f'kapstan.results.read("{ids.to_uuid(found)}")')
 
 
 @command.command(cls=RunCommand)

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from kapstan.runs.results import ShownResult
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _OLD_ID = re.compile("-[-0-9A-Z_a-z]{21}")
@@ -55,6 +57,14 @@ def _plain(cell: str) -> Any:
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_result(result: ShownResult, in_python: str) -> None:
+    """A result as JSON; of any other what it is, and how it is read."""
+    if not result.described:
+        print_json(result.value)
+        return
+    click.echo(f"{result.described}; read it in Python: {in_python}")
 
 
 def moment(seconds: float | None) -> str:

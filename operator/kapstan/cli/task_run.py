@@ -11,11 +11,13 @@ import click
 
 from kapstan import backend as backends
 from kapstan import ids
-from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, table
+from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, print_result, table
 from kapstan.cli.seconds import SECONDS
-from kapstan.errors import KapstanError
+from kapstan.errors import KapstanError, NotFound
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
+from kapstan.runs import results
+from kapstan.runs.flow_runs import FlowRuns
 from kapstan.runs.task_runs import TaskRuns, TaskRunView
 from kapstan.runs.words import background_states
 
@@ -24,7 +26,7 @@ _TIMES = ("submitted", "started", "ended")
 
 @click.group()
 def command() -> None:
-    """List, inspect, cancel, retry and delete background runs."""
+    """List, inspect, cancel, retry and delete background runs; print results."""
 
 
 @command.command()
@@ -80,6 +82,30 @@ def inspect(run_id: str, output: str) -> None:
     for key, entry in shown.items():
         if entry not in ("", None):
             click.echo(f"{key}: {entry if isinstance(entry, str) else json.dumps(entry)}")
+
+
+@command.command(cls=RunCommand)
+@click.argument("run_id")
+@click.option("--flow-run", default="", help="The flow run that called it (an id or a name): of a task in a flow.")
+def result(run_id: str, flow_run: str) -> None:
+    """Print what one run returned: JSON on standard output.
+
+    Of a value that is no JSON it says what it is and how large: nothing is unpickled. Exits with 1 if the run did not
+    complete.
+    """
+    backend = backends.current()
+    if not flow_run:
+        runs = TaskRuns(backend)
+        found = runs.find(run_id)
+        print_result(runs.result(found), f'kapstan.results.read("{ids.to_uuid(found)}")')
+        return
+    try:
+        found = ids.parse(run_id)
+    except ValueError:
+        raise NotFound(f"{run_id!r} is no id of a task run") from None
+    flow = FlowRuns(backend).find(flow_run)
+    in_python = f'kapstan.results.read("{ids.to_uuid(found)}", flow_run_id="{ids.to_uuid(flow)}")'
+    print_result(results.of_call(backend, flow, found), in_python)
 
 
 @command.command(cls=RunCommand)

@@ -7,7 +7,7 @@ the caller claims, finishes and retries. A small run takes a short path on purpo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.execution import Ledger, TaskExecution
+from kapstan.engine.keeping import PLAIN, Keeping, keeping
 from kapstan.engine.loops import loops
 from kapstan.engine.naming import run_name
 from kapstan.engine.operations import Wait, drive
@@ -74,6 +75,8 @@ class BackgroundEngine:
         self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
         # The flow runs that submitted them, of large outcomes that are not stored.
         self._owners: dict[RunId, RunId] = {}
+        self.to_store: dict[RunId, Callable[[bytes], bytes]] = {}
+        """What takes the envelope of a result to where its task wants it, and gives what is left for the queue."""
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -185,12 +188,16 @@ class BackgroundEngine:
         Raises:
             BackendError: the store does not take it; nothing is lost, call again.
         """
-        if len(outcome.envelope) <= self.inline_bytes:
-            return outcome
-        owner = self._owners.get(outcome.run_id, "")
-        envelope = values.to_store(self._backend, outcome.envelope, "result", outcome.run_id, owner)
+        store = self.to_store.get(outcome.run_id)
+        if store is not None:
+            outcome = outcome._replace(envelope=store(outcome.envelope))
+        elif len(outcome.envelope) > self.inline_bytes:
+            owner = self._owners.get(outcome.run_id, "")
+            envelope = values.to_store(self._backend, outcome.envelope, "result", outcome.run_id, owner)
+            outcome = outcome._replace(envelope=envelope)
         self._owners.pop(outcome.run_id, None)
-        return outcome._replace(envelope=envelope)
+        self.to_store.pop(outcome.run_id, None)
+        return outcome
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""
@@ -202,7 +209,7 @@ class BackgroundEngine:
         """How the run ended, sealed for the queue."""
         spec, run = execution.spec, execution.run
         if state.type is StateType.COMPLETED:
-            return self._completed(claim, spec, state.data if state.has_data else state.result())
+            return self._completed(claim, execution, state.data if state.has_data else state.result())
         if state.name == "NotReady":
             return self._refuse(claim, "failed", state.message)
         error = state.result(raise_on_failure=False)
@@ -212,18 +219,43 @@ class BackgroundEngine:
         ended = "failed" if state.is_failed() else "cancelled" if state.is_cancelled() else "crashed"
         return self._failure(claim, error, ended)
 
-    def _completed(self, claim: Claim, spec: TaskSpec, result: Any) -> Outcome:
+    def _completed(self, claim: Claim, execution: TaskExecution, result: Any) -> Outcome:
+        spec = execution.spec
         if spec.persist_result is False:
             return Outcome(claim.run_id, claim.token, "completed", b"")
-        if result is None:  # most results, so it takes no way through serialisers
+        kept = keeping(spec, None, self._backend.settings, execution.storage_key)
+        if result is None and kept is PLAIN:  # most results, so it takes no way through serialisers
             envelope = self._codec.seal(JSON, b"null", "result", claim.run_id)
             return Outcome(claim.run_id, claim.token, "completed", envelope)
         try:
-            envelope = self._codec.encode(result, "result", claim.run_id, what=f"the result of {spec.name}")
+            envelope = self._kept(claim, kept, spec, result, execution.run.flow_run_id or "")
         except (SerializationError, ValueTooLarge) as error:
             logger.error("Task run %s of %s: %s", claim.run_id, spec.name, error)
             return self._failure(claim, error)
         return Outcome(claim.run_id, claim.token, "completed", envelope)
+
+    def _kept(self, claim: Claim, kept: Keeping, spec: TaskSpec, result: Any, owner: RunId) -> bytes:
+        """The envelope of a result. A long one goes to its storage at once, in pieces; while that does not take it, it
+        is kept whole, as others are."""
+        backend, run_id = self._backend, claim.run_id
+        envelope, streamed = kept.whole(backend, result, run_id, spec.name), False
+        if envelope is None:
+            try:
+                envelope, streamed = kept.streamed(backend, result, run_id, spec.name, owner), True
+            except BackendError as error:
+                logger.warning("The result of run %s goes to the store later: %s", run_id, error)
+                envelope = kept.whole(backend, result, run_id, spec.name, however_long=True)
+        assert envelope is not None
+        if kept.must_store and not (streamed and not kept.record):
+
+            def store(whole: bytes) -> bytes:
+                large = kept.storage or len(whole) > self.inline_bytes
+                refers = whole if streamed or not large else kept.stored(backend, whole, run_id, owner)
+                kept.write_record(backend, result, spec.name)
+                return refers
+
+            self.to_store[run_id] = store
+        return envelope
 
     def _failure(
         self, claim: Claim, error: BaseException, state: Literal["failed", "crashed", "cancelled"] = "failed"

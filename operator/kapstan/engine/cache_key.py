@@ -35,7 +35,8 @@ def key_text(identity: str, kind: Kind, value: str) -> str:
 def key_of(execution: TaskExecution) -> str | None:
     """The key of a run whose arguments are resolved (behind the step ``inputs``); None: it has none and is not cached.
 
-    A task with an effect always has one: that of its cache policy, else of the run itself. Where no key can be made a
+    A ``result_storage_key`` is the key, whatever the policy says. A task with an effect always has one: that of its
+    cache policy, else of the run itself. Where no key can be made a
     ``pure`` task runs uncached, which is logged once.
 
     Raises:
@@ -43,6 +44,8 @@ def key_of(execution: TaskExecution) -> str | None:
         ConfigurationError: the same, for another reason.
     """
     spec = execution.spec
+    if execution.storage_key:
+        return key_text(spec.identity, "user", execution.storage_key)
     if spec.has_cache_policy and (spec.has_effect or not settings.current().disable_caching):
         try:
             value = value_of(spec, execution.args, execution.kwargs, execution.run)

@@ -19,6 +19,7 @@ from kapstan.engine.steps.commit import commit
 from kapstan.engine.steps.inputs import inputs
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.steps.retry import retry
+from kapstan.engine.steps.storage_key import storage_key
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
@@ -30,6 +31,10 @@ class Link(NamedTuple):
     used_by: Callable[[TaskSpec], bool] = lambda _: True
 
 
+def _has_storage_key(spec: TaskSpec) -> bool:
+    return spec.result_storage_key is not None
+
+
 def _has_retries(spec: TaskSpec) -> bool:
     return spec.retries > 0
 
@@ -38,6 +43,7 @@ STEPS: tuple[Link, ...] = (
     Link(replay),  # the outcome that an earlier attempt left: the rest is not walked
     Link(inputs),  # wait for futures and states among the arguments
     Link(commit),  # what came of it is durable before anybody sees it
+    Link(storage_key, _has_storage_key),  # under which the result will stand; without one nothing is executed
     Link(retry, _has_retries),  # again, as the policy says
 )
 """From the outside to the inside; ``call`` follows them. Read when the chain of a task is made, at its first run."""

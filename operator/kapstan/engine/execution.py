@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kapstan import backend as backends
 from kapstan.context import TaskRun
 from kapstan.engine.branch import Branch
-from kapstan.engine.operations import Operation, Steps
+from kapstan.engine.keeping import keeping
+from kapstan.engine.operations import Do, Operation, Steps
 from kapstan.ids import RunId
 from kapstan.logging import tell_end
 from kapstan.specs import TaskSpec
@@ -34,6 +36,9 @@ class Ledger:
     def keep(self, execution: TaskExecution, state: State, /) -> Operation | None:
         """What makes ``state`` durable; None if nothing is to be done."""
         tell_end(execution.run, state)
+        if execution.storage_key and state.is_completed() and execution.spec.persist_result is not False:
+            return Do(_write_record, execution, state)
+        return None
 
     def again_later(self, execution: TaskExecution, delay: float, /) -> State:
         """Hand the run back, to be executed again in ``delay`` seconds by whoever takes it; its state until then."""
@@ -42,6 +47,17 @@ class Ledger:
     def branch(self, _: TaskExecution, /) -> Branch | None:
         """The branch that the task's body will be; None: it belongs to the one that makes the call."""
         return None
+
+
+def _write_record(execution: TaskExecution, state: State) -> None:
+    """The result of a run that nothing records stands under its key all the same.
+
+    Raises:
+        SerializationError, BackendError: it cannot be kept.
+    """
+    backend = backends.current()
+    kept = keeping(execution.spec, None, backend.settings, execution.storage_key)
+    kept.write_record(backend, state.result(), execution.spec.name)
 
 
 @dataclass(slots=True)  # not frozen: that would triple the cost of making one, on the way of every task call
@@ -54,6 +70,7 @@ class TaskExecution:
         run: what its own code sees of it.
         position: see ``branch.Place``; "" outside of a flow.
         inside: the task run that makes the call, None for a flow.
+        storage_key: what ``result_storage_key`` makes for it, "" for none.
     """
 
     spec: TaskSpec
@@ -64,6 +81,7 @@ class TaskExecution:
     ledger: Ledger
     position: str = ""
     inside: RunId | None = None
+    storage_key: str = ""
 
 
 Next = Callable[[TaskExecution], Steps[State]]

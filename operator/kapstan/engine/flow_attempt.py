@@ -12,6 +12,7 @@ from kapstan.engine import definition, ended, outages, returns, values
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.definition import Definition
 from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.keeping import keeping
 from kapstan.engine.limits import TimeUp
 from kapstan.engine.run_index import RunIndex
 from kapstan.errors import (
@@ -274,13 +275,21 @@ class FlowAttempt:
         if not state.has_data or flow.spec.persist_result is False:
             return None
         try:
-            what = f"the result of flow {flow.spec.name}"
-            return self._written(
-                "its result", lambda: values.seal_value(self._backend, state.data, "result", flow.run_id, what=what)
-            )
+            return self._written("its result", lambda: self._result(state.data))
         except SerializationError as error:
             flow.logger.warning("%s; the run is Completed without a stored result", error)
             return None
+
+    def _result(self, value: Any) -> bytes:
+        """The envelope of what the flow returned; large ones are in a storage then."""
+        backend, run_id, name = self._backend, self._flow.run_id, f"flow {self._flow.spec.name}"
+        kept = keeping(self._flow.spec, None, backend.settings)
+        envelope = kept.whole(backend, value, run_id, name)
+        if envelope is None:
+            return kept.streamed(backend, value, run_id, name)
+        if kept.storage or len(envelope) > backend.settings.inline_bytes:
+            return kept.stored(backend, envelope, run_id)
+        return envelope
 
     def _written(self, what: str, write: Callable[[], T]) -> T:
         return self._flow.written(f"The store does not take {what} now", write)

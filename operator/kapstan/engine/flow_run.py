@@ -20,8 +20,9 @@ from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.memo import Memo, background_id
 from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
+from kapstan.engine.recording import Recording
 from kapstan.engine.threads import Threads
-from kapstan.errors import BackendError, Fenced, Parked, SerializationError
+from kapstan.errors import BackendError, Fenced, Parked
 from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger, tell_end
@@ -159,10 +160,10 @@ class FlowRun(Ledger):
         if spec.persist_result is False:
             return None
         self.check_stopped()
-        outcome = self._outcome(spec, run_id, run_name, state, execution)
+        outcome = Recording(self, spec, run_id, run_name, state, execution).outcome()
         inside = inside if execution is None else execution.inside
-        if outcome.value is not None and len(outcome.value) > self.backend.settings.inline_bytes:
-            return outages.LargeWrite(self, outcome, inside)
+        if not isinstance(outcome, TaskOutcome):
+            return outages.LargeWrite(self, run_id, run_name, outcome, inside)
         what = outages.not_taken(run_name)
         self.memo.keep(outcome, inside)
         return Write(
@@ -184,47 +185,6 @@ class FlowRun(Ledger):
         except Fenced as error:
             self.stop(error)
             raise
-
-    def _outcome(
-        self,
-        spec: TaskSpec | FlowSpec,
-        run_id: RunId,
-        run_name: str,
-        state: State,
-        execution: TaskExecution | None,
-    ) -> TaskOutcome:
-        """What the journal is to hold, its value whole, however large it is."""
-        value: bytes | None = None
-        if state.type is not StateType.COMPLETED:
-            error = state.result(raise_on_failure=False)
-            value, replayed = values.whole_failure(self.backend, error, run_id)
-            if replayed is not error and self.spec.entrypoint:
-                self._warn_once(
-                    f"failure {type(error)}",
-                    f"{type(error).__qualname__} of {spec.name} cannot be kept as it is; the flow sees what it would "
-                    f"see when it is resumed: {type(replayed).__qualname__}",
-                )
-                state.data = replayed  # nobody has seen it yet
-        elif state.has_data:
-            try:
-                value = values.whole_result(self.backend, state.data, run_id, spec.name)
-            except SerializationError as error:
-                self._warn_once(spec.identity, f"{error}; it runs again when this flow run is resumed")
-        pure = not isinstance(spec, TaskSpec) or spec.effect is EffectClass.PURE
-        return TaskOutcome(
-            key=run_id,
-            task=spec.identity,
-            name=run_name,
-            state=state.type.value,
-            state_name=state.name,
-            message=state.message,
-            run_count=1 if execution is None else execution.run.run_count,
-            at=state.timestamp,
-            value=value,
-            effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
-            position="" if execution is None else execution.position,
-            inputs="" if execution is None or pure else canonical.described(execution.run.parameters),
-        )
 
     # ------------------------------------------------------------------ reading what is there
 
@@ -266,9 +226,10 @@ class FlowRun(Ledger):
         )
         if before.effect is not EffectClass.PURE:
             raise self.stop(Parked(f"{what}; its effect is not repeated"))
-        self._warn_once(f"inputs {before.task}", f"{what}; it runs again")
+        self.warn_once(f"inputs {before.task}", f"{what}; it runs again")
 
-    def _warn_once(self, identity: str, message: str) -> None:
+    def warn_once(self, identity: str, message: str) -> None:
+        """Log ``message``, unless ``identity`` was warned of before."""
         if identity not in self._warned:
             self._warned.add(identity)
             self.logger.log(logging.WARNING, message)

@@ -13,10 +13,14 @@ import math
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any, Protocol, TypedDict, cast
 
+from kapstan import serializers
+from kapstan.engine import storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
 from kapstan.errors import ConfigurationError
+from kapstan.serializers import Serializer
 from kapstan.specs import checked_tags
 from kapstan.states import State
 
@@ -24,6 +28,17 @@ RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
 RetryCondition = Callable[[Any, Any, State], Any]
 """(task, task run, state) -> whether to retry; may be a coroutine function."""
+
+
+class ReadsAndWrites(Protocol):
+    """An object that results may be put in; the methods may be async. ``read_path`` raises FileNotFoundError or
+    KeyError where nothing is."""
+
+    def read_path(self, path: str) -> Any: ...
+    def write_path(self, path: str, content: bytes) -> Any: ...
+
+
+ResultStorage = str | Path | ReadsAndWrites
 
 
 class TaskRunner(Protocol):
@@ -182,6 +197,24 @@ class TaskOptions(TypedDict, total=False):
         flag,
         "False keeps the result out of journal and queue: a resumed flow runs the task again.",
     ]
+    result_storage: Annotated[
+        ResultStorage | None,
+        storages.address,
+        "Where its results go, whatever their size: a folder, `s3://bucket/prefix`, or an object with `read_path` and "
+        "`write_path`. Default: as the flow, else `KAPSTAN_RESULT_STORAGE`.",
+    ]
+    result_storage_key: Annotated[
+        str | None,
+        storages.template,
+        "Template of a key (`report-{parameters[day]}`) under which its results also stand in that storage, for "
+        "`ResultStore.read`. Fields: parameters, flow_run, task_run, deployment.",
+    ]
+    result_serializer: Annotated[
+        Serializer | str | None,
+        serializers.checked,
+        "`json`, `pickle`, `compressed/json`, `compressed/pickle`, or a Serializer. Default: as the flow, else "
+        "`KAPSTAN_RESULT_SERIALIZER`.",
+    ]
     task_run_name: Annotated[RunName | None, run_name, "Template (`charge-{user}`) or function for the names of runs."]
     cache_policy: Annotated[
         CachePolicy | None,
@@ -248,6 +281,14 @@ class FlowOptions(TypedDict, total=False):
         'Whether arguments are made the types of the annotations (`"5"` becomes 5). Default: True.',
     ]
     persist_result: Annotated[bool | None, flag, "False: what the flow returns is not stored."]
+    result_storage: Annotated[
+        ResultStorage | None,
+        storages.address,
+        "Where its result goes, and those of the tasks that it calls: as of a task.",
+    ]
+    result_serializer: Annotated[
+        Serializer | str | None, serializers.checked, "Of its result, and of those of the tasks that it calls."
+    ]
     log_prints: Annotated[bool | None, flag, "Whether `print` becomes a log line. Default: `KAPSTAN_LOG_PRINTS`."]
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from kapstan import states
-from kapstan.engine import limits, values
+from kapstan.engine import limits
 from kapstan.engine.operations import Write
 from kapstan.engine.pending import Pending
 from kapstan.errors import BackendError, Fenced, JournalLost, StoreUnsafe
@@ -78,23 +77,31 @@ def post(flow: FlowRun, outcome: TaskOutcome, stored: Callable[[], object], dela
 
 
 class LargeWrite(Write):
-    """Puts the value of ``outcome`` into the store and what refers to it into the journal, on an event loop by a thread
-    of the backend. The run does not end before that: also when nobody waits for it any more."""
+    """Puts the value of an outcome into a storage and what refers to it into the journal, on an event loop by a thread
+    of the backend. The run does not end before that: also when nobody waits for it any more.
 
-    __slots__ = ("_flow", "_inside", "_outcome")
+    Args:
+        stored: stores what is to be stored and gives the outcome; called again while the storage does not take it.
+    """
 
-    def __init__(self, flow: FlowRun, outcome: TaskOutcome, inside: RunId | None) -> None:
+    __slots__ = ("_flow", "_inside", "_name", "_run_id", "_stored")
+
+    def __init__(
+        self, flow: FlowRun, run_id: RunId, name: str, stored: Callable[[], TaskOutcome], inside: RunId | None
+    ) -> None:
         super().__init__(self._now, self._later)
         self._flow = flow
-        self._outcome = outcome
+        self._run_id = run_id
+        self._name = name
+        self._stored = stored
         self._inside = inside
 
     def _now(self) -> None:
         kept, flow = self._kept(), self._flow
-        flow.written(not_taken(kept.name), lambda: flow.journal.append(kept))
+        flow.written(not_taken(self._name), lambda: flow.journal.append(kept))
 
     def _later(self, stored: Callable[[], object]) -> None:
-        pending = Pending(self._outcome.key)
+        pending = Pending(self._run_id)
         self._flow.track(pending)
 
         def ended() -> None:
@@ -113,16 +120,9 @@ class LargeWrite(Write):
         self._flow.backend.later(write)
 
     def _kept(self) -> TaskOutcome:
-        """``outcome`` with a reference to its value, which is in the store now."""
-        flow, outcome = self._flow, self._outcome
-        whole = outcome.value
-        assert whole is not None
-        value = flow.written(
-            not_taken(outcome.name),
-            lambda: values.to_store(flow.backend, whole, "result", outcome.key, owner=flow.run_id),
-        )
-        kept = replace(outcome, value=value)
-        flow.memo.keep(kept, self._inside)
+        """The outcome, of which what is large is in a storage now."""
+        kept = self._flow.written(not_taken(self._name), self._stored)
+        self._flow.memo.keep(kept, self._inside)
         return kept
 
 

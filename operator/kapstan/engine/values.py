@@ -16,7 +16,6 @@ from kapstan.codec import PICKLE, Purpose, Reference, digest
 from kapstan.errors import (
     CrashedRun,
     KapstanError,
-    MissingResult,
     RunFailed,
     SignatureError,
     UnreadableValue,
@@ -25,7 +24,7 @@ from kapstan.errors import (
 from kapstan.exception_state import is_group
 from kapstan.identity import find, importable_name
 from kapstan.ids import RunId, new_id
-from kapstan.runs.stored import FAILURE, is_failure, readable
+from kapstan.runs.stored import FAILURE, is_failure, opened, readable
 from kapstan.runs.stored import arguments_key as arguments_key
 
 _TRACEBACK_CHARACTERS = 16_000
@@ -53,16 +52,23 @@ def whole_result(backend: Backend, value: Any, key: str, name: str) -> bytes:
     return backend.codec.encode(value, "result", key, what=f"the result of {name}")
 
 
-def to_store(backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "") -> bytes:
+def to_store(
+    backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "", storage: str = ""
+) -> bytes:
     """Write ``envelope`` under a name of its own, beside the others of its run, and return one that refers to it.
 
-    The name says who may need it: ``owner``, the flow run in whose journal the reference may stand (default: the run
-    itself), and the run. Retention deletes what neither of them needs any more.
+    ``owner``: as ``new_name``. ``storage``: as ``Backend.objects``.
     """
+    name = new_name(key, owner)
+    backend.objects(storage).put(name, envelope)
+    return backend.codec.refer(Reference(name, digest(envelope), len(envelope), storage), purpose, key)
+
+
+def new_name(key: str, owner: RunId = "") -> str:
+    """A name for a value that says who may need it: ``owner``, the flow run in whose journal the reference may stand
+    (default: the run itself), and the run. Retention deletes what neither of them needs any more."""
     run_id = key.partition(_PLACE)[0]
-    name = f"values/{owner or run_id}/{run_id}/{new_id()}"
-    backend.store.put(name, envelope)
-    return backend.codec.refer(Reference(name, digest(envelope), len(envelope)), purpose, key)
+    return f"values/{owner or run_id}/{run_id}/{new_id()}"
 
 
 def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> Any:
@@ -75,17 +81,8 @@ def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) ->
     """
     value = backend.codec.decode(envelope, purpose, key)
     if type(value) is Reference:
-        return backend.codec.decode(_fetch(backend, value), purpose, key)
+        return opened(backend, value, purpose, key)
     return value
-
-
-def _fetch(backend: Backend, reference: Reference) -> bytes:
-    stored = backend.store.get(reference.key)
-    if stored is None:
-        raise MissingResult(f"the object {reference.key!r} is not in the store any more")
-    if digest(stored.body) != reference.digest:
-        raise SignatureError(f"the object {reference.key!r} is not the one that was stored: its digest differs")
-    return stored.body
 
 
 def open_result(backend: Backend, envelope: bytes, key: str) -> Any:

@@ -10,9 +10,18 @@ from typing import Any, cast
 from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.codec import describe
-from kapstan.errors import KapstanError, NotFound, NotPossible, SerializationError, SignatureError
+from kapstan.errors import (
+    KapstanError,
+    MissingResult,
+    NotFound,
+    NotPossible,
+    RunFailed,
+    SerializationError,
+    SignatureError,
+)
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
+from kapstan.runs.results import ShownResult, shown
 from kapstan.runs.stored import arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
 
@@ -106,6 +115,25 @@ class TaskRuns:
             raise _unknown(run_id)
         record = listed.record
         return _view(listed, _reason(self._backend, record), time.time()), _value(self._backend, record)
+
+    def result(self, run_id: RunId) -> ShownResult:
+        """What a background run returned.
+
+        Raises:
+            NotFound: the queue does not know it.
+            RunFailed: it ended otherwise, or not yet; the message says how.
+            Unreadable, StoreUnavailable: as ``results.shown``.
+        """
+        record = self._backend.queue.record(run_id)
+        if record is None:
+            raise _unknown(run_id)
+        if record.state != "completed":
+            reason = _reason(self._backend, record)
+            how = f"is {NAMES[record.state]}{f': {reason}' if reason else ''}"
+            raise RunFailed(f"task run {ids.to_uuid(run_id)} {how}")
+        if not record.envelope:
+            raise MissingResult(f"task run {ids.to_uuid(run_id)} completed, and its result was not to be kept")
+        return shown(self._backend, record.envelope, run_id)
 
     # ------------------------------------------------------------------ operations
 

@@ -1,4 +1,4 @@
-"""How results become bytes: ``json``, ``pickle``, ``compressed/json``, ``compressed/pickle``, and classes of your own.
+"""How results become bytes: ``json``, ``pickle``, ``compressed/...``, ``npy``, ``arrow``, and classes of your own.
 
 ``@task(result_serializer=...)`` and ``ResultStore(serializer=...)`` take a name or an object. The name stands beside
 the bytes, under their signature, so that a reader decodes with what they were written with and with nothing else.
@@ -6,15 +6,21 @@ the bytes, under their signature, so that a reader decodes with what they were w
 
 from kapstan.serializers.base import JSONSerializer, PickleSerializer, Serializer, checked, known, named
 from kapstan.serializers.compressed import CompressedJSONSerializer, CompressedPickleSerializer, CompressedSerializer
+from kapstan.serializers.tables import ArraySerializer, ArrowSerializer, PandasSerializer, chosen, of_library
 
 __all__ = [
+    "ArraySerializer",
+    "ArrowSerializer",
     "CompressedJSONSerializer",
     "CompressedPickleSerializer",
     "CompressedSerializer",
     "JSONSerializer",
+    "PandasSerializer",
     "PickleSerializer",
     "Serializer",
     "checked",
+    "chosen",
     "known",
     "named",
+    "of_library",
 ]

@@ -6,7 +6,8 @@ import importlib
 import re
 from typing import Any
 
-from kapstan.errors import ConfigurationError, UnreadableValue
+from kapstan import settings
+from kapstan.errors import ConfigurationError, UnreadableValue, ValueTooLarge
 from kapstan.piecewise import Pieces
 from kapstan.serializers.base import Serializer, Source, Target, add_family, checked
 
@@ -17,6 +18,7 @@ _LIBRARIES = {
 }
 """What compresses and what decompresses piece by piece, by module."""
 _PIECE = 1 << 18
+_TOO_MANY = "more bytes than KAPSTAN_MAX_VALUE_BYTES"
 _NAME = re.compile(r"compressed(?:\+(\w+))?/(.+)", re.DOTALL)
 
 
@@ -47,8 +49,11 @@ class CompressedSerializer(Serializer):
         return f"compressed{library}/{self.serializer.name}"
 
     def dumps(self, obj: Any) -> bytes:
-        compressor = self._made(0)
-        return compressor.compress(self.serializer.dumps(obj)) + compressor.flush()
+        import io
+
+        file = io.BytesIO()
+        self.dump(obj, file)
+        return file.getvalue()
 
     def loads(self, blob: bytes) -> Any:
         import io
@@ -92,9 +97,13 @@ class _Compressing:
     def __init__(self, compressor: Any, target: Target) -> None:
         self._compressor = compressor
         self._target = target
+        self._room = settings.current().max_value_bytes
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        self._room -= len(view)
+        if self._room < 0:
+            raise ValueTooLarge(f"before it is compressed it has {_TOO_MANY}")
         for start in range(0, len(view), _PIECE):
             out = self._compressor.compress(view[start : start + _PIECE])
             if out:
@@ -108,6 +117,7 @@ class _Decompressing:
     def __init__(self, decompressor: Any, source: Source) -> None:
         self._decompressor = decompressor
         self._source = source
+        self._room = settings.current().max_value_bytes  # a few bytes may stand for very many
 
     def more(self) -> bytes:
         """The next piece, b"" at the end.
@@ -125,6 +135,9 @@ class _Decompressing:
                 piece = d.decompress(held or fresh, _PIECE)
             except Exception as error:
                 raise UnreadableValue(f"it cannot be decompressed: {error}") from error
+            self._room -= len(piece)
+            if self._room < 0:
+                raise UnreadableValue(f"decompressed it has {_TOO_MANY}")
             if piece:
                 return piece
         return b""

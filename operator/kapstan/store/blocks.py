@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import io
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 from kapstan.errors import StoreRefused, StoreUnavailable
 from kapstan.ports import Stored
@@ -36,7 +36,7 @@ class BlockObjects:
             raise StoreUnavailable(f"{self._name} cannot read {path!r}: {type(error).__name__}: {error}") from error
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise StoreRefused(f"{self._name}.read_path({path!r}) gave {type(body).__name__}, not bytes")
-        return Stored(bytes(body), "")
+        return Stored(bytes(cast("bytes", body)), "")
 
     def put(self, key: str, body: bytes) -> None:
         path = check_key(key)

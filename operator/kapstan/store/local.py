@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,8 @@ from kapstan.store.keys import check_key
 from kapstan.store.local_listing import listed_logs, walked
 from kapstan.store.local_log import LOG, LocalLog
 from kapstan.store.probe import probe
+
+_LEFT_SECONDS = 24 * 3600
 
 
 class LocalStore:
@@ -44,9 +47,17 @@ class LocalStore:
         self._locks = root / own / "locks"
         self._fsync = fsync
         self._deadline = deadline
-        with refusing(root):
+        self._made = False
+        if not own:
+            with refusing(root):
+                self._make()
+
+    def _make(self) -> None:
+        """Make the folders; of a result storage at the first write, since others may only read there."""
+        if not self._made:
             for folder in (self._objects, self._aside, self._locks):
-                make_folder(folder, fsync=fsync)
+                make_folder(folder, fsync=self._fsync)
+            self._made = True
 
     @classmethod
     def from_settings(cls, settings: Settings) -> LocalStore:
@@ -78,6 +89,8 @@ class LocalStore:
         path = self._path(key)
         with contextlib.ExitStack() as ends:
             with refusing(path):
+                self._make()
+                self._drop_left()
                 aside, file = ends.enter_context(self._begun())
             yield Guarded(file, aside)
             with refusing(path):
@@ -172,6 +185,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _begun(self) -> Generator[tuple[Path, BinaryIO]]:
+        self._make()
         aside = self._aside / new_nonce()
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -179,6 +193,14 @@ class LocalStore:
                 yield aside, file
         finally:
             aside.unlink(missing_ok=True)
+
+    def _drop_left(self) -> None:
+        """Remove what processes that were killed long ago had not finished; a file that is written is young."""
+        oldest = time.time() - _LEFT_SECONDS
+        for left in self._aside.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < oldest:
+                    left.unlink()
 
     def _end(self, file: BinaryIO) -> None:
         """All that was written is in the file, and on the disk where that is asked for."""
@@ -196,6 +218,7 @@ class LocalStore:
             sync_folder(path.parent)
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[int]:
+        self._make()
         name = hashlib.sha256(key.encode()).hexdigest()[:2]  # 256 locks, shared by all keys
         return held(self._locks / name, self._deadline)
 

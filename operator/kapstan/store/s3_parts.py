@@ -17,6 +17,7 @@ from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unkno
 
 log = logging.getLogger("kapstan.store")
 PART_BYTES = 8 * 1024 * 1024
+_FIRST_BYTES = 256 * 1024  # of a download: whoever looks at the head of an object need not fetch more
 _NO_SUCH_UPLOAD, _INVALID_RANGE = "NoSuchUpload", "InvalidRange"
 
 
@@ -131,7 +132,7 @@ class PartsDown:
     def _fetched(self) -> Reply | None:
         reply = self._wire.until_known(
             f"GET {self._path}",
-            lambda: _range(self._wire, self._path, self._at, PART_BYTES, self._etag),
+            lambda: _range(self._wire, self._path, self._at, PART_BYTES if self._etag else _FIRST_BYTES, self._etag),
         )
         if reply is not None and not reply.code:
             self._etag, self._size = reply.etag, reply.size

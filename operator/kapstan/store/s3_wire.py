@@ -135,7 +135,7 @@ class Wire:
             answer = self._pool.urlopen(
                 method,
                 target,
-                body=body,
+                body=cast("bytes", body),
                 headers=signed,
                 redirect=False,
                 retries=False,

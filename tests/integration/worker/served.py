@@ -299,3 +299,15 @@ def locked(tag: str, key: str, gate: str) -> int:
         with open(gate, "rb", buffering=0) as pipe:
             pipe.read(1)
         return held.guard()
+
+
+@task(result_storage=os.environ.get("KAPSTAN_TEST_RESULTS"), result_serializer="compressed/pickle")
+def stored(tag: str, size: int) -> bytes:
+    tell("ran", tag, os.getpid())
+    return os.urandom(16) * (size // 16)
+
+
+@task(result_storage_key="by-tag/{parameters[tag]}")
+def named(tag: str, size: int) -> dict[str, str]:
+    tell("ran", tag, os.getpid())
+    return {"text": tag[-1] * size}

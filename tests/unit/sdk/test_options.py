@@ -18,6 +18,7 @@ from kapstan import Flow, Task, exponential_backoff, flow, settings, task
 from kapstan.cache_policies import INPUTS, CachePolicy
 from kapstan.engine.options import FlowOptions, TaskOptions
 from kapstan.errors import ConfigurationError
+from kapstan.serializers import CompressedSerializer, PickleSerializer
 from kapstan.specs import FlowPolicy, TaskPolicy
 from kapstan.states import State
 from kapstan.task_runners import ThreadPoolTaskRunner
@@ -73,6 +74,9 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "timeout_seconds": (5, 5.0),
     "log_prints": (True, True),
     "persist_result": (False, False),
+    "result_storage": ("/results", "file:///results"),
+    "result_storage_key": ("sum-{parameters[a]}", "sum-{parameters[a]}"),
+    "result_serializer": ("compressed/json", CompressedSerializer("json")),
     "task_run_name": ("pay-{a}", "pay-{a}"),
     "cache_policy": (INPUTS - "b", INPUTS - "b"),
     "cache_key_fn": (key_of, key_of),
@@ -95,6 +99,8 @@ GIVEN_TO_FLOW: dict[str, tuple[Any, Any]] = {
     "timeout_seconds": (5, 5.0),
     "validate_parameters": (False, False),
     "persist_result": (False, False),
+    "result_storage": ("s3://bucket/a/b/", "s3://bucket/a/b"),
+    "result_serializer": (PickleSerializer, PickleSerializer()),
     "log_prints": (True, True),
 }
 EVERY = [

@@ -20,6 +20,8 @@ def call(execution: TaskExecution) -> Steps[State]:
     body = execution.ledger.branch(execution)
     code = Call(spec.fn, execution.args, execution.kwargs, body)
     limited = None if spec.timeout_seconds is None else Limited(spec.timeout_seconds, code)
+    if spec.result_storage is not None or spec.result_serializer is not None:
+        run.result_options = spec
     mark = current_task.set(run)
     branch_mark = None if body is None else branch.current.set(body)
     captured = run.log_prints
