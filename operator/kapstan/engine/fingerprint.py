@@ -145,7 +145,8 @@ class _Walk:
         token, note = constant(self._package.without_folder(value))
         if not note:
             self._show(shown, "constant", token)
-            return framed(b"constant", [token, self._class(kind, depth)])
+            is_own = self._package.owns(str(kind.__module__))
+            return framed(b"constant", [token, self._class(kind, depth)] if is_own else [token])
         self._show(shown, "object", b"", f"{note}: it counts by its class")
         return framed(b"object", [self._class(kind, depth)])
 
@@ -217,8 +218,13 @@ class _Walk:
     def _without_source(self, label: str, kind: type[Any], depth: int) -> str:
         pieces: list[bytes] = []
         for name, value in sorted(vars(kind).items()):
-            if not (name.startswith("__") and name.endswith("__")) or callable(getattr(value, "__func__", value)):
-                pieces += [name.encode(), self._token(value, f"{name} in {label}", depth)]
+            inner: Any = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if isinstance(inner, types.FunctionType):  # not what namedtuple and its like make: each version others
+                counts = inner.__globals__.get("__name__") == kind.__module__
+            else:
+                counts = not (name.startswith("__") and name.endswith("__")) and not hasattr(type(inner), "__get__")
+            if counts:
+                pieces += [name.encode(), self._token(inner, f"{name} in {label}", depth)]
         digest = hashlib.sha256(framed(b"part", pieces)).hexdigest()
         self._parts.setdefault(label, []).append(Part(label, "class", digest, "there is no source of it"))
         return digest
