@@ -222,7 +222,7 @@ class _Walk:
             if isinstance(inner, types.FunctionType):  # not what namedtuple and its like make: each version others
                 counts = inner.__globals__.get("__name__") == kind.__module__
             else:
-                counts = not (name.startswith("__") and name.endswith("__")) and not hasattr(type(inner), "__get__")
+                counts = not (name.startswith("__") and name.endswith("__")) and not _is_descriptor(inner)
             if counts:
                 pieces += [name.encode(), self._token(inner, f"{name} in {label}", depth)]
         digest = hashlib.sha256(framed(b"part", pieces)).hexdigest()
@@ -336,6 +336,10 @@ def _content(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # not filled yet
         return _MISSING
+
+
+def _is_descriptor(value: Any) -> bool:
+    return hasattr(cast("type[Any]", type(value)), "__get__")
 
 
 def _kind(subject: Any) -> str:
