@@ -24,7 +24,7 @@ from kapstan.engine.fingerprint_code import Code, code_of_class, code_of_functio
 from kapstan.engine.fingerprint_names import Names, Origin, Path
 from kapstan.engine.fingerprint_package import Package
 from kapstan.engine.fingerprint_source import absolute, names_of_module
-from kapstan.engine.fingerprint_values import constant, is_plain, items_of
+from kapstan.engine.fingerprint_values import constant, is_large, is_plain, items_of
 from kapstan.engine.graph_digest import framed
 from kapstan.identity import class_name, importable_name
 from kapstan.specs import TaskSpec
@@ -278,8 +278,9 @@ class _Walk:
             self._show(shown, "variable", b"", "the program changes it while it runs: it counts by its name")
             return framed(b"variable", [".".join(consumed).encode()])
         token = self._token(value, shown, depth)
-        in_place = None if is_plain(value) or items_of(value) is not None else constant(value)
-        known = in_place[0] if in_place is not None and not in_place[1] else None
+        known = (
+            None if is_plain(value) or is_large(value) or items_of(value) is not None else constant(value)[0] or None
+        )
         self.watches.append(_Watch(lambda: self._along(read(), path)[0], value, known))
         return framed(b"name", [".".join(consumed).encode(), token])
 

@@ -25,7 +25,7 @@ _MODULES = frozenset(
     "types typing uuid zoneinfo".split()
 )
 """Their classes hold data, as far as a key can be made of them."""
-_MOST_ITEMS = 1000
+_MOST_ITEMS, _MOST_BYTES = 1000, 65536
 
 
 class Items(NamedTuple):
@@ -40,6 +40,16 @@ def is_plain(value: Any) -> bool:
     """Whether it is a single value that cannot change in place."""
     kind = cast("type[Any]", type(value))  # and not isinstance: a proxy says that it is something else
     return kind in _PLAIN or issubclass(kind, enum.Enum)
+
+
+def is_large(value: Any) -> bool:
+    """Whether it would take long to see that it has changed in place: it is read once in a process."""
+    kind = cast("type[Any]", type(value))
+    if not _is_data(value, kind):
+        return False
+    if hasattr(kind, "nbytes"):
+        return int(value.nbytes) > _MOST_BYTES
+    return hasattr(kind, "__len__") and len(value) > _MOST_ITEMS
 
 
 def constant(value: Any) -> tuple[bytes, str]:

@@ -139,6 +139,15 @@ def test_a_variable_that_another_value_is_bound_to_counts_at_once(program: Progr
     assert fingerprint(tasks.through_a_module.spec).digest != before["through_a_module"].digest
 
 
+def test_a_large_constant_is_read_once(program: Program) -> None:
+    seen = program(("LIMITS = {", "LIMITS = {**{n: n for n in range(2000)}, "))
+    tasks = sys.modules["shop.tasks"]
+    assert seen["listed"].digest != program()["listed"].digest
+    tasks.LIMITS["EUR"] = 5
+    assert fingerprint(tasks.listed.spec) is seen["listed"], "in this process"
+    assert fingerprint(tasks.listed.with_options(retries=1).spec).digest != seen["listed"].digest
+
+
 def test_what_the_program_remembers_does_not_count(program: Program) -> None:
     before = program()
     tasks = sys.modules["shop.tasks"]
