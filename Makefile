@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything installs into .venv from the lock files; system packages only by cluster-up (or in CI).
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit contract property integration e2e chaos bench cluster-up cluster-install cluster-down lock crds clean
+.PHONY: help demo test lint unit contract property model integration e2e chaos bench cluster-up cluster-install cluster-down lock crds clean
 
 # Compiled modules are worth keeping: tests and demo start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -10,7 +10,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # On two cores; which tests share a process, and which come last, says tests/conftest.py.
 TOGETHER := -n 2 --dist loadscope --no-loadscope-reorder
-TIERS := unit contract property integration chaos e2e
+TIERS := unit contract property model integration chaos e2e
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,7 +38,7 @@ lint: .venv/.dev ## Format, lint, types, layers
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
-unit contract property integration e2e chaos: .venv/.dev ## One tier of the tests
+unit contract property model integration e2e chaos: .venv/.dev ## One tier of the tests
 	$(PYTEST) tests/$@
 
 bench: .venv/.dev ## Ratios beside peers and bare Redis, one table

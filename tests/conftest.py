@@ -42,7 +42,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The quick tiers first, what is held to times last. A borrowed cluster has no rows that need its node."""
-    order = {"unit": 0, "contract": 1, "property": 2, "integration": 3, "chaos": 4, "e2e": 5}
+    order = {"unit": 0, "contract": 1, "property": 2, "model": 3, "integration": 4, "chaos": 5, "e2e": 6}
     tests = Path(__file__).parent
     places = {item: item.path.relative_to(tests).as_posix() for item in items}
     items.sort(key=lambda item: (_group(places[item]) in LAST, order.get(places[item].partition("/")[0], 9)))
