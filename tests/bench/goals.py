@@ -38,6 +38,7 @@ GOALS = {
     "bulk": at_least(1.3),
     "throughput-dramatiq": at_least(20),
     "throughput-raw": at_least(1.0),
+    "server-cost": Goal(10, "least", "figure"),
     "latency-result": at_most(0.4),
     "memory": Goal(480, "least", "figure"),
     "append-local": Goal(20, "least", "figure"),

@@ -163,12 +163,13 @@ class RedisBackgroundRuns:
 
     def _heads(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
         reads = [pack("GETRANGE", f"{self._queue.prefix}t:{run_id}", 0, _HEAD) for run_id in run_ids]
-        return [_head(run_id, head) for run_id, head in zip(run_ids, self._queue.commands(reads), strict=True)]
+        heads = self._queue.looked_at(run_ids, self._queue.commands(reads), _HEAD + 1)
+        return [_head(run_id, head) for run_id, head in zip(run_ids, heads, strict=True)]
 
 
-def _head(run_id: RunId, head: bytes) -> RunRecord | None:
+def _head(run_id: RunId, head: bytes | None) -> RunRecord | None:
     """The record without what follows its route; None if there is none (deleted, expired) or it is none of ours."""
-    parts = head.split(b"\0", 2)
+    parts = (head or b"").split(b"\0", 2)
     if len(parts) < 3:
         return None
     return record_of(run_id, b"\0".join((*parts[:2], b"")))

@@ -15,10 +15,12 @@ from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import check_format, route_of, state_of, tail_of
-from kapstan.queue.wire import Wire
+from kapstan.queue.server_clock import ServerClock
+from kapstan.queue.wire import Wire, pack
 
 _BULK = 250  # runs per call of submit_many
 _IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
+_NEVER = b"0" * 14  # the token of a run that was never claimed
 _NEW, _REPEAT, _CONFLICT = ord("0"), ord("1"), ord("!")
 
 
@@ -43,6 +45,7 @@ class BulkSubmit:
         self._unanswered: deque[tuple[bytes, int]] = deque()  # calls, each with its number of runs
         self._answers: list[bytes] = []
         self._full: QueueFull | None = None
+        self._clock = ServerClock()
         self.run_ids: list[RunId] = []
 
     def run(self, submissions: Iterable[Submission]) -> list[Submitted]:
@@ -76,6 +79,7 @@ class BulkSubmit:
 
     def _attempt(self, calls: Iterator[tuple[bytes, int]]) -> None:
         with self._borrow() as wire:
+            self._clock.told_time(wire.call(pack("TIME")))
             for packed, _ in self._unanswered:
                 wire.send(packed)
             while self._full is None and (call := next(calls, None)) is not None:
@@ -117,7 +121,8 @@ class BulkSubmit:
                 items.clear()
             place = where
             self.run_ids.append(run_id)
-            items[run_id] = tail_of(submission, self._client)
+            state = b"1d" if milliseconds(submission.delay) else b"1q"
+            items[run_id] = b"".join((state, _NEVER, self._clock.now(), tail_of(submission, self._client)))
         if items:
             yield packed()
 

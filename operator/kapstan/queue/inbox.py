@@ -9,6 +9,7 @@ in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -22,13 +23,13 @@ from kapstan.main_thread import stretch
 from kapstan.ports import RunState
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import check_format, record_of
+from kapstan.queue.record import TERMINAL, check_format, record_of
 from kapstan.queue.wire import ConnectionLost, Refused, Wake, Wire, pack, refusal
 
 _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
-_WATCH_TTL = 7 * 24 * 3600
 _RID = 22
+_SMALL = 2048  # bytes of a record that is remembered
 _ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled"})
 _LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
 
@@ -37,7 +38,7 @@ class _End(NamedTuple):
     """What is known of a run that is over."""
 
     record: bytes | None
-    """None: the queue does not know the run; empty: too large to ride along."""
+    """None: the queue does not know the run; empty: it did not ride along."""
     known_at: float
 
 
@@ -54,6 +55,7 @@ class Inbox:
         self._client = client
         self._keep = dialer.settings.result_ttl_seconds  # as long as the queue keeps a record: its id may come again
         self._watched: dict[RunId, _End | None] = {}  # None: open
+        self._unread: dict[RunId, None] = {}  # ended, and the message did not bring the record
         self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
         self._changed = threading.Condition()
         self._reading = False
@@ -68,6 +70,21 @@ class Inbox:
         end = self._watched.get(run_id)
         return None if end is None or self._over(end) else end.record or None
 
+    def unread(self, most: int) -> list[RunId]:
+        """Up to ``most`` of the runs that have ended and whose records no message brought, the oldest first."""
+        with self._changed:
+            return list(itertools.islice(self._unread, most))
+
+    def read(self, run_id: RunId, record: bytes | None) -> None:
+        """This is the record of a run; kept if it has ended and is small."""
+        if run_id not in self._unread:
+            return
+        with self._changed:
+            self._unread.pop(run_id, None)
+            end = self._watched.get(run_id)
+            if end is not None and record and record[1] in TERMINAL and len(record) <= _SMALL:
+                self._watched[run_id] = end._replace(record=record)
+
     def submitted(self, run_ids: Iterable[RunId]) -> None:
         """These runs begin anew: what is remembered of earlier ones with their ids is over."""
         watched = self._watched
@@ -75,6 +92,7 @@ class Inbox:
             if watched.get(run_id) is not None:
                 with self._changed:
                     watched[run_id] = None
+                    self._unread.pop(run_id, None)
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
         """Those of ``run_ids`` that have ended or that the queue does not know, as soon as there is one; empty after
@@ -117,6 +135,7 @@ class Inbox:
             old = [run_id for run_id in watched if run_id not in waited]
             for run_id in old[:-_REMEMBERED]:
                 del watched[run_id]
+                self._unread.pop(run_id, None)
         if self._wire is not None and fresh:
             try:
                 self._wire.send(b"".join(self._packed(fresh)))
@@ -125,7 +144,7 @@ class Inbox:
 
     def _packed(self, run_ids: Sequence[RunId]) -> list[bytes]:
         chunks = [run_ids[at : at + _PER_CALL] for at in range(0, len(run_ids), _PER_CALL)]
-        return [scripts.watch.pack(self._prefix, self._client, _WATCH_TTL, *chunk) for chunk in chunks]
+        return [scripts.watch.pack(self._prefix, self._client, *chunk) for chunk in chunks]
 
     def _read_for_all(self, timeout: float | None) -> None:
         self._reading = True
@@ -153,6 +172,8 @@ class Inbox:
                 for run_id, record in _ends(cast("list[bytes]", item)[2]):
                     if run_id in watched:
                         watched[run_id] = _End(record, now)
+                        if not record:
+                            self._unread[run_id] = None
             return
         check_format(item)
         flat = item[1]

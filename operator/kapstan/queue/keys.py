@@ -44,7 +44,7 @@ KEYS = (
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("dr:<process>", "string", "ttl", "drain", "a pod or process was drained, whatever sessions it opens"),
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
-    KeySpec("v:<run_id>", "set", "ttl", "watch", "clients other than the submitter that wait for a run"),
+    KeySpec("v", "hash", "empties", "watch", "per run: the clients other than its submitter that wait for it"),
     KeySpec("args:<run_id>", "string", "ttl", "finish", "arguments of a run that ended otherwise than completed"),
     KeySpec("i:<hour>:<route>", "list", "ttl", "index", "what was submitted in an hour: 3 bytes of ms, 1-16 run ids"),
     KeySpec("ir:<hour>", "set", "ttl", "index", "routes of that hour, at most 500, then ''"),

@@ -23,8 +23,10 @@ from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome, Stepped, Want
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer, connection_number
-from kapstan.queue.record import LETTERS, Route, check_format, claim_of
+from kapstan.queue.holding import Held, Minted, claimed, hand_in, minted, minted_as
+from kapstan.queue.record import Route, check_format
 from kapstan.queue.second_connection import SecondConnection
+from kapstan.queue.server_clock import ServerClock
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
@@ -50,6 +52,7 @@ class RedisLane:
         self._dialer = dialer
         self._prefix = prefix
         self._session = session
+        self._holder = session.encode()
         self._lane = lane
         self._routes = deque((route, Route.parse(route).task) for route in routes)
         self._ttl = dialer.settings.result_ttl_seconds
@@ -57,8 +60,9 @@ class RedisLane:
         self._channel = f"{prefix}l:{session}:{lane}".encode()
         self._broadcast = f"{prefix}b".encode()
         self._wake = Wake()
+        self._clock = ServerClock()
         self._steps: deque[_Step] = deque()
-        self._held: dict[RunId, tuple[Token, str]] = {}
+        self._held: dict[RunId, Held] = {}
         self._pushed: list[Claim] = []
         self._went_back: set[tuple[RunId, str]] = set()
         self._status = b""  # of the last step; empty: ask again
@@ -75,22 +79,10 @@ class RedisLane:
         return self.read_step()
 
     def send_step(self, outcomes: Sequence[Outcome], want: Want) -> None:
-        finished: dict[RunId, str] = {}
-        rest: list[str | bytes] = []
+        if len(outcomes) > MOST:
+            raise ValueError(f"{len(outcomes)} outcomes in one step; the most is {MOST}")
         with self._lock:
-            held = self._held
-            for outcome in outcomes:
-                run_id = outcome.run_id
-                claim = held.get(run_id)
-                if claim is not None and claim[0] == outcome.token:
-                    del held[run_id]
-                    text = claim[1]
-                else:  # an outcome of an older claim; a newer one stays ours
-                    text = str(outcome.token)
-                finished[run_id] = text
-                rest += (run_id, text, LETTERS[outcome.state], outcome.envelope)
-        if len(finished) > MOST:
-            raise ValueError(f"{len(finished)} outcomes in one step; the most is {MOST}")
+            rest, finished = hand_in(self._held, outcomes, self._clock.now())
         asked: list[str | int] = []
         if isinstance(want, int):
             most = min(want, MOST)
@@ -132,13 +124,15 @@ class RedisLane:
             self._status = reply[1]
             claims = self._pushed
             self._pushed = []
-            flat = reply[3]
+            _, _, lost, flat, era, since = reply
+            self._clock.told(since)
             with self._lock:
-                for at in range(0, len(flat), 3):
-                    self._accept(flat[at].decode(), flat[at + 1].decode(), flat[at + 2], claims)
+                for at in range(0, len(flat), 2):
+                    record = flat[at + 1]
+                    self._accept(flat[at].decode(), minted(era, record[8:16], since, self._holder), record, claims)
                 if not self._steps:  # whatever went back unread has been read
                     self._went_back.clear()
-            return Stepped([run_id.decode() for run_id in reply[2]], claims)
+            return Stepped([run_id.decode() for run_id in lost], claims)
 
     def _send(self, wire: Wire, step: _Step) -> None:
         place = (self._prefix, self._session, self._lane, self._number)
@@ -189,13 +183,12 @@ class RedisLane:
 
     # ------------------------------------------------------------------ claims
 
-    def _accept(self, run_id: RunId, token: str, record: bytes, claims: list[Claim]) -> None:
+    def _accept(self, run_id: RunId, made: Minted, record: bytes, claims: list[Claim]) -> None:
         """Add a claim that was read, unless ``give_back`` has returned it before it was read. With the lock held."""
-        if self._went_back and (run_id, token) in self._went_back:
-            self._went_back.discard((run_id, token))
+        if self._went_back and (run_id, made.text) in self._went_back:
+            self._went_back.discard((run_id, made.text))
             return
-        claim = claim_of(run_id, token, record)
-        self._held[run_id] = (claim.token, token)
+        claim, self._held[run_id] = claimed(run_id, made, record)
         claims.append(claim)
 
     def _read_pushes(self, wire: Wire) -> None:
@@ -211,7 +204,10 @@ class RedisLane:
         payload: bytes = push[2]
         self._status = b""  # handed a run it is idle no more, also if the run has gone back unread
         with self._lock:
-            self._accept(payload[1:23].decode(), payload[23:37].decode(), payload[37:], self._pushed)
+            record = payload[37:]
+            self._clock.told(record[16:26])
+            made = minted_as(payload[23:37], record[16:26], self._holder)
+            self._accept(payload[1:23].decode(), made, record, self._pushed)
         return False
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
@@ -226,7 +222,7 @@ class RedisLane:
         with self._lock:
             for rid, token in claims:
                 held = self._held.get(rid)
-                if held is not None and held[1] == token:
+                if held is not None and held[0].text == token:
                     del self._held[rid]
                     back.append(rid)
                 else:
@@ -243,9 +239,9 @@ class RedisLane:
         return [(rid, token) for rid, token in zip(flat[::3], flat[1::3], strict=True) if rid not in kept]
 
     def hand_in(self, outcomes: Sequence[Outcome]) -> list[RunId]:
-        rest: list[str | bytes] = []
-        for run_id, token, state, envelope in outcomes:
-            rest += (run_id, str(token), LETTERS[state], envelope)
+        with self._lock:
+            held = dict(self._held)
+            rest, _ = hand_in(held, outcomes, self._clock.now())
         packed = scripts.step.pack(self._prefix, self._session, self._lane, "", 0, self._ttl, 0, *rest)
         while (reply := self._side.call(packed))[1] == b"ERA":
             time.sleep(0.05)  # a supervisor is raising the era
@@ -264,7 +260,7 @@ class RedisLane:
             time.sleep(0.05)  # a supervisor is raising the era
         with self._lock:
             held = self._held.get(run_id)
-            if held is not None and held[0] == token:
+            if held is not None and held[0].token == token:
                 del self._held[run_id]
         return reply[1] == b"OK"
 
@@ -275,7 +271,7 @@ class RedisLane:
         try:
             with self._lock:
                 self._went_back.clear()  # what the broken connection did not bring never comes
-                known = {run_id: text for run_id, (_, text) in self._held.items()}
+                known = {run_id: claim[0].text for run_id, claim in self._held.items()}
             for step in self._steps:
                 known.update(step.finished)
             flat = [text for claim in known.items() for text in claim]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, Token
-from kapstan.ports import Claim, RunRecord, RunState, Submission
+from kapstan.ports import RunRecord, RunState, Submission
 from kapstan.states import EffectClass
 
 FORMAT = b"1"
@@ -27,9 +27,10 @@ _STATES: dict[int, RunState] = {
 }
 LETTERS = {state: chr(letter) for letter, state in _STATES.items()}
 TERMINAL = b"cfxk"
-_HEAD = 40  # where the fingerprint begins
+CLASSES = {ord(effect): effect for effect in EffectClass}
+HEAD = 40  # where the fingerprint begins
 _EPOCH = 1577836800  # 2020-01-01
-_HELD = b"\x1f"  # between the route and who held the run that ended
+HELD = b"\x1f"  # between the route and who held the run that ended
 _SEPARATORS = frozenset("|\0\x1f")
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
@@ -84,7 +85,7 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
 @lru_cache(maxsize=4096)
 def _ends_of(task: str, queue: str, effect: str) -> tuple[bytes, bytes]:
     """What stands before the client, and the route between its NULs."""
-    if effect not in _CLASSES.values():
+    if effect not in CLASSES.values():
         raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
     return f"00010{effect}".encode(), f"\0{route_of(task, queue)}\0".encode()  # crashes 0, attempt 001, no flags
 
@@ -99,41 +100,14 @@ def check_format(reply: list[bytes]) -> None:
         raise QueueUnavailable(f"a script answered in format {reply[0]!r}; this release reads {FORMAT!r}")
 
 
-def claim_of(run_id: RunId, token: str, record: bytes) -> Claim:
-    """A claim from the record as it was before it. Made for every run of a batch, so it counts microseconds."""
-    start = record.index(b"\0", _HEAD) + 1
-    end = record.index(b"\0", start)
-    attempt, crashes, effect = _counts_of(record[26:32])
-    return Claim(run_id, _task_of(record[start:end]), _token_of(token), attempt, crashes, effect, record[end + 1 :])
-
-
-_CLASSES = {ord(effect): effect for effect in EffectClass}
-
-
-@lru_cache(maxsize=4096)
-def _counts_of(part: bytes) -> tuple[int, int, EffectClass]:
-    """Attempt, crashes and class. Most runs of a batch have the same, and the same token."""
-    return int(part[1:4]), part[0] - 48, _CLASSES[part[5]]
-
-
-@lru_cache(maxsize=4096)
-def _token_of(text: str) -> Token:
-    return Token(int(text[:6]), int(text[6:]))
-
-
-@lru_cache(maxsize=4096)
-def _task_of(route: bytes) -> str:
-    return Route.parse(route.decode()).task
-
-
 def record_of(run_id: RunId, record: bytes) -> RunRecord:
     if record[:1] != FORMAT:
         raise QueueUnavailable(f"run {run_id} has record format {record[:1]!r}; this release reads {FORMAT!r}")
     try:
-        _, place, envelope = record[_HEAD:].split(b"\0", 2)
+        _, place, envelope = record[HEAD:].split(b"\0", 2)
     except ValueError:
         raise QueueUnavailable(f"run {run_id}: its record cannot be read, somebody else wrote to its key") from None
-    route, _, held = place.partition(_HELD)
+    route, _, held = place.partition(HELD)
     queue, task = Route.parse(route.decode())
     state = _STATES[record[1]]
     since = moment(record[16:26])

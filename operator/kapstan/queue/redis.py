@@ -35,6 +35,7 @@ T = TypeVar("T")
 _BULK = 250  # runs per call of submit_many
 _TOGETHER = 500  # commands of one pipeline
 _IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
+_AHEAD = 256  # records that are read together, once one is asked for, of runs that are known to have ended
 _PAUSES = (0.02, 0.1)  # seconds; see expire_session
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
@@ -97,11 +98,27 @@ class RedisQueue:
     def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
         found: dict[RunId, bytes | None] = {run_id: self._inbox.seen(run_id) for run_id in run_ids}
         unseen = [run_id for run_id, record in found.items() if record is None]
+        if unseen:  # who asks for one result is likely to ask for others
+            unseen += self._inbox.unread(max(0, _AHEAD - len(unseen)))
         for at in range(0, len(unseen), 500):
             chunk = unseen[at : at + 500]
             values = self.command(pack("MGET", *[f"{self.prefix}t:{run_id}" for run_id in chunk]))
-            found.update(zip(chunk, values, strict=True))
+            for run_id, record in zip(chunk, self.looked_at(chunk, values), strict=True):
+                found[run_id] = record
+                self._inbox.read(run_id, record)
         return [record_of(run_id, record) if (record := found[run_id]) else None for run_id in run_ids]
+
+    def looked_at(self, run_ids: Sequence[RunId], read: Sequence[bytes | None], most: int = -1) -> list[bytes | None]:
+        """What was ``read`` of these records; of runs that may be held, as it is with their claims. ``most``: the first
+        so many bytes of those (-1: all)."""
+        found = list(read)
+        held = [at for at, record in enumerate(read) if record and record[1:2] in (b"q", b"r")]
+        for at in range(0, len(held), 500):
+            chunk = held[at : at + 500]
+            records = self.call(scripts.look.pack(self.prefix, most, *[run_ids[place] for place in chunk]))[1]
+            for place, record in zip(chunk, records, strict=True):
+                found[place] = record
+        return found
 
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
         return self._inbox.wait(run_ids, timeout)

@@ -117,7 +117,11 @@ def lane_died(
 
 
 @Script
-def watch(client: bytes, ttl: int, *run_ids: str) -> None: ...
+def watch(client: bytes, *run_ids: str) -> None: ...
+
+
+@Script
+def look(most: int, *run_ids: str) -> None: ...
 
 
 @Script

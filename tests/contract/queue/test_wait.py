@@ -86,6 +86,32 @@ def test_every_end_of_a_large_set_arrives(queue: RedisQueue, hire) -> None:
     thread.join()
 
 
+def test_the_results_of_many_that_ended_are_read_together(
+    queue: RedisQueue, hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many ends in one message few records ride along; the rest is read with the first that is asked for."""
+    submissions = [run() for _ in range(200)]
+    queue.submit_many(submissions)
+    open_ids = {submission.run_id for submission in submissions}
+    lane = hire().lane
+    claims = lane.step([], 200).claims
+    ended: list[set[str]] = []
+    waiting = threading.Thread(target=lambda: ended.append(queue.wait(sorted(open_ids), 20.0)))
+    waiting.start()
+    while queue.command(pack("PUBSUB", "NUMSUB", queue.channel))[1] == 0:
+        continue
+    lane.step([done(claim, b"result %d" % number) for number, claim in enumerate(claims)], 0)
+    waiting.join()
+    while open_ids != ended[0]:
+        ended[0] |= queue.wait(sorted(open_ids - ended[0]), 20.0)
+    sent: list[bytes] = []
+    command = queue.command
+    monkeypatch.setattr(queue, "command", lambda packed: (sent.append(packed), command(packed))[1])
+    results = [queue.record(submission.run_id).envelope for submission in submissions]
+    assert results == [b"result %d" % number for number in range(200)]
+    assert len(sent) == 1
+
+
 def test_a_cancelled_run_ends_a_wait(queue: RedisQueue) -> None:
     submission = run()
     queue.submit(submission)

@@ -27,7 +27,8 @@ from tests.servers.redis import RedisServer
 
 from kapstan.errors import IdempotencyConflict
 from kapstan.ids import RunId, Token
-from kapstan.ports import Claim, Outcome, RunState, Submitted
+from kapstan.ports import Change, Claim, Outcome, RunState, Submitted
+from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
 from kapstan.settings import Settings
@@ -147,6 +148,26 @@ class Protocol(RuleBasedStateMachine):
             model.state, model.envelope = "cancelled", b""
         elif model.state == "running":
             model.cancelling = True
+
+    @rule(choice=st.integers(0, 99))
+    def begins_anew(self, choice: int) -> None:
+        """A person has it run once more. What was cancelled while it waited may stand twice in its list then."""
+        if (run_id := self.pick(choice, ("failed", "crashed", "cancelled"))) is None:
+            return
+        model = self.runs[run_id]
+        assert RedisBackgroundRuns(self.queue).rerun(run_id) == (Change.DONE, model.state)
+        model.state, model.attempt, model.crashes, model.cancelling = "ready", 1, 0, False
+        model.envelope = b"arguments"
+
+    @rule()
+    def stands_twice(self) -> None:
+        """Cancelled in the middle of its list and begun anew: the first of its two entries is stale."""
+        submissions = [run() for _ in range(3)]
+        self.queue.submit_many(submissions)
+        self.runs.update({submission.run_id: Modelled() for submission in submissions})
+        twice = submissions[1].run_id
+        assert self.queue.cancel(twice) == "ready"
+        assert RedisBackgroundRuns(self.queue).rerun(twice) == (Change.DONE, "cancelled")
 
     # ------------------------------------------------------------------ workers
 

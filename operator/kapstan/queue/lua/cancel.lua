@@ -6,15 +6,25 @@
 -- A cancelled run stays in its ready list, counted as stale, until a claim comes by and drops it; the first and the last
 -- of the list leave it at once.
 -- include: record
+-- include: holder
 -- include: route
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 local rid = ARGV[1]
 local record = call('GET', P .. 't:' .. rid)
 if not record then return {'1', ''} end
 local state = state_of(record)
-if state == 'q' or state == 'd' then
+local session
+if state == 'q' or state == 'r' then session = holder_of(rid) end
+if session then
+  state = 'r'
+  call('SETRANGE', P .. 't:' .. rid, 30, bit.bor(sub(record, 31, 31), CANCEL))
+  local asked = call('HGET', P .. 'w:' .. session, '~') or ''
+  if not find(asked, rid, 1, true) then call('HSET', P .. 'w:' .. session, '~', asked .. rid) end
+  call('PUBLISH', P .. 'S:' .. session, 'c' .. rid)
+elseif state == 'q' or state == 'd' then
   if state == 'd' then
     call('ZREM', P .. 'd', rid)
     count('d:', route_of(record), -1)
@@ -28,17 +38,6 @@ if state == 'q' or state == 'd' then
       call('RPOP', list)
     else
       count('k:', route, 1)
-    end
-  end
-elseif state == 'r' then
-  call('SETRANGE', P .. 't:' .. rid, 0, sub(flagged(record, CANCEL), 1, 31))
-  for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
-    local w = P .. 'w:' .. session
-    if call('HEXISTS', w, rid) == 1 then
-      local asked = call('HGET', w, '~') or ''
-      if not find(asked, rid, 1, true) then call('HSET', w, '~', asked .. rid) end
-      call('PUBLISH', P .. 'S:' .. session, 'c' .. rid)
-      break
     end
   end
 end

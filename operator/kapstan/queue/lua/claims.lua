@@ -7,7 +7,7 @@
 local RID, answer = 22, {}
 local fields = call('HGETALL', P .. 'w:' .. ARGV[1])
 for i = 1, #fields, 2 do
-  local lane = sub(fields[i + 1], 15)
+  local lane = sub(fields[i + 1], 25)
   if #fields[i] == RID and (ARGV[2] == '' or lane == ARGV[2]) then
     answer[#answer + 1] = fields[i]
     answer[#answer + 1] = sub(fields[i + 1], 1, 14)

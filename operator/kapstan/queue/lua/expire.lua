@@ -12,6 +12,7 @@
 -- include: era
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 -- include: claim
 -- include: offer

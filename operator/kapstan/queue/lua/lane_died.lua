@@ -11,6 +11,7 @@
 -- include: era
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 -- include: claim
 -- include: offer
@@ -23,9 +24,9 @@ local routes = release(session, claims_of(session, lane), ARGV[7], function(clai
   if claim[1] ~= executing then return record end
   record = charged(record)
   crashes = tonumber(sub(record, 27, 27))
-  if crashes < tonumber(ARGV[5]) or has(record, CANCEL) then return record end
+  if crashes < tonumber(ARGV[5]) or to_cancel(record) then return record end
   quarantined = 1
-  finish(claim[1], record, 'x', claim[2], ARGV[6], ARGV[7], session)
+  finish(claim[1], record, 'x', claim[2], ARGV[6], ARGV[7], session, claim[3])
   return nil
 end)
 offer_all(routes)

@@ -5,14 +5,17 @@
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
---   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (1 watched, 2 cancel asked), 32 effect class, 33-40 client,
+--   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (2 cancel asked), 32 effect class, 33-40 client,
 --   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
 --   it never did) and the session that held it stand behind the route.
--- States: q ready, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled.
+-- States: q ready or running, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled. A claim stands
+-- in the hash of its session alone, so the record of a run that is held says q, as before the claim, and its token is the
+-- last one that came back: a write of each record would be a tenth of what a run costs. r is written where a run may
+-- stand twice in its list (see take).
 -- A session hash (w:<session>) holds '@' its info, '=' when it last renewed, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
--- and for every claim rid -> token .. lane.
-local P = KEYS[1]
-local call, sub, find, format = redis.call, string.sub, string.find, string.format
+-- and for every claim rid -> token .. since .. lane.
+local P, T = KEYS[1], KEYS[1] .. 't:'
+local call, sub, find, format, byte = redis.call, string.sub, string.find, string.format, string.byte
 local time = call('TIME')
 local moment = time[1] * 1000 + math.floor(time[2] / 1000) -- milliseconds since 1970, by the server's clock
 local since = format('%010x', moment - 1577836800000)
@@ -28,16 +31,28 @@ end
 
 -- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
-local WATCHED, CANCEL = 1, 2
+local CANCEL = 2
 local RID = 22
 
 local function state_of(record) return sub(record, 2, 2) end
 local function token_of(record) return sub(record, 3, 16) end
-local function has(record, flag)
-  local flags = sub(record, 31, 31)
-  return flags ~= '0' and bit.band(flags, flag) ~= 0
+local function to_cancel(record) return bit.band(sub(record, 31, 31), CANCEL) ~= 0 end
+
+-- section: holder
+-- The session that holds a run, and its entry there; nil if none does.
+local function holder_of(rid)
+  for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
+    local claim = call('HGET', P .. 'w:' .. session, rid)
+    if claim then return session, claim end
+  end
+  return nil
 end
-local function flagged(record, flag) return sub(record, 1, 30) .. bit.bor(sub(record, 31, 31), flag) .. sub(record, 32) end
+
+-- The state of a run: r of one that is held.
+local function state_now(rid, record)
+  local state = state_of(record)
+  return state == 'q' and holder_of(rid) and 'r' or state
+end
 
 -- section: route
 -- The route of a record, and the position of the NUL behind it.
@@ -49,9 +64,9 @@ end
 
 -- section: repeated
 -- Of a run that is there already: its state, and whether `record` is of the same task and arguments.
-local function repeated(there, record)
+local function repeated(rid, there, record)
   local of_there, of_record = find(there, '\0', 41, true), find(record, '\0', 41, true)
-  return state_of(there), sub(there, 41, of_there) == sub(record, 41, of_record)
+  return state_now(rid, there), sub(there, 41, of_there) == sub(record, 41, of_record)
 end
 
 -- section: era
@@ -111,18 +126,44 @@ end
 local function count(kind, route, by) add(moved, kind, route, by) end
 local function pass(kind, route, by) add(passed, kind, route, by) end
 
--- What clients are told about ended runs, one message per client and call: rid, six digits of length, record
--- (length 0: too long to ride along, read it). False where nobody listens now: whoever begins to asks for what ended
--- before (watch).
+-- What clients are told about ended runs, one message per client and call: rid, six digits of length, record (length 0:
+-- read it). The first four records ride along; a client reads many for less than it costs to make them one message here.
+-- `listener` answers the parts of a client's message; false where nobody listens now: whoever begins to asks for what
+-- ended before (watch).
 local news = {}
-local function note(client, rid, record)
+local function listener(client)
   local parts = news[client]
   if parts == nil then
     parts = call('PUBSUB', 'NUMSUB', P .. 'c:' .. client)[2] > 0 and {}
     news[client] = parts
   end
-  if parts then
-    parts[#parts + 1] = #record <= 2048 and rid .. format('%06d', #record) .. record or rid .. '000000'
+  return parts
+end
+
+local function note(parts, rid, record)
+  local at = #parts
+  parts[at + 1] = rid
+  if at < 12 and #record <= 2048 then
+    parts[at + 2], parts[at + 3] = format('%06d', #record), record
+  else
+    parts[at + 2] = '000000'
+  end
+end
+
+-- The clients beside its submitter that wait for a run stand in hash v, 8 characters each.
+local watched
+local function any_watched()
+  if watched == nil then watched = call('EXISTS', P .. 'v') == 1 end
+  return watched
+end
+
+local function note_watchers(rid, record)
+  local clients = any_watched() and call('HGET', P .. 'v', rid)
+  if not clients then return end
+  call('HDEL', P .. 'v', rid)
+  for at = 1, #clients, 8 do
+    local parts = listener(sub(clients, at, at + 7))
+    if parts then note(parts, rid, record) end
   end
 end
 
@@ -144,98 +185,104 @@ local function settle()
   end
 end
 
+-- section: expiry
+-- When a record goes that ended now. A moment costs a third less than EX, which a server turns into one at each SET.
+local function expiry(ttl) return format('%d', moment + ttl * 1000) end
+
 -- section: finish
--- Write the end of a run and note it for its submitter and for whoever watches it; its route. `session` held it, nil if
--- none did. The arguments of a run that did not complete are kept: a person may have it run once more. A moment costs a
--- third less than EX, which a server turns into one at each SET.
+-- Write the end of a run and note it for its submitter and for whoever watches it; its route. `session` held it since
+-- `started`, nil if none did. The arguments of a run that did not complete are kept: a person may have it run once more. What a worker
+-- completes, `step` writes itself: the lane sends what the record says of the run, which then need not be read.
 local expires
-local function finish(rid, record, state, token, envelope, ttl, session)
+local function finish(rid, record, state, token, envelope, ttl, session, started)
   local route, to = route_of(record)
   local ended = '1' .. state .. token .. since .. sub(record, 27, 30) .. '0' .. sub(record, 32, to - 1) .. '\31'
-    .. (session and sub(record, 17, 26) or '') .. (session or '') .. '\0' .. envelope
-  expires = expires or format('%d', moment + ttl * 1000)
+    .. (started or '') .. (session or '') .. '\0' .. envelope
+  expires = expires or expiry(ttl)
   call('SET', P .. 't:' .. rid, ended, 'PXAT', expires)
   if state ~= 'c' then
     call('SET', P .. 'args:' .. rid, sub(record, to + 1), 'PXAT', expires)
     index('e', route, {rid})
   end
   pass(state, route, 1)
-  note(sub(record, 33, 40), rid, ended)
-  if has(record, WATCHED) then
-    for _, client in ipairs(call('SMEMBERS', P .. 'v:' .. rid)) do note(client, rid, ended) end
-    call('DEL', P .. 'v:' .. rid)
-  end
+  local parts = listener(sub(record, 33, 40))
+  if parts then note(parts, rid, ended) end
+  note_watchers(rid, ended)
   return route
 end
 
 -- section: claim
--- Take up to `want` ready runs off a route's list, as {rid, record, key} of each. Entries that are stale (cancelled
+-- Take up to `want` ready runs off a route's list: rids and their records. Entries that are stale (cancelled
 -- meanwhile, or standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone.
--- Second: true if that is so, or it is next, and nothing else may be claimed now; third: true if the list was not
--- looked through.
+-- Then: true if that is so, or it is next, and nothing else may be claimed now; true if the list was not looked through.
+-- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
+-- counted as stale until it is popped, that is known: then the claim is written into the record, too.
 local function take(route, want, empty)
-  local list, taken, seen, stale, size = P .. 'q:' .. route, {}, {}, 0, 1
-  local function put_back(rids, from)
-    if from <= #rids then
-      local back = {}
-      for i = #rids, from, -1 do back[#back + 1] = rids[i] end
-      call('LPUSH', list, unpack(back))
-    end
+  local list, rids, records, size, stale, ask = P .. 'q:' .. route, {}, {}, 0, 0, want
+  local seen -- the runs that were taken, where a run may stand twice
+  local function put_back(popped, from)
+    local back = {}
+    for i = #popped, from, -1 do back[#back + 1] = popped[i] end
+    if #back > 0 then call('LPUSH', list, unpack(back)) end
     if stale > 0 then count('k:', route, -stale) end
   end
-  while #taken < want and stale < 5000 do
-    local rids = call('LPOP', list, format('%d', size))
-    if not rids then
+  while size < want and stale < 5000 do
+    local popped = call('LPOP', list, format('%d', ask))
+    if not popped then
       if stale > 0 then call('HDEL', P .. 'n', 'k:' .. route) end -- an empty list has none
-      return taken, false
+      return rids, records, false
     end
-    local keys = {}
-    for i, rid in ipairs(rids) do keys[i] = P .. 't:' .. rid end
-    for i, record in ipairs(call('MGET', unpack(keys))) do
-      local rid = rids[i]
-      if record and state_of(record) == 'q' and not seen[rid] then
-        seen[rid] = true -- it stands twice where it was cancelled and a person had it run once more
-        local alone = sub(record, 32, 32) ~= 'p'
-        if #taken == want or alone and not (empty and #taken == 0) then
-          put_back(rids, i)
-          return taken, alone
+    if seen == nil then seen = call('HEXISTS', P .. 'n', 'k:' .. route) == 1 and {} end
+    local names = {}
+    for i = 1, #popped do names[i] = T .. popped[i] end
+    local found = call('MGET', unpack(names))
+    for i = 1, #popped do
+      local rid, record = popped[i], found[i]
+      local state, class
+      if record then state, class = byte(record, 2), byte(record, 32) end
+      if state == 113 and not (seen and seen[rid]) then -- q
+        local alone = class ~= 112 -- p
+        if size == want or alone and not (empty and size == 0) then
+          put_back(popped, i)
+          return rids, records, alone
         end
-        taken[#taken + 1] = {rid, record, keys[i]}
+        size = size + 1
+        rids[size], records[size] = rid, record
+        if seen then
+          seen[rid] = true
+          call('SETRANGE', names[i], '1', 'r')
+        end
         if alone then
-          put_back(rids, i + 1)
-          return taken, true
+          put_back(popped, i + 1)
+          return rids, records, true
         end
       else
         stale = stale + 1
       end
     end
-    size = stale > 0 and 500 or want - #taken
+    ask = stale > 0 and 500 or want - size
   end
   put_back({}, 1)
-  return taken, false, #taken == 0
+  return rids, records, false, size == 0
 end
 
--- Give the runs in `taken` to a lane: mints their tokens. Appends rid, token, record to `claims`. Most runs of a call
--- have the same epoch, so what is made of it is made once.
-local function hold(session, lane, route, taken, claims)
-  if #taken == 0 then return end
-  local fields, tokens, holders, heads, size = {}, {}, {}, {}, #claims
-  for i = 1, #taken do
-    local rid, record = taken[i][1], taken[i][2]
-    local epoch = sub(record, 9, 16)
-    local token = tokens[epoch]
+-- Give the runs that take() answered to a lane: mints their tokens, which it answers. Most runs of a call have the same
+-- epoch, so what is made of it is made once.
+local function hold(session, lane, route, rids, records)
+  local fields, tokens, holders, minted = {}, {}, {}, {}
+  for i = 1, #rids do
+    local epoch = sub(records[i], 9, 16)
+    local token = minted[epoch]
     if not token then
       token = era() .. format('%08d', epoch + 1)
-      tokens[epoch], holders[epoch], heads[epoch] = token, token .. lane, 'r' .. token .. since
+      minted[epoch], holders[epoch] = token, token .. since .. lane
     end
-    call('SETRANGE', taken[i][3], '1', heads[epoch])
-    fields[2 * i - 1], fields[2 * i] = rid, holders[epoch]
-    claims[size + 1], claims[size + 2], claims[size + 3] = rid, token, record
-    size = size + 3
+    fields[2 * i - 1], fields[2 * i], tokens[i] = rids[i], holders[epoch], token
   end
   call('HSET', P .. 'w:' .. session, unpack(fields))
-  count('r:', route, #taken)
-  pass('r', route, #taken)
+  count('r:', route, #rids)
+  pass('r', route, #rids)
+  return tokens
 end
 
 -- section: offer
@@ -260,19 +307,20 @@ local function offer(route)
     if call('EXISTS', P .. 'idle:' .. route) == 0 or call('LLEN', list) == 0 or not era() then return end
     local session, lane = idle_lane(route)
     if not session then return end
-    local taken, _, more = take(route, 1, true)
-    local claims = {}
-    if #taken == 0 then
+    local rids, records, _, more = take(route, 1, true)
+    local rid, record = rids[1], records[1]
+    if not rid then
       call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
       if more then break end
       return
     end
     call('HDEL', P .. 'w:' .. session, '#' .. lane)
-    hold(session, lane, route, taken, claims)
-    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, 'c' .. claims[1] .. claims[2] .. claims[3]) == 0 then
-      call('SETRANGE', P .. 't:' .. claims[1], 1, 'q')
-      call('HDEL', P .. 'w:' .. session, claims[1])
-      call('LPUSH', list, claims[1])
+    local token = hold(session, lane, route, rids, records)[1]
+    local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
+    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then
+      call('SETRANGE', T .. rid, 1, 'q' .. token)
+      call('HDEL', P .. 'w:' .. session, rid)
+      call('LPUSH', list, rid)
       count('r:', route, -1)
       pass('r', route, -1)
     end

@@ -21,6 +21,7 @@ end
 local session, seen, routes_at = ARGV[1], tonumber(ARGV[5]), 7 + 2 * ARGV[6]
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 -- include: claim
 -- include: offer

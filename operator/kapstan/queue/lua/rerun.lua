@@ -6,6 +6,7 @@
 -- Its token is kept, so that the next claim mints a greater one; attempts and crashes count from the beginning.
 -- include: now
 -- include: record
+-- include: holder
 -- include: route
 -- include: era
 -- include: index
@@ -15,7 +16,7 @@
 local rid, key = ARGV[1], P .. 't:' .. ARGV[1]
 local record = call('GET', key)
 if not record then return {'1', 'NONE', ''} end
-local state = state_of(record)
+local state = state_now(rid, record)
 if not find('fxk', state, 1, true) then return {'1', 'NOT', state} end
 local arguments = call('GETDEL', P .. 'args:' .. rid)
 if not arguments then return {'1', 'GONE', state} end

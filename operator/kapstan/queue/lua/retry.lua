@@ -10,6 +10,7 @@
 -- include: era
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 -- include: claim
 -- include: offer
@@ -26,8 +27,8 @@ end
 local route = route_of(record)
 call('HDEL', w, rid)
 count('r:', route, -1)
-if has(record, CANCEL) then
-  finish(rid, record, 'k', token, '', ARGV[5], session)
+if to_cancel(record) then
+  finish(rid, record, 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
 else
   local attempt = format('%03d', math.min(sub(record, 28, 30) + ARGV[6], 999))
   call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)

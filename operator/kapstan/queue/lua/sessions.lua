@@ -1,14 +1,14 @@
 -- Further sections, as in prelude.lua: what becomes of a session's claims, its end, and sessions by name.
 
 -- section: release
--- The claims of a session, of one lane (or of all: lane nil), as {rid, token, lane} in the order of submission.
+-- The claims of a session, of one lane (or of all: lane nil), as {rid, token, since, lane} in the order of submission.
 local function claims_of(session, lane)
   local found = {}
   local fields = call('HGETALL', P .. 'w:' .. session)
   for i = 1, #fields, 2 do
-    local holder = sub(fields[i + 1], 15)
-    if #fields[i] == RID and (not lane or holder == lane) then
-      found[#found + 1] = {fields[i], sub(fields[i + 1], 1, 14), holder}
+    local claim = fields[i + 1]
+    if #fields[i] == RID and (not lane or sub(claim, 25) == lane) then
+      found[#found + 1] = {fields[i], sub(claim, 1, 14), sub(claim, 15, 24), sub(claim, 25)}
     end
   end
   table.sort(found, function(a, b) return a[1] < b[1] end)
@@ -21,15 +21,15 @@ end
 local function release(session, claims, ttl, mark)
   local routes = {}
   for i = #claims, 1, -1 do
-    local rid, token = claims[i][1], claims[i][2]
+    local rid, token, started = unpack(claims[i])
     local record = call('GET', P .. 't:' .. rid)
     call('HDEL', P .. 'w:' .. session, rid)
-    if record and state_of(record) == 'r' and token_of(record) == token then
+    if record and find('qr', state_of(record), 1, true) then
       local route = route_of(record)
       count('r:', route, -1)
       if mark then record = mark(claims[i], record) end
-      if record and has(record, CANCEL) then
-        finish(rid, record, 'k', token, '', ttl, session)
+      if record and to_cancel(record) then
+        finish(rid, record, 'k', token, '', ttl, session, started)
       elseif record then
         call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         call('LPUSH', P .. 'q:' .. route, rid)

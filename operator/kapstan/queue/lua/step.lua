@@ -7,10 +7,12 @@
 --   want: how many to claim, at most 256
 --   ttl: seconds for which ended records stay; routes: how many routes follow
 --   rest: the routes in the order in which they are to be asked, each with how many of its runs fill a claim alone; then
---     rid, token, state, envelope of each outcome
+--     outcomes in groups: state, client, route, how many, and of each rid, token, envelope; where the client is named
+--     (state 'c' alone) of each rid, claim (token and since, as the session's hash has them) and the whole record of the
+--     end: the lane knows it from the claim, so nothing is read, and Lua makes no long string, which costs by its length
 -- Reply: format, OK | IDLE | HOLDS (nothing to claim, and the lane is not idle: it holds runs) | MORE (ask again: not
 --   every entry could be looked at) | DRAIN | DEAD | ERA | STALE (the lane has a newer connection: nothing was done),
---   lost rids, claims (rid, token, record as it was before)
+--   lost rids, claims (rid, record as it was before), the era and the moment (as since) of the claims
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
 -- include: now
@@ -19,15 +21,21 @@
 -- include: era
 -- include: index
 -- include: settle
+-- include: expiry
 -- include: finish
 local session, lane, connection, want, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local first = 7 + 2 * ARGV[6]
+local first, last = 7 + 2 * ARGV[6], #ARGV
 if not era() then return {'1', 'ERA', {}, {}} end
 local w = P .. 'w:' .. session
-local fields, keys = {'@', '!', '#' .. lane, '^' .. lane}, {}
-for i = first, #ARGV, 4 do
-  local at = (i - first) / 4 + 1
-  fields[at + 4], keys[at] = ARGV[i], P .. 't:' .. ARGV[i]
+local fields, size = {'@', '!', '#' .. lane, '^' .. lane}, 4
+local at = first
+while at < last do
+  local next = at + 4 + 3 * ARGV[at + 3]
+  for i = at + 4, next - 1, 3 do
+    size = size + 1
+    fields[size] = ARGV[i]
+  end
+  at = next
 end
 local held = call('HMGET', w, unpack(fields))
 if connection ~= '' and held[4] ~= connection and held[1] then
@@ -35,20 +43,66 @@ if connection ~= '' and held[4] ~= connection and held[1] then
   call('HSET', w, '^' .. lane, connection)
 end
 local lost, gone = {}, {}
-if #keys > 0 then
-  local records = call('MGET', unpack(keys))
-  for i = 1, #records do
-    local at, record, claim = first + (i - 1) * 4, records[i], held[i + 4]
-    local rid, token = ARGV[at], ARGV[at + 1]
-    if record and claim and sub(claim, 1, 14) == token then
-      count('r:', finish(rid, record, ARGV[at + 2], token, ARGV[at + 3], ttl, session), -1)
-      gone[#gone + 1] = rid
-    elseif not (record and state_of(record) == ARGV[at + 2] and token_of(record) == token) then
-      lost[#lost + 1] = rid
-    end
-  end
-  if #gone > 0 then call('HDEL', w, unpack(gone)) end
+local holders = {} -- by claim, which most runs of a call share
+
+-- An outcome of a run that is not held with its token: a repeat of the end that is recorded already, or lost.
+local function not_held(rid, token, state)
+  local record = call('GET', T .. rid)
+  if not (record and state_of(record) == state and token_of(record) == token) then lost[#lost + 1] = rid end
 end
+
+-- Outcomes of which the lane sent no more than the envelope: their records are read.
+local function end_by_record(from, to, at)
+  local state = ARGV[from]
+  for i = from + 4, to, 3 do
+    local rid, token, claim = ARGV[i], ARGV[i + 1], held[at]
+    local record = claim and sub(claim, 1, 14) == token and call('GET', T .. rid)
+    if record then
+      count('r:', finish(rid, record, state, token, ARGV[i + 2], ttl, session, sub(claim, 15, 24)), -1)
+      gone[#gone + 1] = rid
+    else
+      not_held(rid, token, state)
+    end
+    at = at + 1
+  end
+end
+
+-- Completed runs of one client and route.
+local function complete(from, to, at)
+  local client, route, known = ARGV[from + 1], ARGV[from + 2], #gone
+  local done, parts, expires, v = known, listener(client), expiry(ttl), any_watched()
+  for i = from + 4, to, 3 do
+    local rid, claim = ARGV[i], ARGV[i + 1]
+    local holder = holders[claim]
+    if not holder then
+      holder = claim .. lane
+      holders[claim] = holder
+    end
+    if held[at] == holder then
+      local record = ARGV[i + 2]
+      call('SET', T .. rid, record, 'PXAT', expires)
+      if parts then note(parts, rid, record) end
+      if v then note_watchers(rid, record) end
+      done = done + 1
+      gone[done] = rid
+    else
+      not_held(rid, sub(claim, 1, 14), 'c')
+    end
+    at = at + 1
+  end
+  if done == known then return end
+  count('r:', route, known - done)
+  pass('c', route, done - known)
+end
+
+local from, of = first, 5
+while from < last do
+  local number = tonumber(ARGV[from + 3])
+  local to = from + 3 + 3 * number
+  if ARGV[from + 1] == '' then end_by_record(from, to, of) else complete(from, to, of) end
+  from, of = to + 1, of + number
+end
+if #gone > 0 then call('HDEL', w, unpack(gone)) end
 local status, claims = 'OK', {}
 -- It steps, so it waits no more; promote must not hand to it.
 if held[3] and connection ~= '' then call('HDEL', w, '#' .. lane) end
@@ -62,21 +116,26 @@ elseif want > 0 then
   -- include: promote
   promote()
   local left, alone, more = 1, false, false -- left: of the claim
+  local size = 0
   for i = 7, first - 1, 2 do
     local most = tonumber(ARGV[i + 1])
-    local room = math.min(want - #claims / 3, math.floor(left * most + 1e-6))
+    local room = math.min(want - size / 2, math.floor(left * most + 1e-6))
     if room > 0 and not alone then
-      local taken, unread
-      taken, alone, unread = take(ARGV[i], room, #claims == 0)
+      local rids, records, unread
+      rids, records, alone, unread = take(ARGV[i], room, size == 0)
       more = more or unread
-      hold(session, lane, ARGV[i], taken, claims)
-      left = left - #taken / most
+      if #rids > 0 then hold(session, lane, ARGV[i], rids, records) end
+      for j = 1, #rids do
+        claims[size + 1], claims[size + 2] = rids[j], records[j]
+        size = size + 2
+      end
+      left = left - #rids / most
     end
   end
   if #claims == 0 then
     status = more and 'MORE' or 'IDLE'
     for _, value in ipairs(more and {} or call('HVALS', w)) do
-      if sub(value, 15) == lane then
+      if sub(value, 25) == lane then
         status = 'HOLDS'
         break
       end
@@ -88,4 +147,4 @@ elseif want > 0 then
   end
 end
 settle()
-return {'1', status, lost, claims}
+return {'1', status, lost, claims, era(), since}

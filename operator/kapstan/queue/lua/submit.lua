@@ -9,8 +9,9 @@ local rid, delay, route, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. AR
 local record = (delay and '1d00000000000000' or '1q00000000000000') .. since .. ARGV[4]
 if call('SETNX', key, record) == 0 then
   -- include: record
+  -- include: holder
   -- include: repeated
-  local state, same = repeated(call('GET', key), record)
+  local state, same = repeated(rid, call('GET', key), record)
   return {'1', same and 'DUP' or 'CONFLICT', state}
 end
 -- As index() does, which is made only for the first run of an hour: making a function costs as much as a command.

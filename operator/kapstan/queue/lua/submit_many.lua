@@ -2,25 +2,25 @@
 -- submit_many: accept up to 500 runs of one route, in order.
 -- KEYS: prefix
 -- ARGV: delay_ms route items...
---   items: run_id and tail (as in submit) of each run; no run_id stands there twice
+--   items: run_id and record of each run; no run_id stands there twice
 -- Reply: format, one string of two characters a run: state and '0' new, '1' duplicate, '!' conflict
--- Runs that are all new are written by one command, which costs a quarter of one command each.
+-- Runs that are all new are written by one command, which costs a quarter of one command each. The records come whole,
+-- with a moment that the client took of this server's clock: Lua would hash each that it put together, byte by byte.
 -- include: index
 -- include: settle
 local route, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
-local head = '1' .. state .. '00000000000000' .. since
 local written, fresh, answer = {}, {}, nil
-local key = P .. 't:'
 for i = 3, #ARGV, 2 do
   local rid = ARGV[i]
-  written[i - 2] = key .. rid
-  written[i - 1] = head .. ARGV[i + 1]
+  written[i - 2] = T .. rid
+  written[i - 1] = ARGV[i + 1]
   fresh[(i - 1) / 2] = rid
 end
 if call('MSETNX', unpack(written)) == 1 then
   answer = string.rep(state .. '0', #fresh)
 else
   -- include: record
+  -- include: holder
   -- include: repeated
   local answers = {}
   fresh = {}
@@ -29,7 +29,7 @@ else
       fresh[#fresh + 1] = ARGV[i + 2]
       answers[#answers + 1] = state .. '0'
     else
-      local there, same = repeated(call('GET', written[i]), written[i + 1])
+      local there, same = repeated(ARGV[i + 2], call('GET', written[i]), written[i + 1])
       answers[#answers + 1] = there .. (same and '1' or '!')
     end
   end

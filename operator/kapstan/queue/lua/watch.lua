@@ -1,24 +1,23 @@
 #!lua flags=allow-oom
 -- watch: which of these runs have ended, or are not known (any more); this client will be told when the others end.
 -- KEYS: prefix
--- ARGV: client ttl run_ids...
+-- ARGV: client run_ids...
 -- Reply: format, rid and record of each that has ended; an empty record: the queue does not know the run
 -- A run's submitter is told anyway; any other client is written down with the run.
 -- include: record
 local answer, keys = {}, {}
-for i = 3, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
+for i = 2, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
 local records = call('MGET', unpack(keys))
 for i, record in ipairs(records) do
-  local rid = ARGV[i + 2]
+  local rid = ARGV[i + 1]
   if not record or TERMINAL[state_of(record)] then
     answer[#answer + 1] = rid
     answer[#answer + 1] = record or ''
   elseif sub(record, 33, 40) ~= ARGV[1] then
-    call('SADD', P .. 'v:' .. rid, ARGV[1])
-    call('EXPIRE', P .. 'v:' .. rid, ARGV[2])
-    if not has(record, WATCHED) then
-      call('SETRANGE', P .. 't:' .. rid, 30, bit.bor(sub(record, 31, 31), WATCHED))
-    end
+    local clients = call('HGET', P .. 'v', rid) or ''
+    local there = false
+    for at = 1, #clients, 8 do there = there or sub(clients, at, at + 7) == ARGV[1] end
+    if not there then call('HSET', P .. 'v', rid, clients .. ARGV[1]) end
   end
 end
 return {'1', answer}
