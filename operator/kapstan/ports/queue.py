@@ -82,6 +82,8 @@ class Depth(NamedTuple):
     delayed: int
     running: int
     oldest_ready_seconds: float | None
+    paused: int = 0
+    """Ready runs of tasks that a person has paused; not among ``ready``."""
 
 
 class Queue(Protocol):
@@ -113,6 +115,19 @@ class Queue(Protocol):
         """Block until at least one of ``run_ids`` is terminal or unknown to the queue (never accepted, expired, lost
         with the last writes of a server that was restarted); those that are. Empty on timeout. Works for runs that
         another process submitted. One connection serves all waiting threads of the process."""
+        ...
+
+    def pause(self, task: str, queue: str = "default") -> bool:
+        """Let no more runs of a task be claimed from a queue, of any task if ``task`` is empty, until ``resume``. What
+        workers hold already goes on. False: it was paused before."""
+        ...
+
+    def resume(self, task: str, queue: str = "default") -> bool:
+        """End ``pause``, given the same names. False: it was not paused."""
+        ...
+
+    def paused(self) -> list[tuple[str, str]]:
+        """Task (empty: all) and queue of each pause."""
         ...
 
     def cancel(self, run_id: RunId) -> RunState | None:

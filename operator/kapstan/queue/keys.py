@@ -29,7 +29,7 @@ class KeySpec:
 
 
 KEYS = (
-    KeySpec("m", "hash", "permanent", "set_era", "era and run_id of its start; number of renewals; clock"),
+    KeySpec("m", "hash", "permanent", "set_era", "era, run_id of its start; renewals; clock; any pause"),
     KeySpec(
         "n",
         "hash",
@@ -42,6 +42,7 @@ KEYS = (
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
+    KeySpec("pa", "set", "empties", "pause", "routes and ('|' before the name) queues that a person has paused"),
     KeySpec("dr:<process>", "string", "ttl", "drain", "a pod or process was drained, whatever sessions it opens"),
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
     KeySpec("v", "hash", "empties", "watch", "per run: the clients other than its submitter that wait for it"),

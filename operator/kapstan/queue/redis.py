@@ -12,11 +12,11 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from kapstan.errors import ConfigurationError, QueueFull, QueueUnavailable
+from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, host_label, new_nonce
 from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
 from kapstan.queue import scripts
@@ -26,15 +26,13 @@ from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
 from kapstan.queue.lane import RedisLane
-from kapstan.queue.record import check_format, record_of, route_of, state_of, tail_of
+from kapstan.queue.record import Route, check_format, record_of, route_of, state_of, tail_of
 from kapstan.queue.session import RedisSession
 from kapstan.queue.wire import ConnectionLost, Wire, pack
 from kapstan.settings import Settings
 
 T = TypeVar("T")
-_BULK = 250  # runs per call of submit_many
 _TOGETHER = 500  # commands of one pipeline
-_IN_FLIGHT = 2  # calls of it that have no answer yet while the next is built
 _AHEAD = 256  # records that are read together, once one is asked for, of runs that are known to have ended
 _PAUSES = (0.02, 0.1)  # seconds; see expire_session
 _SESSION = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -124,14 +122,14 @@ class RedisQueue:
         return self._inbox.wait(run_ids, timeout)
 
     def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth:
-        ready = delayed = running = 0
+        ready = delayed = running = paused = 0
         oldest = -1
         routes = [route_of(task, queue) for task in tasks]
         for at in range(0, len(routes), 500):
             reply = self.call(scripts.depth.pack(self.prefix, *routes[at : at + 500]))
             ready, delayed, running = ready + reply[1], delayed + reply[2], running + reply[3]
-            oldest = max(oldest, reply[4])
-        return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None)
+            oldest, paused = max(oldest, reply[4]), paused + reply[5]
+        return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None, paused)
 
     def runs(self, limit: int = 100) -> list[RunRecord]:
         page = RedisBackgroundRuns(self).page(BackgroundFilter(), limit)
@@ -142,6 +140,20 @@ class RedisQueue:
     def cancel(self, run_id: RunId) -> RunState | None:
         letter = self.call(scripts.cancel.pack(self.prefix, run_id, self.settings.result_ttl_seconds))[1]
         return state_of(letter[0]) if letter else None
+
+    def pause(self, task: str, queue: str = "default") -> bool:
+        return self._pause(task, queue, 1)
+
+    def resume(self, task: str, queue: str = "default") -> bool:
+        return self._pause(task, queue, 0)
+
+    def _pause(self, task: str, queue: str, pausing: int) -> bool:
+        name = route_of(task, queue) if task else f"|{queue}"
+        return bool(self.call(scripts.pause.pack(self.prefix, name, pausing))[1])
+
+    def paused(self) -> list[tuple[str, str]]:
+        names = [name.decode() for name in self.command(pack("SMEMBERS", f"{self.prefix}pa"))]
+        return sorted(("", name[1:]) if name[0] == "|" else Route.parse(name)[::-1] for name in names)
 
     def open_session(
         self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
@@ -248,42 +260,6 @@ class RedisQueue:
     def _call_anew(self, packed: bytes) -> Any:
         with self._wire() as wire:
             return wire.call(packed)
-
-    def _call_many(self, calls: Iterator[tuple[bytes, int]], replies: list[bytes]) -> None:
-        """Add to ``replies`` what script calls answer, two of which are in flight while the next is drawn.
-
-        Those that a lost connection left without an answer are sent again. A full Redis ends it, after the answers of
-        those in flight; ``??`` stands for each run of a call that it refused.
-        """
-        unanswered: deque[tuple[bytes, int]] = deque()
-        full: list[QueueFull] = []
-
-        def attempt() -> None:
-            with self._wire() as wire:
-                for packed, _ in unanswered:
-                    wire.send(packed)
-                while not full and (call := next(calls, None)) is not None:
-                    unanswered.append(call)
-                    wire.send(call[0])
-                    if len(unanswered) > _IN_FLIGHT:
-                        take(wire)
-                while unanswered:
-                    take(wire)
-
-        def take(wire: Wire) -> None:
-            try:
-                reply = wire.read()
-                check_format(reply)
-                answer = reply[1]
-            except QueueFull as error:
-                full.append(error)
-                answer = b"??" * unanswered[0][1]
-            replies.append(answer)
-            unanswered.popleft()
-
-        self._dialer.patiently(attempt, self.settings.redis_retry_seconds)
-        if full:
-            raise full[0]
 
     @contextmanager
     def _wire(self) -> Generator[Wire]:

@@ -2,7 +2,7 @@
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
 other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections (of
-``prelude.lua``, ``sessions.lua`` and ``locks.lua``) that they include; it is called by hash.
+``prelude.lua``, ``handover.lua``, ``sessions.lua`` and ``locks.lua``) that they include; it is called by hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_comma
 _FOLDER = Path(__file__).with_name("lua")
 _SHARED = [
     re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
-    for name in ("prelude.lua", "sessions.lua", "locks.lua")
+    for name in ("prelude.lua", "handover.lua", "sessions.lua", "locks.lua")
 ]
 _HEAD = _SHARED[0][0]
 _SECTIONS = {section: text for _, *rest in _SHARED for section, text in zip(rest[::2], rest[1::2], strict=True)}
@@ -122,6 +122,10 @@ def watch(client: bytes, *run_ids: str) -> None: ...
 
 @Script
 def look(most: int, *run_ids: str) -> None: ...
+
+
+@Script
+def pause(name: str, pausing: int) -> None: ...
 
 
 @Script

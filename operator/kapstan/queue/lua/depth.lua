@@ -2,15 +2,19 @@
 -- depth: backlog of up to 1,000 routes.
 -- KEYS: prefix
 -- ARGV: routes...
--- Reply: format, ready, delayed, running, seconds since the oldest ready run became ready (-1: none)
-local ready, delayed, running, oldest = 0, 0, 0, -1
+-- Reply: format, ready, delayed, running, seconds since the oldest ready run became ready (-1: none), ready but paused
+-- include: era
+-- include: paused
+local ready, delayed, running, oldest, held_back = 0, 0, 0, -1, 0
+any_paused = call('HEXISTS', P .. 'm', 'paused') == 1
 for _, route in ipairs(ARGV) do
   local waiting = call('LLEN', P .. 'q:' .. route)
   local counts = call('HMGET', P .. 'n', 'd:' .. route, 'r:' .. route, 'k:' .. route)
-  ready = ready + math.max(0, waiting - (counts[3] or 0)) -- entries of cancelled runs may still stand in the list
+  local fresh, halted = math.max(0, waiting - (counts[3] or 0)), paused(route) -- less the entries of cancelled runs
+  if halted then held_back = held_back + fresh else ready = ready + fresh end
   delayed = delayed + (counts[1] or 0)
   running = running + (counts[2] or 0)
-  for _, rid in ipairs(waiting > 0 and call('LRANGE', P .. 'q:' .. route, 0, counts[3] and 99 or 0) or {}) do
+  for _, rid in ipairs(waiting > 0 and not halted and call('LRANGE', P .. 'q:' .. route, 0, counts[3] and 99 or 0) or {}) do
     local record = call('GETRANGE', P .. 't:' .. rid, 0, 25)
     if sub(record, 2, 2) == 'q' then
       oldest = math.max(oldest, 0, (tonumber(since, 16) - tonumber(sub(record, 17, 26), 16)) / 1000)
@@ -18,4 +22,4 @@ for _, route in ipairs(ARGV) do
     end
   end
 end
-return {'1', ready, delayed, running, oldest}
+return {'1', ready, delayed, running, oldest, held_back}

@@ -15,6 +15,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: paused
 if not era() then
   return {'1', 'ERA', string.match(call('INFO', 'server'), 'run_id:(%x+)'), call('HGET', P .. 'm', 'era') or '000000'}
 end

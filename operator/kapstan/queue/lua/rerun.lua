@@ -9,6 +9,7 @@
 -- include: holder
 -- include: route
 -- include: era
+-- include: paused
 -- include: index
 -- include: settle
 -- include: claim

@@ -8,6 +8,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: paused
 -- include: index
 -- include: settle
 -- include: expiry

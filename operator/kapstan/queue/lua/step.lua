@@ -19,6 +19,7 @@
 -- include: record
 -- include: route
 -- include: era
+-- include: paused
 -- include: index
 -- include: settle
 -- include: expiry
@@ -120,7 +121,7 @@ elseif want > 0 then
   for i = 7, first - 1, 2 do
     local most = tonumber(ARGV[i + 1])
     local room = math.min(want - size / 2, math.floor(left * most + 1e-6))
-    if room > 0 and not alone then
+    if room > 0 and not alone and not paused(ARGV[i]) then
       local rids, records, unread
       rids, records, alone, unread = take(ARGV[i], room, size == 0)
       more = more or unread

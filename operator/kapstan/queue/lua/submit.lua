@@ -34,6 +34,7 @@ if call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: record
   -- include: route
   -- include: era
+  -- include: paused
   -- include: index
   -- include: settle
   -- include: claim

@@ -46,6 +46,7 @@ elseif #fresh > 0 then
   -- include: record
   -- include: route
   -- include: era
+  -- include: paused
   -- include: claim
   -- include: offer
   call('RPUSH', P .. 'q:' .. route, unpack(fresh))

@@ -1,0 +1,159 @@
+-- Further sections, as in prelude.lua: how runs get from the ready lists to lanes.
+
+-- section: paused
+-- Whether a person has paused the route, or its queue ('|' and its name in set pa). After era().
+local function paused(route)
+  if not any_paused then return false end
+  local bar = find(route, '|', 1, true)
+  local found = call('SMISMEMBER', P .. 'pa', route, '|' .. (bar and sub(route, 1, bar - 1) or 'default'))
+  return found[1] == 1 or found[2] == 1
+end
+
+-- section: claim
+-- Take up to `want` ready runs off a route's list: rids and their records. Entries that are stale (cancelled
+-- meanwhile, or standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone.
+-- Then: true if that is so, or it is next, and nothing else may be claimed now; true if the list was not looked through.
+-- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
+-- counted as stale until it is popped, that is known: then the claim is written into the record, too.
+local function take(route, want, empty)
+  local list, rids, records, size, stale, ask = P .. 'q:' .. route, {}, {}, 0, 0, want
+  local seen -- the runs that were taken, where a run may stand twice
+  local function put_back(popped, from)
+    local back = {}
+    for i = #popped, from, -1 do back[#back + 1] = popped[i] end
+    if #back > 0 then call('LPUSH', list, unpack(back)) end
+    if stale > 0 then count('k:', route, -stale) end
+  end
+  while size < want and stale < 5000 do
+    local popped = call('LPOP', list, format('%d', ask))
+    if not popped then
+      if stale > 0 then call('HDEL', P .. 'n', 'k:' .. route) end -- an empty list has none
+      return rids, records, false
+    end
+    if seen == nil then seen = call('HEXISTS', P .. 'n', 'k:' .. route) == 1 and {} end
+    local names = {}
+    for i = 1, #popped do names[i] = T .. popped[i] end
+    local found = call('MGET', unpack(names))
+    for i = 1, #popped do
+      local rid, record = popped[i], found[i]
+      local state, class
+      if record then state, class = byte(record, 2), byte(record, 32) end
+      if state == 113 and not (seen and seen[rid]) then -- q
+        local alone = class ~= 112 -- p
+        if size == want or alone and not (empty and size == 0) then
+          put_back(popped, i)
+          return rids, records, alone
+        end
+        size = size + 1
+        rids[size], records[size] = rid, record
+        if seen then
+          seen[rid] = true
+          call('SETRANGE', names[i], '1', 'r')
+        end
+        if alone then
+          put_back(popped, i + 1)
+          return rids, records, true
+        end
+      else
+        stale = stale + 1
+      end
+    end
+    ask = stale > 0 and 500 or want - size
+  end
+  put_back({}, 1)
+  return rids, records, false, size == 0
+end
+
+-- Give the runs that take() answered to a lane: mints their tokens, which it answers. Most runs of a call have the same
+-- epoch, so what is made of it is made once.
+local function hold(session, lane, route, rids, records)
+  local fields, tokens, holders, minted = {}, {}, {}, {}
+  for i = 1, #rids do
+    local epoch = sub(records[i], 9, 16)
+    local token = minted[epoch]
+    if not token then
+      token = era() .. format('%08d', epoch + 1)
+      minted[epoch], holders[epoch] = token, token .. since .. lane
+    end
+    fields[2 * i - 1], fields[2 * i], tokens[i] = rids[i], holders[epoch], token
+  end
+  call('HSET', P .. 'w:' .. session, unpack(fields))
+  count('r:', route, #rids)
+  pass('r', route, #rids)
+  return tokens
+end
+
+-- section: offer
+-- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way.
+local function idle_lane(route)
+  for _ = 1, 10000 do
+    local member = call('SPOP', P .. 'idle:' .. route)
+    if not member then return nil end
+    local session, lane = string.match(member, '^(.*)|(%d+)$')
+    local marks = call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
+    if marks[1] and not marks[2] and marks[3] then return session, lane end
+  end
+  return nil
+end
+
+-- Hand the ready runs of a route to idle lanes, each with its claim in the message. A lane that does not listen (0
+-- receivers) is idle no more, and its run stays first in the list with the epoch that was spent. What one call cannot
+-- hand over, the lanes fetch: all are asked to step again.
+local function offer(route)
+  local list = P .. 'q:' .. route
+  for _ = 1, 1000 do
+    if call('EXISTS', P .. 'idle:' .. route) == 0 or call('LLEN', list) == 0 or not era() or paused(route) then return end
+    local session, lane = idle_lane(route)
+    if not session then return end
+    local rids, records, _, more = take(route, 1, true)
+    local rid, record = rids[1], records[1]
+    if not rid then
+      call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
+      if more then break end
+      return
+    end
+    call('HDEL', P .. 'w:' .. session, '#' .. lane)
+    local token = hold(session, lane, route, rids, records)[1]
+    local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
+    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then
+      call('SETRANGE', T .. rid, 1, 'q' .. token)
+      call('HDEL', P .. 'w:' .. session, rid)
+      call('LPUSH', list, rid)
+      count('r:', route, -1)
+      pass('r', route, -1)
+    end
+  end
+  call('PUBLISH', P .. 'b', 'more')
+end
+
+local function offer_all(routes)
+  for route in pairs(routes) do offer(route) end
+end
+
+-- section: promote
+-- Move at most 100 due runs to their ready lists and offer them.
+local function promote()
+  local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', format('%d', now()), 'LIMIT', '0', '100')
+  if #due == 0 then return end
+  local routes = {}
+  for _, rid in ipairs(due) do
+    local record = call('GET', P .. 't:' .. rid)
+    if record and state_of(record) == 'd' then
+      local route = route_of(record)
+      call('SETRANGE', P .. 't:' .. rid, 1, 'q' .. token_of(record) .. since)
+      call('RPUSH', P .. 'q:' .. route, rid)
+      count('d:', route, -1)
+      routes[route] = true
+    end
+    call('ZREM', P .. 'd', rid)
+  end
+  offer_all(routes)
+end
+
+-- section: delay
+-- Let a run wait until `due` (ms); supervisors are told when nothing was due earlier.
+local function delay_until(rid, route, due)
+  call('ZADD', P .. 'd', due, rid)
+  count('d:', route, 1)
+  if call('ZRANGE', P .. 'd', 0, 0)[1] == rid then call('PUBLISH', P .. 'due', due) end
+end
