@@ -79,7 +79,9 @@ class BulkSubmit:
 
     def _attempt(self, calls: Iterator[tuple[bytes, int]]) -> None:
         with self._borrow() as wire:
-            self._clock.told_time(wire.call(pack("TIME")))
+            if not wire.clock.fresh:
+                wire.clock.told_time(*wire.call(pack("TIME")))
+            self._clock = wire.clock
             for packed, _ in self._unanswered:
                 wire.send(packed)
             while self._full is None and (call := next(calls, None)) is not None:

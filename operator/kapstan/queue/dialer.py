@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import socket
 import threading
 import time
@@ -90,7 +91,10 @@ class Dialer:
     def _prepare(self, line: Wire) -> None:
         hashes = {script.sha: script for script in SCRIPTS.values()}
         line.send(pack("INFO", "server") + pack("INFO", "memory") + pack("SCRIPT", "EXISTS", *hashes))
-        check_server(_text(line.read()), _text(line.read()))
+        about = _text(line.read())
+        check_server(about, _text(line.read()))
+        if time_there := re.search(r"^server_time_usec:(\d+)", about, re.MULTILINE):
+            line.clock.told_time(*divmod(int(time_there[1]), 1_000_000))
         missing = [script for script, there in zip(hashes.values(), line.read(), strict=True) if not there]
         line.send(b"".join(pack("SCRIPT", "LOAD", script.text) for script in missing))
         for _ in missing:

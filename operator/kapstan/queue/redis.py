@@ -153,7 +153,8 @@ class RedisQueue:
 
     def paused(self) -> list[tuple[str, str]]:
         names = [name.decode() for name in self.command(pack("SMEMBERS", f"{self.prefix}pa"))]
-        return sorted(("", name[1:]) if name[0] == "|" else Route.parse(name)[::-1] for name in names)
+        routes = [Route(name[1:], "") if name[0] == "|" else Route.parse(name) for name in names]
+        return sorted((route.task, route.queue) for route in routes)
 
     def open_session(
         self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None

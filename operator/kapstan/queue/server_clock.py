@@ -18,10 +18,14 @@ class ServerClock:
         """A moment as records hold it: milliseconds since 2020, 10 hexadecimal digits."""
         self._told, self._at = int(since, 16), time.monotonic()
 
-    def told_time(self, answer: tuple[bytes, bytes] | list[bytes]) -> None:
-        """What the command TIME answered: seconds since 1970 and microseconds."""
-        seconds, micros = answer
+    def told_time(self, seconds: bytes | int, micros: bytes | int) -> None:
+        """As the command TIME answers: seconds since 1970, and microseconds."""
         self._told, self._at = (int(seconds) - _EPOCH) * 1000 + int(micros) // 1000, time.monotonic()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it was told within the last minute: two clocks drift apart, and one stands still in a sleep."""
+        return self._at > 0 and time.monotonic() - self._at < 60
 
     def now(self) -> bytes:
         """As records hold moments."""

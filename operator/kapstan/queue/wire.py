@@ -21,6 +21,7 @@ from typing import Any, cast
 import hiredis
 
 from kapstan.errors import BackendError, ConfigurationError, QueueFull
+from kapstan.queue.server_clock import ServerClock
 
 _pack_command = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _NOTHING = object()
@@ -43,7 +44,7 @@ class Refused(ConnectionLost):
 class Wire:
     """One connection that speaks RESP3. One thread reads; several may send.
 
-    ``pushes`` collects messages of subscriptions that came while a reply was awaited.
+    ``pushes`` collects messages of subscriptions that came while a reply was awaited; ``clock`` is the server's.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -58,6 +59,7 @@ class Wire:
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self.pushes: deque[list[Any]] = deque()
+        self.clock = ServerClock()
         _wires.add(self)
 
     def _be_patient(self) -> None:

@@ -154,9 +154,26 @@ def test_the_clock_of_a_lane_goes_on_from_what_it_was_told(monkeypatch: pytest.M
     clock.told(b"0000001000")
     seconds = 100.25
     assert clock.now() == b"%010x" % (0x1000 + 250)
-    clock.told_time((b"1577836801", b"999"))
+    clock.told_time(b"1577836801", b"999")
     seconds = 101.25
     assert clock.now() == b"%010x" % 2000
+    assert clock.fresh
+    seconds = 161.0
+    assert not clock.fresh
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_runs_submitted_together_carry_the_servers_moment(queue: RedisQueue, shared_server: RedisServer, told) -> None:
+    """Also on a connection whose clock is too old to go by."""
+    queue.ping()
+    if not told:
+        queue._idle[0].clock = ServerClock()
+    with shared_server.client() as client:
+        seconds, micros = client.time()
+        submission = run()
+        queue.submit_many([submission])
+        after, _ = client.time()
+    assert seconds + micros / 1e6 - 0.5 <= queue.record(submission.run_id).since <= after + 1.5
 
 
 def test_tasks_have_routes_of_their_own_in_one_hand_in(queue: RedisQueue, hire) -> None:
