@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kapstan import Task, settings
+from kapstan import Task, settings, task
 from kapstan.cache_policies import DEFAULT, FLOW_PARAMETERS, INPUTS, NO_CACHE, RUN_ID
 from kapstan.engine import cache_key, task_run
 from kapstan.engine.cache_key import key_of, key_text
@@ -26,8 +26,8 @@ def refund(order: int = 0, session: Any = None) -> int:
     return order
 
 
-def key(task: Task[..., Any], *args: Any, effect: EffectClass | None = None, **kwargs: Any) -> str | None:
-    spec = task.spec if effect is None else dataclasses.replace(task.spec, effect=effect)
+def key(of: Task[..., Any], *args: Any, effect: EffectClass | None = None, **kwargs: Any) -> str | None:
+    spec = of.spec if effect is None else dataclasses.replace(of.spec, effect=effect)
     return key_of(task_run.prepare(spec, args, kwargs, ()))
 
 
@@ -53,8 +53,8 @@ def test_without_a_policy_only_what_has_an_effect_has_a_key() -> None:
     plain = Task(charge)
     assert key(plain, 1) is None
     assert key(plain.with_options(cache_policy=NO_CACHE), 1) is None
-    for task in (plain, plain.with_options(cache_policy=NO_CACHE)):
-        keys = {key(task, 1, effect=EffectClass.AT_MOST_ONCE) for _ in range(3)}
+    for each in (plain, plain.with_options(cache_policy=NO_CACHE)):
+        keys = {key(each, 1, effect=EffectClass.AT_MOST_ONCE) for _ in range(3)}
         assert len(keys) == 3, "each run stands for itself"
     execution = task_run.prepare(dataclasses.replace(plain.spec, effect=EffectClass.IDEMPOTENT), (1,), {}, ())
     assert key_of(execution) == key_of(execution) == key_text(plain.task_key, "run", execution.run.run_id)
@@ -65,6 +65,29 @@ def test_the_arguments_count_as_they_are_executed() -> None:
     execution = task_run.prepare(Task(charge, cache_policy=INPUTS).spec, ("a future",), {}, ())
     execution.args = (7,)
     assert key_of(execution) == key(Task(charge, cache_policy=INPUTS), 7)
+
+
+class Till:
+    def __init__(self, rate: int, lock: Any = None) -> None:
+        self.rate = rate
+        self.lock = lock
+
+    @task(cache_policy=INPUTS, name="till's price")
+    def price(self, amount: int, **more: Any) -> int:
+        return amount * self.rate
+
+
+def test_the_object_of_a_method_is_an_argument_too() -> None:
+    def of(till: Till, *args: Any, **kwargs: Any) -> str | None:
+        return key(till.price, till, *args, effect=EffectClass.IDEMPOTENT, **kwargs)
+
+    assert of(Till(2), 1) == of(Till(2), 1) != of(Till(3), 1)
+    with pytest.raises(UnkeyableInput, match="argument 'self' holds"):
+        of(Till(2, threading.Lock()), 1)
+    without = Till.price.with_options(cache_policy=INPUTS - "self" - "trace")
+    one, other = Till(2, threading.Lock()), Till(3)
+    assert key(without, one, 1, trace="a") == key(without, other, 1, trace="b") != key(without, one, 2)
+    assert key(without, one, 1, extra="a") != key(without, one, 1, extra="b")
 
 
 def test_a_function_of_the_users_makes_the_key() -> None:
