@@ -80,13 +80,18 @@ class Locks:
 
     def release_lock(self, key: str, holder: str) -> None:
         self._begin()
-        token, _ = self._held.pop((key, holder), (None, ""))
+        held = self._held.get((key, holder))
+        token = None if held is None else held[0]
         try:
             released = self._table.release(key, holder, token)
         except LockUnavailable:
             if token is not None:  # it is given back all the same, as soon as the table answers
                 self._debts.append(partial(self._table.release, key, holder, token))
             raise
+        finally:  # not before: a ring that comes late must find that its wait still holds the lock
+            with self._lock:
+                if self._held.get((key, holder)) is held:
+                    self._held.pop((key, holder), None)
         if not released:
             raise _not_held(key, holder, self._table.holder(key), token)
 
