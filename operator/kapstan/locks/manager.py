@@ -177,10 +177,10 @@ class Locks:
                 raise LockUnavailable("this wait was given up")
             self._pay()
             place = self._table.ask(waiting.wait, stay, self._silent(), left)
-        if place.token is None and place.client and stay:
+        if place.token is None and stay and place.client not in ("", self._client):
             self._heard(place)
             deaths = self._deaths
-            if deaths is not None and place.client != self._client and not deaths.watch(place.client, place.about):
+            if deaths is not None and not deaths.watch(place.client, place.about):
                 self._table.end_client(place.client)
                 waiting.ring()
         return place

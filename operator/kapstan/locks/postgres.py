@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import select
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,6 +69,8 @@ class PostgresTable:
         self._bell = Bell()
         self._closed = False
         self._ear: threading.Thread | None = None
+        self._open: weakref.WeakSet[Connection[Any]] = weakref.WeakSet()
+        _tables.add(self)
 
     def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
         self._client, self._about, self._ring = client, about, ring
@@ -244,7 +248,17 @@ class PostgresTable:
                 self._idle.append(connection)
 
     def _connect(self) -> Connection[Any]:
-        return self._psycopg.connect(self._dsn, autocommit=True, application_name="kapstan-locks", **_KEEPALIVE)
+        made = self._psycopg.connect(self._dsn, autocommit=True, application_name="kapstan-locks", **_KEEPALIVE)
+        self._open.add(made)
+        return made
+
+    def abandon(self) -> None:
+        """In a forked process: let go of the parent's connections without a word, so that they end with the parent."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for connection in list(self._open):
+            with contextlib.suppress(OSError, self._psycopg.Error):
+                os.dup2(nowhere, connection.fileno(), inheritable=False)
+        os.close(nowhere)
 
     # ------------------------------------------------------------------ the session that shows that this process lives
 
@@ -286,6 +300,17 @@ class PostgresTable:
         with contextlib.suppress(LockUnavailable):
             if not self._ring(number or None) and name:  # granted to a call that is over: it must not stay
                 self._leave(name, Wait("", "", self._client, number))
+
+
+_tables: weakref.WeakSet[PostgresTable] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for table in list(_tables):
+        table.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 class _Late(Exception):

@@ -128,9 +128,14 @@ def test_code_that_closes_every_file_is_not_robbed_unawares(manager: LockManager
     assert not manager.acquire_lock(f"{key}-next", "b", 1.0)
 
 
+@pytest.mark.usefixtures("lease")
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_forked_child_neither_holds_nor_keeps_what_its_parent_held(
-    manager: LockManager, start: Start, key: str
+    manager: LockManager, start: Start, key: str, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """``elsewhere``: this process does not watch the other's, as if that were on another machine."""
+    if elsewhere:
+        monkeypatch.setattr("kapstan.locks.processes._machine", str)
     program = start()
     assert program.ask("acquire", key, "a") == "True"
     child, said = program.ask("fork", key).split(" ", 1)
@@ -138,11 +143,11 @@ def test_a_forked_child_neither_holds_nor_keeps_what_its_parent_held(
         assert said == "held"
         assert int(program.ask("guard", key, "a")) > 0
         program.kill()
-        assert manager.acquire_lock(key, "b", AT_ONCE)
+        assert manager.acquire_lock(key, "b", 4 * AT_ONCE)
         assert manager.is_lock_holder(f"{key}-of-the-child", "child")
         assert not manager.acquire_lock(f"{key}-of-the-child", "c", 0)
     finally:
         os.kill(int(child), signal.SIGKILL)
-    assert manager.acquire_lock(f"{key}-of-the-child", "c", AT_ONCE)
+    assert manager.acquire_lock(f"{key}-of-the-child", "c", 4 * AT_ONCE)
     manager.release_lock(f"{key}-of-the-child", "c")
     manager.release_lock(key, "b")
