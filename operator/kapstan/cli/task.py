@@ -1,4 +1,4 @@
-"""``kapstan task serve``: a worker for the tasks that modules or files define; ``kapstan task inspect``."""
+"""``kapstan task``: ``serve``, a worker for the tasks that modules or files define; other commands stand beside it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from kapstan import settings
+from kapstan.cli import task_pause
 from kapstan.cli.seconds import SECONDS
 from kapstan.cli.task_key import inspect
 from kapstan.errors import ConfigurationError
@@ -24,10 +25,11 @@ from kapstan.worker import service
 
 @click.group()
 def command() -> None:
-    """Serve tasks: run what `.delay()` submitted. Inspect one: what makes up its keys."""
+    """Serve tasks: run what `.delay()` submitted. List, pause and resume them. Inspect one: what makes up its keys."""
 
 
-command.add_command(inspect)
+for _each in (inspect, task_pause.ls, task_pause.pause, task_pause.resume):
+    command.add_command(_each)
 
 
 @command.command()

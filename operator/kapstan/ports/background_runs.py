@@ -43,6 +43,8 @@ class ListedRun(NamedTuple):
     """Delayed: when it may start, in Unix seconds."""
     served: bool = True
     """Ready: whether a worker is there that serves it."""
+    paused: str = ""
+    """Ready: ``task`` or ``queue``, whichever a person has paused."""
 
 
 class BackgroundPage(NamedTuple):

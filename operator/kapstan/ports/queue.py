@@ -73,6 +73,7 @@ class SessionInfo:
     draining: bool
     lease_left: float
     """Seconds."""
+    queue: str = "default"
 
 
 class Depth(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kapstan.errors import ConfigurationError
 from kapstan.ids import RunId, made_at, to_uuid
@@ -146,7 +146,9 @@ class RedisBackgroundRuns:
         )
         holders: dict[RunId, str] = {}
         served: set[str] = set()
+        paused: set[tuple[str, str]] = set()
         if running or any(listed.record.state == "ready" for listed in found):
+            paused = set(self._queue.paused())
             names = [name.decode() for name in self._queue.command(pack("ZRANGE", f"{prefix}s", 0, -1))]
             fields = self._queue.commands([pack("HMGET", f"{prefix}w:{name}", "@", *running) for name in names])
             for name, (info, *claims) in zip(names, fields, strict=True):
@@ -157,6 +159,7 @@ class RedisBackgroundRuns:
                 session=listed.record.session or holders.get(listed.record.run_id, ""),
                 due=score / 1000 if (score := due.get(listed.record.run_id)) else None,
                 served=str(Route(listed.record.queue, listed.record.task)) in served,
+                paused=_paused(listed.record, paused),
             )
             for listed in found
         ]
@@ -173,6 +176,12 @@ def _head(run_id: RunId, head: bytes | None) -> RunRecord | None:
     if len(parts) < 3:
         return None
     return record_of(run_id, b"\0".join((*parts[:2], b"")))
+
+
+def _paused(record: RunRecord, paused: set[tuple[str, str]]) -> Literal["task", "queue", ""]:
+    if record.state != "ready":
+        return ""
+    return "task" if (record.task, record.queue) in paused else "queue" if ("", record.queue) in paused else ""
 
 
 def _wanted(chosen: BackgroundFilter) -> Callable[[str], bool]:

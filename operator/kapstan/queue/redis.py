@@ -148,7 +148,8 @@ class RedisQueue:
         return self._pause(task, queue, 0)
 
     def _pause(self, task: str, queue: str, pausing: int) -> bool:
-        name = route_of(task, queue) if task else f"|{queue}"
+        name = route_of(task or "any", queue)  # names are checked
+        name = name if task else f"|{queue}"
         return bool(self.call(scripts.pause.pack(self.prefix, name, pausing))[1])
 
     def paused(self) -> list[tuple[str, str]]:
@@ -306,4 +307,5 @@ def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> Sessi
         claimed=sum(1 for field in fields if len(field) == 22),
         draining=b"!" in fields,
         lease_left=(info["lease"] - max(0.0, now_ms - int(fields[b"="]))) / 1000,
+        queue=info["queue"],
     )

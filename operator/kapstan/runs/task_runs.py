@@ -229,6 +229,11 @@ def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
 def _why(listed: ListedRun, now: float) -> str:
     record = listed.record
     match record.state:
+        case "ready" if listed.paused == "queue":
+            return f"queue {record.queue} is paused: `kapstan task resume --queue {record.queue}`"
+        case "ready" if listed.paused:
+            where = "" if record.queue == "default" else f" --queue {record.queue}"
+            return f"{record.task} is paused: `kapstan task resume {record.task}{where}`"
         case "ready" if not listed.served:
             return f"no worker serves {record.task}" + (
                 "" if record.queue == "default" else f" in queue {record.queue}"
