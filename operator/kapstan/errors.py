@@ -274,6 +274,14 @@ class CancelRun(BaseException):
     """This run was cancelled."""
 
 
+class TransactionError(KapstanError):
+    """A transaction is used in a way that it cannot be."""
+
+
+class TransactionRolledBack(KapstanError):
+    """An earlier attempt of the run has begun to undo this transaction: nothing new is started in it."""
+
+
 class Parked(BaseException):
     """The run cannot go on without a person: it would repeat an effect, or cannot tell."""
 

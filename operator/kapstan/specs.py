@@ -84,6 +84,8 @@ class TaskPolicy:
     cache_expiration: timedelta | None = None
     refresh_cache: bool = False
     cache_result_in_memory: bool = True
+    on_commit: tuple[Callable[..., Any], ...] = ()
+    on_rollback: tuple[Callable[..., Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.functions import iterated, runs_async
+from kapstan.engine.hooked import Hooked
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
@@ -45,9 +46,10 @@ _Yields = Generator[T, Any, Any] | AsyncGenerator[T, Any]
 
 if TYPE_CHECKING:
 
-    class _Attributes(Decorated, TaskPolicy): ...  # pyright: ignore[reportIncompatibleVariableOverride]
+    class _Attributes(Hooked, Decorated, TaskPolicy): ...  # pyright: ignore[reportIncompatibleVariableOverride]
 else:
-    _Attributes = Decorated
+
+    class _Attributes(Hooked, Decorated): ...
 
 
 class Task(_Attributes, Generic[P, R]):

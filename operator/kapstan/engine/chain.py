@@ -20,6 +20,7 @@ from kapstan.engine.steps.inputs import inputs
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.steps.retry import retry
 from kapstan.engine.steps.storage_key import storage_key
+from kapstan.engine.steps.transact import transact, within
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
@@ -40,11 +41,13 @@ def _has_retries(spec: TaskSpec) -> bool:
 
 
 STEPS: tuple[Link, ...] = (
+    Link(transact),  # a part of the transaction around it
     Link(replay),  # the outcome that an earlier attempt left: the rest is not walked
     Link(inputs),  # wait for futures and states among the arguments
     Link(commit),  # what came of it is durable before anybody sees it
     Link(storage_key, _has_storage_key),  # under which the result will stand; without one nothing is executed
     Link(retry, _has_retries),  # again, as the policy says
+    Link(within),  # one execution's own part of the transaction
 )
 """From the outside to the inside; ``call`` follows them. Read when the chain of a task is made, at its first run."""
 

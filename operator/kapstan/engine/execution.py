@@ -11,6 +11,7 @@ from kapstan.context import TaskRun
 from kapstan.engine.branch import Branch
 from kapstan.engine.keeping import keeping
 from kapstan.engine.operations import Do, Operation, Steps
+from kapstan.engine.transaction import Transaction
 from kapstan.ids import RunId
 from kapstan.logging import tell_end
 from kapstan.specs import TaskSpec
@@ -71,6 +72,7 @@ class TaskExecution:
         position: see ``branch.Place``; "" outside of a flow.
         inside: the task run that makes the call, None for a flow.
         storage_key: what ``result_storage_key`` makes for it, "" for none.
+        part: its part in the transaction that it is called in, if any.
     """
 
     spec: TaskSpec
@@ -82,6 +84,7 @@ class TaskExecution:
     position: str = ""
     inside: RunId | None = None
     storage_key: str = ""
+    part: Transaction | None = None
 
 
 Next = Callable[[TaskExecution], Steps[State]]

@@ -12,7 +12,7 @@ from typing import Any
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.context import current_flow, current_tags, current_task
-from kapstan.engine import branch, forks, naming, returns
+from kapstan.engine import branch, forks, naming, returns, transaction
 from kapstan.engine.executing import executing
 from kapstan.engine.flow_attempt import FlowAttempt
 from kapstan.engine.flow_run import FlowRun
@@ -111,6 +111,7 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
     if known is not None:
         return known
     marks = current_flow.set(flow), current_task.set(None), branch.current.set(None), current_tags.set(flow.tags)
+    txn_mark = transaction.current.set(None)  # replayed as a whole, a subflow has nothing to commit or undo
     try:
         with executing(), prints_captured(flow.log_prints):
             flow.begun = True
@@ -132,6 +133,7 @@ def _steps(flow: FlowRun, attempt: int | None, again: bool) -> Steps[State]:
         current_task.reset(marks[1])
         branch.current.reset(marks[2])
         current_tags.reset(marks[3])
+        transaction.current.reset(txn_mark)
         flow.drop_threads()
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from kapstan.backend import Backend
 from kapstan.codec import refers_to_store
-from kapstan.engine import canonical, outages, values
+from kapstan.engine import canonical, outages, transaction_values, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.delayed import Delayed
 from kapstan.engine.execution import Ledger, TaskExecution
@@ -119,11 +119,15 @@ class FlowRun(Ledger):
 
         Raises:
             Parked: it left one for this very call with other inputs, and the call has an effect.
+            TransactionRolledBack: it had begun to undo the transaction that this call would be a part of.
         """
         outcome = self.memo.take(execution.run.run_id, execution.inside)
         if outcome is None:
+            if execution.part is not None:
+                execution.part.check_open()
             self.check_inputs(execution.spec, execution.position, execution.run.parameters)
             return None
+        transaction_values.restore(self.backend, outcome.key, outcome.left, execution.part)
         return self.replay(outcome)
 
     def replay(self, outcome: TaskOutcome) -> Operation | State | None:

@@ -12,6 +12,7 @@ cancellation, which arrives at the next ``await``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import heapq
 import itertools
@@ -20,7 +21,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -87,6 +88,16 @@ def remaining() -> float | None:
         return None
     at = limit.next_at()
     return None if at == float("inf") else max(0.0, at - time.monotonic())
+
+
+@contextlib.contextmanager
+def lifted() -> Generator[None]:
+    """No limit counts for what is called or started in it."""
+    mark = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(mark)
 
 
 def check() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kapstan.ids import RunId, derived_id
 from kapstan.journal import TaskOutcome
@@ -47,6 +47,16 @@ class Memo:
             self._inside.pop(outcome.key, None)
             if inside is not None and outcome.state == "COMPLETED":
                 self._inside.setdefault(inside, {})[outcome.key] = outcome
+
+    def forget(self, keys: Iterable[RunId]) -> None:
+        """These calls are made anew: what they did was undone."""
+        gone = set(keys)
+        with self._lock:
+            for key in gone:
+                self._outcomes.pop(key, None)
+            for known in self._inside.values():
+                for key in gone & known.keys():
+                    del known[key]
 
     def other_inputs(self, identity: str, position: str) -> TaskOutcome | None:
         """The outcome of an earlier attempt of this very call (task, branch, number), which had other inputs then and

@@ -26,6 +26,7 @@ from kapstan.states import State
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
+Hooks = Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 RetryCondition = Callable[[Any, Any, State], Any]
 """(task, task run, state) -> whether to retry; may be a coroutine function."""
 
@@ -141,6 +142,17 @@ def run_name(option: str, value: Any) -> Any:
     return value
 
 
+def hooks(option: str, value: Any) -> tuple[Any, ...]:
+    """Raises:
+    ConfigurationError: no function, and no list of them.
+    """
+    given: list[Any] = list(cast("Iterable[Any]", value)) if isinstance(value, (list, tuple)) else [value]
+    for hook in given:
+        if not callable(hook):
+            raise ConfigurationError(f"{option}={value!r}: give functions of one argument, the transaction")
+    return tuple(given)
+
+
 def task_runner(option: str, value: Any) -> Any:
     """Raises:
     ConfigurationError: no task runner.
@@ -240,6 +252,12 @@ class TaskOptions(TypedDict, total=False):
     ]
     cache_result_in_memory: Annotated[
         bool | None, flag, "False: this process keeps no copy of a result that is stored. Default: True."
+    ]
+    on_commit: Annotated[
+        Hooks | None, hooks, "Functions of the transaction, called when the task is committed with it. Default: none."
+    ]
+    on_rollback: Annotated[
+        Hooks | None, hooks, "Functions of the transaction, called when the task is undone with it. Default: none."
     ]
 
 

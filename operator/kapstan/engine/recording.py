@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from kapstan.engine import canonical, values
+from kapstan.engine import canonical, transaction_values, values
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.keeping import Keeping, keeping
 from kapstan.errors import SerializationError
@@ -117,4 +117,7 @@ class Recording(NamedTuple):
             effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
             position="" if execution is None else execution.position,
             inputs=canonical.described(execution.run.parameters) if execution is not None and told else "",
+            left=None
+            if execution is None
+            else transaction_values.sealed(self.flow.backend, self.run_id, execution.part),
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from kapstan import context, settings, states
 from kapstan.context import TaskRun, current_flow, current_tags
-from kapstan.engine import branch, forks, naming
+from kapstan.engine import branch, forks, naming, transaction
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.executing import executing_flows
@@ -87,6 +87,9 @@ def submit(execution: TaskExecution) -> Pending:
     assert isinstance(flow, FlowRun)
     pending = Pending(execution.run.run_id)
     flow.track(pending)
+    around = transaction.current.get()
+    if around is not None:
+        around.track(pending)
 
     def begun() -> None:
         pending.state = states.Running()

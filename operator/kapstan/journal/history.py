@@ -86,6 +86,11 @@ class TaskOutcome:
     background: bool = False
     """A run that the flow submitted to the queue. Its state is SCHEDULED until the flow has seen its end; ``run_count``
     is 1 more for each time that the flow, starting over, submitted it anew."""
+    left: bytes | None = None
+    """What a task of a transaction left for its hooks: signed envelope of a dict."""
+    undone: tuple[RunId, ...] = ()
+    """Of a transaction that was rolled back: the calls that go with it when the flow starts over. With the name
+    ``Undone`` they, and this record, are gone at once: a retry of the task around them makes them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +195,10 @@ def _bytes(text: str, _: RunId) -> bytes:
     return binascii.a2b_base64(text)
 
 
+def _ids(keys: list[str], _: RunId) -> tuple[RunId, ...]:
+    return tuple(keys)
+
+
 def _word_of(known: type[AttemptOutcome] | type[EffectClass]) -> Callable[[str, RunId], AttemptOutcome | EffectClass]:
     def read(word: str, run_id: RunId) -> AttemptOutcome | EffectClass:
         try:
@@ -202,9 +211,11 @@ def _word_of(known: type[AttemptOutcome] | type[EffectClass]) -> Callable[[str, 
     return read
 
 
-_READERS: dict[str, Callable[[str, RunId], Any]] = {
+_READERS: dict[str, Callable[[Any, RunId], Any]] = {
     "value": _bytes,
     "result": _bytes,
+    "left": _bytes,
+    "undone": _ids,
     "end": _word_of(AttemptOutcome),
     "effect": _word_of(EffectClass),
 }
@@ -275,6 +286,9 @@ def fold(records: Iterable[Record]) -> History:
                 )
             case TaskOutcome():
                 outcomes[record.key] = record
+                if record.state_name == "Undone":
+                    for key in (record.key, *record.undone):
+                        outcomes.pop(key, None)
             case Retry():
                 outcomes = after_retry(outcomes)
                 retries = 0 if record.by_hand else max(retries, record.number)
@@ -289,11 +303,13 @@ def fold(records: Iterable[Record]) -> History:
 
 
 def after_retry(outcomes: Mapping[RunId, TaskOutcome]) -> dict[RunId, TaskOutcome]:
-    """What counts of ``outcomes`` when the flow starts over: what completed, and that something was submitted."""
+    """What counts of ``outcomes`` when the flow starts over: what completed and was not undone by its transaction, and
+    that something was submitted."""
+    undone = {key for outcome in outcomes.values() for key in outcome.undone}
     return {
         key: outcome if outcome.state == "COMPLETED" else replace(outcome, state="SCHEDULED", value=None)
         for key, outcome in outcomes.items()
-        if outcome.state == "COMPLETED" or outcome.background
+        if (outcome.state == "COMPLETED" and key not in undone) or outcome.background
     }
 
 

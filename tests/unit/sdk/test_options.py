@@ -62,6 +62,10 @@ def key_of(context: Any, parameters: dict[str, Any]) -> str:
     return str(parameters["a"])
 
 
+def told_of(transaction: Any) -> None:
+    """A hook."""
+
+
 GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "name": ("pay", "pay"),
     "description": ("Pays.", "Pays."),
@@ -83,6 +87,8 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "cache_expiration": (60, timedelta(minutes=1)),
     "refresh_cache": (True, True),
     "cache_result_in_memory": (False, False),
+    "on_commit": (told_of, (told_of,)),
+    "on_rollback": ([told_of], (told_of,)),
 }
 """What is given and what is then read."""
 
@@ -103,6 +109,8 @@ GIVEN_TO_FLOW: dict[str, tuple[Any, Any]] = {
     "result_serializer": (PickleSerializer, PickleSerializer()),
     "log_prints": (True, True),
 }
+SHOWN = {"on_commit": "on_commit_hooks", "on_rollback": "on_rollback_hooks"}
+"""Attributes of another name: these are decorators, too."""
 EVERY = [
     *((Task, add, option, *given) for option, given in GIVEN_TO_TASK.items()),
     *((Flow, total, option, *given) for option, given in GIVEN_TO_FLOW.items()),
@@ -123,15 +131,16 @@ def test_what_the_engine_reads_has_the_options_names() -> None:
 def test_an_option_is_an_attribute_and_can_be_changed_and_reset(
     kind: Any, decorated: Any, option: str, given: Any, read: Any
 ) -> None:
+    shown = SHOWN.get(option, option)
     made = kind(decorated.fn, **{option: given})
-    assert getattr(made, option) == getattr(made.spec, option) == read
-    default = getattr(decorated, option)
+    assert getattr(made, shown) == getattr(made.spec, option) == read
+    default = getattr(decorated, shown)
     assert default != read
     changed = decorated.with_options(**{option: given})
-    assert getattr(changed, option) == read
-    assert getattr(changed.with_options(description="other"), option) == (read if option != "description" else "other")
-    assert getattr(changed.with_options(**{option: None}), option) == default
-    assert getattr(decorated, option) == default
+    assert getattr(changed, shown) == read
+    assert getattr(changed.with_options(description="other"), shown) == (read if option != "description" else "other")
+    assert getattr(changed.with_options(**{option: None}), shown) == default
+    assert getattr(decorated, shown) == default
     assert option in dir(made)
 
 

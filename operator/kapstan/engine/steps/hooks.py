@@ -1,0 +1,151 @@
+"""Hooks: what is called when a transaction is committed or undone, and what the journal of its flow run is told.
+
+A record in the journal says that a rollback has begun, before its first hook: whatever a later attempt of the run does
+in the transaction, it goes on with the rollback. A second one says that all hooks are through; with it go the outcomes
+of what was undone, as soon as the flow starts over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kapstan import settings, specs
+from kapstan.context import TaskRun, current_flow
+from kapstan.engine import branch, outages
+from kapstan.engine.execution import Ledger, TaskExecution
+from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.functions import asettled, runs_async, settled
+from kapstan.engine.operations import Steps, Write
+from kapstan.engine.steps.call import call
+from kapstan.engine.steps.commit import commit as kept
+from kapstan.engine.steps.replay import replay
+from kapstan.engine.transaction import IDENTITY, Due, Hook, Transaction, TransactionState, current, logger
+from kapstan.errors import Parked
+from kapstan.ids import RunId, derived_id, new_id
+from kapstan.journal import TaskOutcome
+from kapstan.specs import TaskSpec, prints_are_lines
+
+
+def commit(txn: Transaction) -> Steps[None]:
+    """Call the hooks for a commit. One that raises is logged; the others are called all the same."""
+    hooks = list(txn.due("commit"))
+    txn.ended(TransactionState.COMMITTED)
+    for due in hooks:
+        yield from _called(txn, due)
+
+
+def rollback(txn: Transaction, why: str) -> Steps[None]:
+    """Call the hooks for a rollback, each of them.
+
+    Raises:
+        Parked: one of them failed, in a flow: the run waits for a person, and a resume calls it again.
+    """
+    hooks = list(txn.due("rollback"))
+    members = list(txn.members())
+    txn.ended(TransactionState.ROLLED_BACK)
+    if txn.parent is not None and not txn.parent.doomed:
+        txn.parent.doomed = f"{txn.name} in it was rolled back: {why}"
+    if not hooks:
+        return
+    flow: FlowRun | None = current_flow.get()
+    if flow is not None and txn.run_id:
+        yield _recorded(flow, txn, "COMPLETED", "RollingBack", why)
+    failed: list[str] = []
+    for due in hooks:
+        error = yield from _called(txn, due)
+        if error is not None:
+            failed.append(f"{due.label.partition(' ')[2].partition(' ')[2]} of {due.of.name}: {error}")
+    if flow is None or not txn.run_id:
+        return
+    if failed:
+        raise flow.stop(Parked(f"a rollback is not complete ({why}). Its hook {'; '.join(failed)}"))
+    undone = [member.run_id for member in members if member.run_id] + [_key(txn, due) for due in hooks]
+    if txn.in_task:
+        flow.memo.forget(undone)
+        yield _recorded(flow, txn, "FAILED", "Undone", why, undone)
+    else:
+        yield _recorded(flow, txn, "FAILED", "RolledBack", why, undone)
+
+
+def _recorded(
+    flow: FlowRun, txn: Transaction, state: str, name: str, why: str, undone: list[RunId] | None = None
+) -> Write:
+    outcome = TaskOutcome(
+        key=txn.run_id,
+        task=IDENTITY,
+        name=txn.name,
+        state=state,
+        state_name=name,
+        message=why[:2000],
+        at=time.time(),
+        undone=tuple(undone or ()),
+    )
+    what = outages.not_taken(txn.name)
+    return Write(
+        lambda: flow.written(what, lambda: flow.journal.append(outcome)),
+        lambda done: outages.post(flow, outcome, done),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- hooks
+
+
+def _key(txn: Transaction, due: Due) -> RunId:
+    return derived_id("hook", txn.run_id, due.of.run_id, due.label) if txn.run_id else new_id()
+
+
+def _called(txn: Transaction, due: Due) -> Steps[BaseException | None]:
+    """Call one hook as a task of the flow, whose journal has its outcome before the next one is called.
+
+    Gives what the hook raised, or None.
+    """
+    flow: FlowRun | None = current_flow.get()
+    line = branch.here()
+    spec = _spec(due)
+    run = TaskRun(
+        _key(txn, due),
+        spec.name,
+        1,
+        {},
+        flow_run_id=None if flow is None else flow.run_id,
+        log_prints=prints_are_lines(None, settings.current().log_prints if flow is None else flow.log_prints),
+    )
+    ledger = Ledger() if flow is None or line is None else flow
+    execution = TaskExecution(spec, (due.of,), {}, (), run, ledger, "", None if line is None else line.task)
+    mark = current.set(None)
+    try:
+        state = yield from replay(execution, lambda run: kept(run, call))
+    finally:
+        current.reset(mark)
+    if state.is_completed():
+        return None
+    error = state.result(raise_on_failure=False)
+    logger.error("Hook %s of %s failed", spec.name, due.of.name, exc_info=error)
+    return error
+
+
+def _spec(due: Due) -> TaskSpec:
+    name = getattr(due.hook, "__name__", type(due.hook).__name__)
+    return TaskSpec(
+        identity=f"{IDENTITY}.{name}",
+        name=name,
+        fn=_quiet(due.hook),
+        is_async=runs_async(due.hook),
+        signature=specs.signatures_of(_quiet(due.hook))[0],
+    )
+
+
+def _quiet(hook: Hook) -> Any:
+    """``hook``, whose result nobody sees or stores."""
+    if runs_async(hook):
+
+        async def awaited(txn: Transaction) -> None:
+            await asettled(hook(txn))
+
+        return awaited
+
+    def called(txn: Transaction) -> None:
+        settled(hook(txn))
+
+    return called
