@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from kapstan.engine import options as opts
+from kapstan.engine.hook_options import hooks
 from kapstan.engine.transaction import Hook
 from kapstan.specs import TaskSpec
 
@@ -37,8 +37,8 @@ class Hooked:
         return self.spec.on_rollback
 
     def _hooked(self, option: str, hook: Hook) -> Hook:
-        hooks = (*getattr(self.spec, option), *opts.hooks(option, hook))
-        self._options[option] = hooks
-        changed: Any = {option: hooks}
+        together = (*getattr(self.spec, option), *hooks(option, hook))
+        self._options[option] = together
+        changed: Any = {option: together}
         self.spec = dataclasses.replace(self.spec, **changed)
         return hook

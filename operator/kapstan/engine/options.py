@@ -19,6 +19,7 @@ from typing import Annotated, Any, Protocol, TypedDict, cast
 from kapstan import serializers
 from kapstan.engine import storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
+from kapstan.engine.hook_options import Hooks, hooks
 from kapstan.errors import ConfigurationError
 from kapstan.serializers import Serializer
 from kapstan.specs import checked_tags
@@ -26,7 +27,6 @@ from kapstan.states import State
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
-Hooks = Callable[[Any], Any] | Sequence[Callable[[Any], Any]]
 RetryCondition = Callable[[Any, Any, State], Any]
 """(task, task run, state) -> whether to retry; may be a coroutine function."""
 
@@ -140,17 +140,6 @@ def run_name(option: str, value: Any) -> Any:
     except ValueError as error:
         raise ConfigurationError(f"{option}={value!r} is not a template: {error}") from None
     return value
-
-
-def hooks(option: str, value: Any) -> tuple[Any, ...]:
-    """Raises:
-    ConfigurationError: no function, and no list of them.
-    """
-    given: list[Any] = list(cast("Iterable[Any]", value)) if isinstance(value, (list, tuple)) else [value]
-    for hook in given:
-        if not callable(hook):
-            raise ConfigurationError(f"{option}={value!r}: give functions of one argument, the transaction")
-    return tuple(given)
 
 
 def task_runner(option: str, value: Any) -> Any:

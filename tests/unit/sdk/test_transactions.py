@@ -317,10 +317,10 @@ def test_a_rollback_goes_to_its_end_when_the_time_is_up(kind: str) -> None:
             await asyncio.Event().wait()
 
     if kind == "task":
-        slow = task(body, name="txn.limited_body", timeout_seconds=0.1)
+        slow = task(body, name="txn.limited_body", timeout_seconds=1.0)
         runs = flow(lambda: slow(), name="txn.limited_outer")  # noqa: PLW0108  (a flow of a task)
     else:
-        runs = flow(abody if kind == "async" else body, name=f"txn.limited_flow_{kind}", timeout_seconds=0.1)
+        runs = flow(abody if kind == "async" else body, name=f"txn.limited_flow_{kind}", timeout_seconds=1.0)
     call: Any = runs
     with pytest.raises(TaskTimeout):
         asyncio.run(call()) if kind == "async" else call()
