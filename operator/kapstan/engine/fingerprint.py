@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from kapstan.engine.decorated import Decorated
-from kapstan.engine.fingerprint_code import Code, code_of_class, code_of_function, module_of
+from kapstan.engine.fingerprint_code import Code, changes_itself, code_of_class, code_of_function, module_of
+from kapstan.engine.fingerprint_lookup import MISSING, Lookup, lookup_of, reader
 from kapstan.engine.fingerprint_names import Names, Origin, Path
 from kapstan.engine.fingerprint_package import Package
 from kapstan.engine.fingerprint_source import absolute, names_of_module
@@ -32,7 +33,6 @@ from kapstan.specs import TaskSpec
 VERSION = b"1"
 MOST_PARTS, MOST_DEPTH = 500, 25
 """So many functions and classes are followed, and so far from the task's function; what is beyond counts by name."""
-_MISSING = object()
 _BEYOND = f"not followed: more than {MOST_PARTS} functions and classes, or {MOST_DEPTH} steps away"
 
 
@@ -110,7 +110,7 @@ class _Walk:
 
     def _token(self, value: Any, shown: str, depth: int) -> bytes:
         """What stands for ``value`` in the code that uses it; code of the package is followed."""
-        if value is _MISSING:
+        if value is MISSING:
             return b"missing"
         kind = cast("type[Any]", type(value))  # and not isinstance: a proxy says that it is something else
         if issubclass(kind, Decorated):
@@ -143,9 +143,11 @@ class _Walk:
     def _plain(self, value: Any, shown: str, depth: int) -> bytes:
         kind = cast("type[Any]", type(value))
         token, note = constant(self._package.without_folder(value))
+        is_own = self._package.owns(str(kind.__module__))
+        if not note and is_own and changes_itself(kind):
+            note = "its methods change it"
         if not note:
             self._show(shown, "constant", token)
-            is_own = self._package.owns(str(kind.__module__))
             return framed(b"constant", [token, self._class(kind, depth)] if is_own else [token])
         self._show(shown, "object", b"", f"{note}: it counts by its class")
         return framed(b"object", [self._class(kind, depth)])
@@ -198,7 +200,7 @@ class _Walk:
             self._parts.setdefault(label, []).append(Part(label, _kind(subject), "", _BEYOND))
             return ""
         if isinstance(subject, types.FunctionType):
-            code, lookup = code_of_function(subject), _lookup(subject)
+            code, lookup = code_of_function(subject), lookup_of(subject)
             pieces = [code.body, *self._defaults(subject, label, depth), *self._methods(subject, code, label, depth)]
             module_globals = subject.__globals__
         else:
@@ -206,7 +208,7 @@ class _Walk:
             if code is None:
                 return self._without_source(label, subject, depth)
             module_globals = cast("dict[str, Any]", vars(module_of(subject)))
-            pieces, lookup = [code.body], functools.partial(_reader, module_globals)
+            pieces, lookup = [code.body], functools.partial(reader, module_globals)
         for path in sorted(code.names.free):
             pieces.append(self._used(path, lookup, code, module_globals, label, depth))
         for path, origin in sorted(code.names.imported.items()):
@@ -251,17 +253,15 @@ class _Walk:
             return []
         found: list[bytes] = []
         for name in sorted(code.attributes):
-            value: Any = inspect.getattr_static(owner, name, _MISSING)
+            value: Any = inspect.getattr_static(owner, name, MISSING)
             value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-            if value is not _MISSING and not isinstance(
-                value, (types.MemberDescriptorType, types.GetSetDescriptorType)
-            ):
+            if value is not MISSING and not isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType)):
                 found.append(framed(name.encode(), [self._token(value, f"{name} in {label}", depth)]))
         return found
 
     # ------------------------------------------------------------------ names
 
-    def _used(self, path: Path, lookup: _Lookup, code: Code, module: dict[str, Any], label: str, depth: int) -> bytes:
+    def _used(self, path: Path, lookup: Lookup, code: Code, module: dict[str, Any], label: str, depth: int) -> bytes:
         """What stands for a name that code uses from outside of it."""
         read = lookup(path[0])
         if read is None or (path[0].startswith("__") and path[0].endswith("__")):  # a builtin; __name__, __file__
@@ -306,37 +306,12 @@ class _Walk:
             importlib.import_module(origin.loads or name)
             value: Any = importlib.import_module(name)
             if origin.name:
-                value = getattr(value, origin.name, _MISSING)
-                value = importlib.import_module(f"{name}.{origin.name}") if value is _MISSING else value
+                value = getattr(value, origin.name, MISSING)
+                value = importlib.import_module(f"{name}.{origin.name}") if value is MISSING else value
         except Exception as error:  # noqa: BLE001  (whatever a user's module raises)
             self._show(f"{'.'.join(path)} in {label}", "import", b"", f"it raises {type(error).__name__}")
             return unbound
         return self._used(path, lambda _: lambda: value, Code(b"", Names()), module, label, depth)
-
-
-_Lookup = Callable[[str], Callable[[], Any] | None]
-
-
-def _lookup(function: types.FunctionType) -> _Lookup:
-    """How the value of a name that ``function`` uses is read: from its closure, else from its module."""
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-
-    def find(name: str) -> Callable[[], Any] | None:
-        cell = cells.get(name)
-        return _reader(function.__globals__, name) if cell is None else lambda: _content(cell)
-
-    return find
-
-
-def _reader(module: dict[str, Any], name: str) -> Callable[[], Any] | None:
-    return (lambda: module.get(name, _MISSING)) if name in module else None
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return _MISSING
 
 
 def _is_descriptor(value: Any) -> bool:

@@ -55,11 +55,7 @@ def code_of_function(function: types.FunctionType) -> Code:
 
 def code_of_class(kind: type[Any]) -> Code | None:
     """None: there is no source."""
-    module = module_of(kind)
-    file = getattr(module, "__file__", None)
-    space = cast("dict[str, Any]", {} if module is None else vars(module))
-    source = source_of(file, space) if file else None
-    nodes = [] if source is None else source.class_nodes(kind.__qualname__)  # several: under an `if`
+    source, space, nodes = _of_class(kind)
     if source is None or not nodes or not _made(kind, source):
         return None
     used = Names()
@@ -81,6 +77,33 @@ def _without_ours(node: ast.ClassDef, module_globals: dict[str, Any]) -> ast.Cla
     node = copy.copy(node)
     node.body = body
     return node
+
+
+def changes_itself(kind: type[Any]) -> bool:
+    """Whether methods of ``kind`` change its objects after they were made."""
+    _, _, nodes = _of_class(kind)
+    methods = [
+        part for node in nodes for part in node.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    return any(_changes_first(method) for method in methods if method.name not in _MAKERS)
+
+
+_MAKERS = frozenset({"__init__", "__new__", "__post_init__", "__setstate__"})
+
+
+def _changes_first(method: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    first = [*method.args.posonlyargs, *method.args.args][:1]
+    changed = names(ast.Module(list(method.body), [])).changed_anywhere if first else set[tuple[str, ...]]()
+    return any(path[0] == first[0].arg for path in changed)
+
+
+def _of_class(kind: type[Any]) -> tuple[Source | None, dict[str, Any], list[ast.ClassDef]]:
+    """The source of the class's module, the module's variables, and what defines the class: several under an ``if``."""
+    module = module_of(kind)
+    file = getattr(module, "__file__", None)
+    space = cast("dict[str, Any]", {} if module is None else vars(module))
+    source = source_of(file, space) if file else None
+    return source, space, [] if source is None else source.class_nodes(kind.__qualname__)
 
 
 def module_of(kind: type[Any]) -> Any:

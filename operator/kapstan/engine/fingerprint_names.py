@@ -44,12 +44,14 @@ class Names:
     Attributes:
         free: dotted names whose first part is bound outside.
         changed: those of them that code in a function assigns to, deletes from, or calls ``append`` and its like of.
+        changed_anywhere: the same, outside of functions too.
         imported: dotted names whose first part an import inside of the tree binds, with where it comes from.
         imports: what the import statements of a module bind.
     """
 
     free: set[Path] = field(default_factory=set[Path])
     changed: set[Path] = field(default_factory=set[Path])
+    changed_anywhere: set[Path] = field(default_factory=set[Path])
     imported: dict[Path, Origin] = field(default_factory=dict[Path, Origin])
     imports: dict[str, Origin] = field(default_factory=dict[str, Origin])
 
@@ -230,6 +232,8 @@ def _resolve(path: Path, changed: bool, scope: _Scope, found: Names) -> None:
                 return
         at = at.parent
     found.free.add(path)
+    if changed:
+        found.changed_anywhere.add(path)
     if changed and _in_function(scope):
         found.changed.add(path)
 

@@ -74,3 +74,47 @@ def f(): return HERE / "templates", TEXT, __file__, __name__
 @pytest.mark.parametrize("name", STRANGE)
 def test_strange_values_neither_raise_nor_change_it(make: Make, name: str) -> None:
     assert make(STRANGE[name]).digest == make(STRANGE[name]).digest
+
+
+STATE = {
+    "a memo": """
+known = {}
+@task
+def f(x): return known.setdefault(x, 1)
+""",
+    "a variable of another module": """
+from . import helpers
+@task
+def f(x):
+  helpers.count += x
+  return helpers.count
+""",
+    "an attribute": """
+class S: n = 0
+s = S()
+@task
+def f(x):
+  s.n += x
+  return s.n
+""",
+    "a dataclass": """
+import dataclasses
+@dataclasses.dataclass
+class S:
+  n: int = 0
+  def hit(self): self.n += 1
+s = S()
+@task
+def f(x):
+  s.hit()
+  return s.n
+""",
+}
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_what_a_run_changes_is_state(make: Make, name: str) -> None:
+    """The second call of a process has the key that the first one had."""
+    before = make(STATE[name], "count = 0\n")
+    after = make(STATE[name], "count = 0\n", lambda module: module.f.fn(1))
+    assert before.digest == after.digest
