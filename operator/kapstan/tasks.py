@@ -45,6 +45,7 @@ T = TypeVar("T")
 _Yields = Generator[T, Any, Any] | AsyncGenerator[T, Any]
 
 if TYPE_CHECKING:
+    from datetime import datetime
 
     class _Attributes(Hooked, Decorated, TaskPolicy): ...  # pyright: ignore[reportIncompatibleVariableOverride]
 else:
@@ -229,6 +230,7 @@ class Task(_Attributes, Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         *,
         countdown: float = 0.0,
+        eta: datetime | None = None,
         idempotency_key: str | None = None,
         wait_for: Iterable[Any] | None = None,
     ) -> Future[Any]:
@@ -236,6 +238,7 @@ class Task(_Attributes, Generic[P, R]):
 
         Args:
             countdown: seconds until the run may start, 0 or more.
+            eta: instead of it the moment, with a time zone, by this machine's clock; one that has passed means now.
             idempotency_key: one key is one run, whoever submits it and however often.
             wait_for: futures whose runs must have completed. This call waits for them, because a run in the queue
                 waits for no other run.
@@ -251,7 +254,7 @@ class Task(_Attributes, Generic[P, R]):
                 self.spec,
                 (*self._bound, *(args or ())),
                 dict(kwargs or {}),
-                delay=opts.number("countdown", countdown),
+                delay=submission.delay_of(countdown, eta),
                 idempotency_key=idempotency_key,
             )
         )

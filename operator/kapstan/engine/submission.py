@@ -6,7 +6,9 @@ second run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kapstan import backend as backends
@@ -14,6 +16,7 @@ from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow
 from kapstan.engine import branch, canonical, forks, values
+from kapstan.engine import options as opts
 from kapstan.errors import ConfigurationError, SerializationError
 from kapstan.identity import unfindable
 from kapstan.ids import RunId, derived_id, new_id, new_ids
@@ -70,6 +73,22 @@ def submit(
     if flow is not None and call is not None:
         flow.delayed.submitted(call)
     return run_id
+
+
+def delay_of(countdown: float, eta: datetime | None) -> float:
+    """Seconds until a run may start, from either.
+
+    Raises:
+        ConfigurationError: both are given, or one that says no moment.
+    """
+    delay = opts.number("countdown", countdown)
+    if eta is None:
+        return delay
+    if delay:
+        raise ConfigurationError(f"countdown={countdown!r} and eta={eta!r}: give one of them")
+    if not isinstance(eta, datetime) or eta.tzinfo is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"eta={eta!r}: give a datetime with a time zone, such as datetime.now(UTC) + delta")
+    return max(0.0, eta.timestamp() - time.time())
 
 
 def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
