@@ -16,12 +16,14 @@ from kapstan import backend as backends
 from kapstan import records
 from kapstan.errors import (
     ConfigurationError,
+    Conflict,
     MissingResult,
     SerializationError,
     SignatureError,
     UnreadableValue,
     ValueTooLarge,
 )
+from kapstan.locking import MemoryLockManager
 from kapstan.result_store import ResultStore
 from kapstan.serializers import CompressedSerializer, JSONSerializer
 
@@ -230,3 +232,23 @@ def test_without_a_lock_manager_there_are_no_locks() -> None:
     for call in (lambda: store.acquire_lock("x"), lambda: store.is_locked("x"), lambda: store.release_lock("x")):
         with pytest.raises(ConfigurationError, match="has no lock_manager"):
             call()
+
+
+def test_a_lock_manager_keeps_others_off() -> None:
+    store = ResultStore(lock_manager=MemoryLockManager())
+    assert store.acquire_lock("x", "mine", timeout=0)
+    assert not store.acquire_lock("x", "yours", timeout=0)
+    store.write(1, "x", holder="mine")
+    with pytest.raises(Conflict, match="the result under 'x' is locked by somebody else"):
+        store.write(2, "x", holder="yours")
+    assert store.read("x", holder="mine").result == 1
+    assert (store.is_locked("x"), store.is_lock_holder("x", "mine"), store.wait_for_lock("x", 0)) == (True, True, False)
+    store.release_lock("x", "mine")
+    assert store.read("x", holder="yours").result == 1
+
+    async def twins() -> list[bool]:
+        got = [await store.aacquire_lock("y", "mine"), await store.await_for_lock("y", 0)]
+        await store.arelease_lock("y", "mine")
+        return [*got, await store.await_for_lock("y", 0)]
+
+    assert asyncio.run(twins()) == [True, False, True]

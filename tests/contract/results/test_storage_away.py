@@ -14,6 +14,7 @@ import pytest
 from tests.servers.minio import Minio
 
 from kapstan import backend as backends
+from kapstan import settings
 from kapstan.errors import BackendError, ConfigurationError, StoreRefused, StoreUnavailable
 from kapstan.result_store import ResultStore
 from kapstan.settings import Settings
@@ -37,8 +38,7 @@ def of_this_test() -> Iterator[None]:
 
 @pytest.fixture
 def away(own_minio: Minio, tmp_path: Path) -> Minio:
-    settings = own_minio.settings(home=str(tmp_path / "home"))
-    backends.use(replace(settings, store_deadline_seconds=0.5))
+    backends.use(own_minio.settings(home=str(tmp_path / "home")))
     return own_minio
 
 
@@ -47,10 +47,13 @@ def test_a_store_that_is_away_is_unavailable(away: Minio, storage: str | None) -
     store = ResultStore(result_storage=storage)
     store.write(1, "x")
     away.kill()
+    patient = settings.current()
+    backends.use(replace(patient, store_deadline_seconds=0.5))
     for call in CALLS.values():
         with pytest.raises(StoreUnavailable, match="gave no answer to"):
             call(store)
     away.start()
+    backends.use(patient)
     assert store.read("x").result == 1
 
 
