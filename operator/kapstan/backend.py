@@ -10,6 +10,7 @@ import contextvars
 import importlib
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,10 +26,21 @@ from kapstan.settings import Settings
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from kapstan.ports import BackgroundRuns, EraRegister, FlowRuns, LockManager, LockTable, Objects, Queue, Store
+    from kapstan.ports import (
+        BackgroundRuns,
+        EraRegister,
+        FlowRuns,
+        LockManager,
+        LockTable,
+        Objects,
+        Queue,
+        Register,
+        Store,
+    )
 
 T = TypeVar("T")
 _ASYNC_THREADS = 8
+_CLOCK_SECONDS = 60.0
 
 
 class LockPlace(NamedTuple):
@@ -51,6 +63,7 @@ class Backend:
         self._lock = threading.RLock()
         self._parts: dict[str, Any] = {}
         self._users: list[Callable[[], object]] = []
+        self._clock: tuple[float, float] | None = None  # the store's, and time.monotonic() then
         _alive.add(self)
 
     @property
@@ -80,6 +93,27 @@ class Backend:
             Unreadable: a block that this process does not have.
         """
         return self._part(f"objects {storage}", lambda: self._open_objects(storage)) if storage else self.store
+
+    def store_time(self) -> float:
+        """Unix seconds by the store's clock, which is asked once a minute and counted on from in between: a clock of
+        this machine that is set decides nothing.
+
+        Raises:
+            StoreUnavailable: as ``store``.
+        """
+        now, known = time.monotonic(), self._clock
+        if known is None or now - known[1] > _CLOCK_SECONDS:
+            told = self.store.now()
+            known = self._clock = told, time.monotonic()
+            return told
+        return known[0] + now - known[1]
+
+    @property
+    def register(self) -> Register:
+        """Raises:
+        StoreUnsafe, StoreUnavailable: as ``store``.
+        """
+        return self._part("register", self._open_register)
 
     @property
     def flow_runs(self) -> FlowRuns:
@@ -199,6 +233,11 @@ class Backend:
 
         bucket, _, prefix = place.removeprefix("//").partition("/")
         return S3Store.at(bucket, prefix, self.settings)
+
+    def _open_register(self) -> Register:
+        from kapstan.store.register import StoredRegister
+
+        return StoredRegister(self.store, self.codec)
 
     def _open_background_runs(self) -> BackgroundRuns:
         from kapstan.queue.background_runs import RedisBackgroundRuns

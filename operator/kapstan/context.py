@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
+from kapstan.errors import MissingContextError
 from kapstan.ids import RunId, to_uuid
 from kapstan.specs import checked_tags
 
@@ -29,6 +30,9 @@ class TaskRun:
     """
 
     __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_key",
         "_name",
         "_parameters",
         "flow_run_id",
@@ -75,6 +79,104 @@ class TaskRun:
         if callable(parameters):
             parameters = self._parameters = parameters()
         return cast("dict[str, Any]", parameters)
+
+    # Set by few runs, and not by the constructor, which all runs pay for.
+
+    @property
+    def key(self) -> Any:
+        """The run at the register of its key (``engine.keyed.KeyedRun``), while its code executes; None without."""
+        return getattr(self, "_key", None)
+
+    @key.setter
+    def key(self, key: Any) -> None:
+        self._key = key
+
+    @property
+    def deadline(self) -> float | None:
+        """When its time limit is over, in Unix seconds."""
+        return getattr(self, "_deadline", None)
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        flow = current_flow.get()
+        return getattr(self, "_cancelled", False) or (flow is not None and flow.stopped is not None)
+
+    @cancelled.setter
+    def cancelled(self, cancelled: bool) -> None:
+        self._cancelled = cancelled
+
+
+class RunContext:
+    """What the code of a task may ask about its run, to make its effect safe; see ``get_run_context``."""
+
+    __slots__ = ("task_run",)
+
+    def __init__(self, task_run: TaskRun) -> None:
+        self.task_run = task_run
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this run, and of no other: 52 characters of the key of a task that has one,
+        else the id of the run. Give it to the receiver of the effect."""
+        return self.task_run.run_id if self.task_run.key is None else self.task_run.key.key.key
+
+    @property
+    def fencing_token(self) -> int | None:
+        """A number that is greater for each further execution under this key: a receiver that refuses lower ones than
+        it has seen is safe from those that come late. None for a task of class ``pure``."""
+        return None if self.task_run.key is None else self.task_run.key.fencing_token
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution, one more for each retry."""
+        return self.task_run.run_count
+
+    @property
+    def deadline(self) -> float | None:
+        """When the time limit of the run is over, in Unix seconds; None: never."""
+        return self.task_run.deadline
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self.task_run.cancelled
+
+    def guard(self) -> None:
+        """Call this right before the effect: it asks the store whether this run still holds its key. It narrows the
+        time in which another could have taken over; it does not close it.
+
+        Raises:
+            Fenced: it does not (a BaseException: the code must end, and what has happened instead counts).
+            StoreUnavailable: that cannot be known now.
+        """
+        flow = current_flow.get()
+        if flow is not None:
+            flow.check_stopped()
+        if self.task_run.key is not None:
+            self.task_run.key.guard()
+
+    async def guard_async(self) -> None:
+        """As ``guard``, without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.guard)
+
+
+def get_run_context() -> RunContext:
+    """The context of the task run that this is called in.
+
+    Raises:
+        MissingContextError: no task runs here.
+    """
+    run = current_task.get()
+    if run is None:
+        raise MissingContextError("get_run_context() was called outside of a task run")
+    return RunContext(run)
 
 
 class TaskRunContext(NamedTuple):

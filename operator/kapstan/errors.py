@@ -24,6 +24,8 @@ KapstanError
 │   └── ClusterRefused          the API server answers, and the answer is no
 │       ├── QuotaUsedUp         ... until something else has ended
 │       └── AdmissionRefused    ... until the object or the cluster's policy is changed
+├── KeyExpired                  the key of a task with an effect was used so long ago that its result is not kept
+├── ImpossibleChange            a register was to change as the protocol does not let it
 ├── Conflict                    somebody else was first
 │   ├── IdempotencyConflict     one key, two different requests
 │   ├── HalfDone                a block of effects.inbox committed in its middle
@@ -35,6 +37,7 @@ KapstanError
 │   ├── CrashedRun
 │   ├── CancelledRun
 │   ├── PausedRun
+│   │   └── ParkedRun           its effect may have happened; a person or a probe must decide
 │   ├── UnfinishedRun
 │   ├── MissingResult (also Unreadable)
 │   ├── UnknownRun              the queue never knew it, lost it, or its record has expired
@@ -173,6 +176,14 @@ class ForeignObject(ClusterRefused):
     """An object that belongs to somebody else has the name; it is neither adopted nor touched."""
 
 
+class KeyExpired(KapstanError):
+    """What this key stands for was done, and its result is not kept any more; it is not done again."""
+
+
+class ImpossibleChange(KapstanError):
+    """A register was to change in a way that the protocol does not know."""
+
+
 class Conflict(KapstanError):
     """Somebody else was first."""
 
@@ -219,6 +230,10 @@ class CancelledRun(RunFailed):
 
 class PausedRun(RunFailed):
     """The run is paused."""
+
+
+class ParkedRun(PausedRun):
+    """The run was broken off and its effect may or may not have happened; a person or a probe must decide."""
 
 
 class UnfinishedRun(RunFailed):

@@ -20,7 +20,7 @@ from kapstan.context import current_flow
 from kapstan.engine import outages, values, watcher
 from kapstan.engine.pending import Pending, Resolvable, UserCallback, call_on
 from kapstan.engine.waiting import without_place
-from kapstan.errors import QueueUnavailable, UnknownRun
+from kapstan.errors import Parked, ParkedRun, QueueUnavailable, UnknownRun
 from kapstan.ids import RunId
 from kapstan.ports import RunRecord
 from kapstan.states import State
@@ -73,6 +73,7 @@ class Future(Resolvable, Generic[R]):
 
         Raises:
             TimeoutError: it has not ended within ``timeout`` seconds.
+            ParkedRun: its effect is in doubt until a person or a probe decides; a flow parks with it.
             UnknownRun: the queue does not know the run: never accepted, lost, or expired.
             Exception: the run's own exception (returned instead with ``raise_on_failure=False``).
         """
@@ -84,7 +85,9 @@ class Future(Resolvable, Generic[R]):
             if current_flow.get() is None or end is None:
                 raise
             raise TimeoutError(f"whether run {self.task_run_id} has ended cannot be asked: {error}") from error
-        if not state.is_final() and not self._not_ready(state):
+        if state.is_paused() and (flow := current_flow.get()) is not None:
+            raise flow.stop(Parked(state.message))
+        if not (state.is_final() or state.is_paused() or self._not_ready(state)):
             raise TimeoutError(f"run {self.task_run_id} has not ended within {timeout} seconds; it is {state.name}")
         return cast("R", state.result(raise_on_failure=raise_on_failure))
 
@@ -321,14 +324,12 @@ def _look(run_id: RunId) -> State | None:
 
 
 def _state_of(record: RunRecord) -> State:
-    if record.state == "ready":
-        return states.Scheduled()
-    if record.state == "delayed":
-        return states.Scheduled() if record.attempt <= 1 else states.AwaitingRetry()
+    if record.state in ("ready", "delayed"):
+        return states.AwaitingRetry() if record.state == "delayed" and record.attempt > 1 else states.Scheduled()
     if record.state == "running":
         return states.Running()
     if record.state == "parked":
-        return states.Paused(name="Parked", message="its effect may or may not have happened; a person must decide")
+        return states.parked(f"{record.task} is parked (key {record.key}): {ParkedRun.__doc__}")
     if record.state == "completed":
         return _completed(record)
     if record.state == "cancelled":

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from kapstan import ids
-from kapstan.context import current_flow, current_task
+from kapstan.context import RunContext, current_flow, current_task, get_run_context
 
 
 class _FlowRun:
@@ -98,6 +98,40 @@ class _TaskRun:
         """1 for the first execution, one more for each retry."""
         run = current_task.get()
         return 0 if run is None else run.run_count
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """See ``kapstan.context.RunContext``, as for the attributes that follow."""
+        run = current_task.get()
+        return None if run is None else RunContext(run).idempotency_key
+
+    @property
+    def fencing_token(self) -> int | None:
+        run = current_task.get()
+        return None if run is None else RunContext(run).fencing_token
+
+    @property
+    def attempt(self) -> int:
+        run = current_task.get()
+        return 0 if run is None else run.run_count
+
+    @property
+    def deadline(self) -> float | None:
+        run = current_task.get()
+        return None if run is None else run.deadline
+
+    @property
+    def cancelled(self) -> bool:
+        run = current_task.get()
+        return False if run is None else run.cancelled
+
+    def guard(self) -> None:
+        """See ``kapstan.context.RunContext.guard``.
+
+        Raises:
+            MissingContextError: no task runs here.
+        """
+        get_run_context().guard()
 
     @property
     def flow_run_id(self) -> UUID | None:

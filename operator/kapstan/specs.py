@@ -63,6 +63,7 @@ class TaskPolicy:
         result_storage: address of where results go; None inherits from the flow, then from the settings.
         result_storage_key: template of the key under which they also stand there.
         result_serializer: the ``kapstan.serializers.Serializer`` of results; None inherits in the same way.
+        effect: that of ``exactly_once`` where only that was given.
     """
 
     description: str = ""
@@ -86,6 +87,11 @@ class TaskPolicy:
     cache_result_in_memory: bool = True
     on_commit: tuple[Callable[..., Any], ...] = ()
     on_rollback: tuple[Callable[..., Any], ...] = ()
+    effect: EffectClass = EffectClass.PURE
+    exactly_once: bool = False
+    probe: Callable[[str], Any] | None = None
+    effect_horizon: float = 60.0
+    key_retention: float = 82_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,6 @@ class TaskSpec(TaskPolicy):
     signature: inspect.Signature
     own_signature: inspect.Signature | None = None
     task: Any = field(default=None, repr=False, compare=False)
-    effect: EffectClass = EffectClass.PURE
     chain: Any = field(default=None, init=False, repr=False, compare=False)
     """The steps of its runs; ``engine.chain`` makes them at the first."""
     code: Any = field(default=None, init=False, repr=False, compare=False)
@@ -133,6 +138,11 @@ class TaskSpec(TaskPolicy):
     def strict_inputs(self) -> bool:
         """Whether the memo key alone says that it was done, so that it must tell every input from every other."""
         return self.has_effect and not self.has_cache_policy
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether its runs are registered under a key."""
+        return self.has_effect or (self.has_cache_policy and self.persist_result is not False)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by parameter name, defaults applied.

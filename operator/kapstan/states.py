@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from kapstan.errors import CancelledRun, CrashedRun, KapstanError, MissingResult, PausedRun, RunFailed, UnfinishedRun
+from kapstan.errors import (
+    CancelledRun,
+    CrashedRun,
+    KapstanError,
+    MissingResult,
+    ParkedRun,
+    PausedRun,
+    RunFailed,
+    UnfinishedRun,
+)
 
 
 class StateType(enum.StrEnum):
@@ -228,6 +237,8 @@ class State:
             MissingResult: it completed, and its value was not stored.
         """
         if self.type is StateType.PAUSED:
+            if isinstance(self.data, PausedRun):
+                raise self.data
             raise PausedRun(f"the run is {self.name.lower()}{': ' + self.message if self.message else ''}")
         if not self.is_final():
             raise UnfinishedRun(f"the run is in state {self.name}; its result comes when it ends")
@@ -287,6 +298,11 @@ def Retrying(*, message: str = "") -> State:  # noqa: N802
 
 def Paused(*, name: str = "Paused", message: str = "") -> State:  # noqa: N802
     return State(StateType.PAUSED, name, message)
+
+
+def parked(message: str) -> State:
+    """The state of a run whose effect is in doubt; its ``result()`` raises ParkedRun."""
+    return State(StateType.PAUSED, "Parked", message, data=ParkedRun(message), has_data=True)
 
 
 def Suspended(*, message: str = "") -> State:  # noqa: N802

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from kapstan import cache_policies, identity, settings, specs
 from kapstan.cache_policies import task_input_hash
 from kapstan.context import current_flow
-from kapstan.engine import forks, storages, submission, task_run
+from kapstan.engine import effect_options, forks, storages, submission, task_run
 from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
 from kapstan.engine.execution import TaskExecution
@@ -83,7 +83,7 @@ class Task(_Attributes, Generic[P, R]):
             refresh_cache=settings.peek("refresh_cache"),
         )
         name = options.get("name")
-        values = cache_policies.settled(name or self.__name__, values)
+        values = effect_options.settled(cache_policies.settled(name or self.__name__, values))
         signature, own_signature = specs.signatures_of(plain)
         storages.check_parameters(values.get("result_storage_key"), signature, own_signature)
         self.spec = TaskSpec(

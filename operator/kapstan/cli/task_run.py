@@ -18,6 +18,7 @@ from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
 from kapstan.runs import results
 from kapstan.runs.flow_runs import FlowRuns
+from kapstan.runs.parked import ParkedKeys
 from kapstan.runs.task_runs import TaskRuns, TaskRunView
 from kapstan.runs.words import background_states
 
@@ -26,7 +27,7 @@ _TIMES = ("submitted", "started", "ended")
 
 @click.group()
 def command() -> None:
-    """List, inspect, cancel, retry and delete background runs; print results."""
+    """List, inspect, cancel, retry, resolve and delete background runs; print results."""
 
 
 @command.command()
@@ -146,6 +147,41 @@ def delete(run_ids: tuple[str, ...]) -> None:
         return "Deleted"
 
     _each(run_ids, forget)
+
+
+@command.command(cls=RunCommand)
+@click.argument("run", metavar="RUN_ID|KEY")
+@click.option("--committed", "result", metavar="JSON", help="The effect happened, and this is the result.")
+@click.option("--not-applied", is_flag=True, help="The effect did not happen: it is to be done now.")
+@click.option("--ended", is_flag=True, help="The process that holds the key has ended: its effect is in doubt now.")
+def resolve(run: str, result: str | None, not_applied: bool, ended: bool) -> None:
+    """Decide what became of a parked run's effect. Without an option: show what is known of it.
+
+    A run whose machine is gone, and whose end nobody saw, holds its key until somebody says --ended.
+    """
+    parked = ParkedKeys(backends.current())
+    key = parked.find(run)
+    if sum((result is not None, not_applied, ended)) > 1:
+        raise click.UsageError("--committed, --not-applied and --ended contradict each other")
+    if ended:
+        parked.say_ended(key)
+        click.echo(f"Key {key.key} is parked; say --committed or --not-applied")
+        return
+    if result is None and not not_applied:
+        print_json(parked.view(key))
+        return
+    if result is None:
+        parked.say_not_applied(key)
+    else:
+        try:
+            value = json.loads(result)
+        except ValueError as error:
+            raise click.UsageError(f"--committed {result}: no JSON ({error})") from None
+        parked.say_applied(key, value)
+    gone_on = parked.go_on(key)
+    click.echo(f"Key {key.key} is {'committed' if result is not None else 'released'}; {len(gone_on)} runs go on")
+    for run_id in gone_on:
+        click.echo(f"  task run {run_id}")
 
 
 def _each(texts: tuple[str, ...], act: Callable[[TaskRuns, RunId], str]) -> None:

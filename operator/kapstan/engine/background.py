@@ -14,7 +14,7 @@ from typing import Any, Literal
 from kapstan import states
 from kapstan.backend import Backend
 from kapstan.codec import JSON, Reference
-from kapstan.context import TaskRun
+from kapstan.context import TaskRun, current_task
 from kapstan.engine import branch, forks, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
@@ -69,7 +69,7 @@ class BackgroundEngine:
     ) -> None:
         self._specs = specs
         self._of_run: Mapping[RunId, TaskSpec] = {} if of_run is None else of_run
-        self._backend = backend
+        self.backend = backend
         self._codec = backend.codec
         self.inline_bytes = backend.settings.inline_bytes
         self._waiting: dict[RunId, int] = {}  # how often a run was not ready, of those that are not
@@ -93,6 +93,9 @@ class BackgroundEngine:
         """
         line = branch.current.get()
         if line is not None and line.root == run_id:
+            run = current_task.get()
+            if run is not None:
+                run.cancelled = True
             raise CancelRun
 
     def run(self, claim: Claim) -> Outcome | RetryLater:
@@ -120,7 +123,7 @@ class BackgroundEngine:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)
             if type(arguments) is Reference:
-                arguments = values.open_value(self._backend, claim.envelope, "arguments", key)
+                arguments = values.open_value(self.backend, claim.envelope, "arguments", key)
             args, kwargs = tuple(arguments[0]), arguments[1]
         except (BackendError, ConfigurationError):
             raise
@@ -193,7 +196,7 @@ class BackgroundEngine:
             outcome = outcome._replace(envelope=store(outcome.envelope))
         elif len(outcome.envelope) > self.inline_bytes:
             owner = self._owners.get(outcome.run_id, "")
-            envelope = values.to_store(self._backend, outcome.envelope, "result", outcome.run_id, owner)
+            envelope = values.to_store(self.backend, outcome.envelope, "result", outcome.run_id, owner)
             outcome = outcome._replace(envelope=envelope)
         self._owners.pop(outcome.run_id, None)
         self.to_store.pop(outcome.run_id, None)
@@ -223,7 +226,7 @@ class BackgroundEngine:
         spec = execution.spec
         if spec.persist_result is False:
             return Outcome(claim.run_id, claim.token, "completed", b"")
-        kept = keeping(spec, None, self._backend.settings, execution.storage_key)
+        kept = keeping(spec, None, self.backend.settings, execution.storage_key)
         if result is None and kept is PLAIN:  # most results, so it takes no way through serialisers
             envelope = self._codec.seal(JSON, b"null", "result", claim.run_id)
             return Outcome(claim.run_id, claim.token, "completed", envelope)
@@ -237,7 +240,7 @@ class BackgroundEngine:
     def _kept(self, claim: Claim, kept: Keeping, spec: TaskSpec, result: Any, owner: RunId) -> bytes:
         """The envelope of a result. A long one goes to its storage at once, in pieces; while that does not take it, it
         is kept whole, as others are."""
-        backend, run_id = self._backend, claim.run_id
+        backend, run_id = self.backend, claim.run_id
         envelope, streamed = kept.whole(backend, result, run_id, spec.name), False
         if envelope is None:
             try:
@@ -260,12 +263,12 @@ class BackgroundEngine:
     def _failure(
         self, claim: Claim, error: BaseException, state: Literal["failed", "crashed", "cancelled"] = "failed"
     ) -> Outcome:
-        envelope = values.failure_envelope(self._backend, error, claim.run_id)
+        envelope = values.failure_envelope(self.backend, error, claim.run_id)
         return Outcome(claim.run_id, claim.token, state, envelope)
 
     def _refuse(self, claim: Claim, state: Any, reason: str) -> Outcome:
         logger.error("Task run %s of %s was not executed: %s", claim.run_id, claim.task, reason)
-        return Outcome(claim.run_id, claim.token, state, values.seal_reason(self._backend, reason, claim.run_id))
+        return Outcome(claim.run_id, claim.token, state, values.seal_reason(self.backend, reason, claim.run_id))
 
 
 class _Claimed(Ledger):
@@ -273,6 +276,7 @@ class _Claimed(Ledger):
 
     __slots__ = ("_claim", "_engine", "ended")
     retries_in_place = False
+    waits_in_place = False
 
     def __init__(self, engine: BackgroundEngine, claim: Claim) -> None:
         self._engine = engine
@@ -286,6 +290,17 @@ class _Claimed(Ledger):
     def again_later(self, _: TaskExecution, delay: float) -> State:
         self.ended = RetryLater(self._claim.run_id, self._claim.token, delay)
         return states.AwaitingRetry()
+
+    def its_backend(self) -> Backend:
+        return self._engine.backend
+
+    def not_now(self, _: TaskExecution, delay: float) -> State:
+        self.ended = RetryLater(self._claim.run_id, self._claim.token, delay, counted=False)
+        return states.Pending(name="AwaitingKey")
+
+    def parked(self, _: TaskExecution, state: State, key: str) -> State:
+        self.ended = Outcome(self._claim.run_id, self._claim.token, "parked", key.encode())
+        return state
 
     def branch(self, _: TaskExecution) -> Branch:
         return Branch(self._claim.run_id)

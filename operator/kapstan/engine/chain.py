@@ -17,6 +17,7 @@ from kapstan.engine.operations import Steps
 from kapstan.engine.steps.call import call
 from kapstan.engine.steps.commit import commit
 from kapstan.engine.steps.inputs import inputs
+from kapstan.engine.steps.keyed import keyed
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.steps.retry import retry
 from kapstan.engine.steps.storage_key import storage_key
@@ -40,12 +41,17 @@ def _has_retries(spec: TaskSpec) -> bool:
     return spec.retries > 0
 
 
+def _has_key(spec: TaskSpec) -> bool:
+    return spec.is_keyed
+
+
 STEPS: tuple[Link, ...] = (
     Link(transact),  # a part of the transaction around it
     Link(replay),  # the outcome that an earlier attempt left: the rest is not walked
     Link(inputs),  # wait for futures and states among the arguments
     Link(commit),  # what came of it is durable before anybody sees it
     Link(storage_key, _has_storage_key),  # under which the result will stand; without one nothing is executed
+    Link(keyed, _has_key),  # not at all where its key is known to be done; an intent before an effect
     Link(retry, _has_retries),  # again, as the policy says
     Link(within),  # one execution's own part of the transaction
 )

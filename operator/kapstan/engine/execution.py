@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kapstan import backend as backends
+from kapstan.backend import Backend
 from kapstan.context import TaskRun
 from kapstan.engine.branch import Branch
 from kapstan.engine.keeping import keeping
@@ -24,11 +25,22 @@ class Ledger:
     Attributes:
         remembers: whether there may be outcomes of earlier attempts. Otherwise ``known`` is not asked.
         retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
+        waits_in_place: whether a run whose key somebody else holds waits here. Otherwise ``not_now`` takes it back.
+        waits_for_store: whether a store that is away is waited for, however long.
     """
 
     __slots__ = ()
     remembers = False
     retries_in_place = True
+    waits_in_place = True
+    waits_for_store = False
+
+    def its_backend(self) -> Backend:
+        """Where the register of its runs is."""
+        return backends.current()
+
+    def check_stopped(self) -> None:
+        """Raises what ends this run, if it must end now."""
 
     def known(self, _: TaskExecution, /) -> Operation | State | None:
         """The outcome that an earlier attempt left, or what fetches it; None if the run must be executed."""
@@ -44,6 +56,15 @@ class Ledger:
     def again_later(self, execution: TaskExecution, delay: float, /) -> State:
         """Hand the run back, to be executed again in ``delay`` seconds by whoever takes it; its state until then."""
         raise NotImplementedError
+
+    def not_now(self, execution: TaskExecution, delay: float, /) -> State:
+        """Hand the run back, unexecuted and uncounted, for ``delay`` seconds; its state until then."""
+        raise NotImplementedError
+
+    def parked(self, _: TaskExecution, state: State, key: str, /) -> State:
+        """The effect of the run is in doubt, as the register of ``key`` tells: what its caller gets."""
+        del key
+        return state
 
     def branch(self, _: TaskExecution, /) -> Branch | None:
         """The branch that the task's body will be; None: it belongs to the one that makes the call."""

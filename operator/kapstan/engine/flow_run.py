@@ -113,6 +113,14 @@ class FlowRun(Ledger):
     # ------------------------------------------------------------------ the ledger of task runs (see ``execution``)
 
     remembers = True
+    waits_for_store = True
+
+    def its_backend(self) -> Backend:
+        return self.backend
+
+    def parked(self, _: TaskExecution, state: State, key: str) -> State:
+        """Raises Parked: the flow goes on when somebody has decided."""
+        raise self.stop(Parked(f"{state.message}: kapstan task-run resolve {key}"))
 
     def known(self, execution: TaskExecution) -> Operation | State | None:
         """The outcome that an earlier attempt left for this call.

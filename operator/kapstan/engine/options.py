@@ -8,22 +8,30 @@ show, stands in ``specs.TaskPolicy`` and ``specs.FlowPolicy`` under the same nam
 # No `from __future__ import annotations` here: the checks are read from the annotations.
 
 import difflib
-import inspect
-import math
-import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypedDict, cast
+from typing import Annotated, Any, Protocol, TypedDict
 
 from kapstan import serializers
 from kapstan.engine import storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
+from kapstan.engine.effect_options import effect_class, probe
 from kapstan.engine.hook_options import Hooks, hooks
-from kapstan.errors import ConfigurationError
+from kapstan.engine.option_checks import (
+    condition,
+    delays,
+    flag,
+    number,
+    run_name,
+    task_runner,
+    text,
+    time_limit,
+    whole,
+)
 from kapstan.serializers import Serializer
 from kapstan.specs import checked_tags
-from kapstan.states import State
+from kapstan.states import EffectClass, State
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
@@ -47,108 +55,6 @@ class TaskRunner(Protocol):
 
     @property
     def max_workers(self) -> int | None: ...
-
-
-# ---------------------------------------------------------------------------------------------- checks
-# A check takes the option's name and a value other than None, and gives the form that the engine reads.
-
-MOST_RETRIES = 998
-"""Most retries: a background run's record counts its executions in three digits."""
-
-
-def text(option: str, value: Any) -> str:
-    """Raises:
-    ConfigurationError: not a string.
-    """
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{option}={value!r}: give a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ConfigurationError(f"{option}={value!r}: half a character (a lone surrogate) is no text") from None
-    return value
-
-
-def flag(option: str, value: Any) -> bool:
-    """Raises:
-    ConfigurationError: neither True nor False.
-    """
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{option}={value!r}: give True or False")
-    return value
-
-
-def whole(option: str, value: Any) -> int:
-    """Raises:
-    ConfigurationError: not a whole number, negative, or more than a run's record can count.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_RETRIES:
-        raise ConfigurationError(f"{option}={value!r}: give a whole number from 0 to {MOST_RETRIES}")
-    return value
-
-
-def number(option: str, value: Any) -> float:
-    """Raises:
-    ConfigurationError: not a number, negative, infinite or nan.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{option}={value!r}: give a number from 0 on")
-    return float(value)
-
-
-def time_limit(option: str, value: Any) -> float | None:
-    """Seconds; None for 0, which means no limit.
-
-    Raises:
-        ConfigurationError: as ``number``.
-    """
-    return number(option, value) or None
-
-
-def delays(option: str, value: Any) -> Any:
-    """A number, a tuple of numbers, or the function that makes them once the number of retries is known.
-
-    Raises:
-        ConfigurationError: none of these.
-    """
-    if callable(value):
-        return value
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)):
-        return tuple(number(option, item) for item in cast("Iterable[Any]", value))
-    return number(option, value)
-
-
-def condition(option: str, value: Any) -> Any:
-    """Raises:
-    ConfigurationError: not callable.
-    """
-    if not callable(value):
-        raise ConfigurationError(f"{option}={value!r}: give a function of (task, task_run, state)")
-    return value
-
-
-def run_name(option: str, value: Any) -> Any:
-    """Raises:
-    ConfigurationError: neither a template nor a function, or a template that cannot be read.
-    """
-    if not isinstance(value, str):
-        if not callable(value) or inspect.iscoroutinefunction(value):
-            raise ConfigurationError(f"{option}={value!r}: give a template, such as 'charge-{{user}}', or a function")
-        return value
-    try:
-        list(string.Formatter().parse(value))
-    except ValueError as error:
-        raise ConfigurationError(f"{option}={value!r} is not a template: {error}") from None
-    return value
-
-
-def task_runner(option: str, value: Any) -> Any:
-    """Raises:
-    ConfigurationError: no task runner.
-    """
-    if isinstance(value, type) or not hasattr(value, "max_workers"):
-        raise ConfigurationError(f"{option}={value!r}: give a ThreadPoolTaskRunner(max_workers=...)")
-    return value
 
 
 # ---------------------------------------------------------------------------------------------- the options
@@ -247,6 +153,32 @@ class TaskOptions(TypedDict, total=False):
     ]
     on_rollback: Annotated[
         Hooks | None, hooks, "Functions of the transaction, called when the task is undone with it. Default: none."
+    ]
+    effect: Annotated[
+        EffectClass | str | None,
+        effect_class,
+        "What may happen if its code runs twice: `pure` (nothing), `idempotent` (the receiver recognises a "
+        "repetition by `idempotency_key`), `at_most_once` (it must never; in doubt the run parks), `transactional` "
+        "(effect and record are one transaction of a database). Default: `pure`.",
+    ]
+    exactly_once: Annotated[bool | None, flag, "True: `effect` is `at_most_once`, unless it names another class."]
+    probe: Annotated[
+        Callable[[str], Any] | None,
+        probe,
+        "idempotency key -> whether the effect of a run in doubt happened: the result (or `Completed(data=...)`), "
+        "False if it did not, None if that is not known.",
+    ]
+    effect_horizon: Annotated[
+        float | None,
+        number,
+        "Seconds for which a request of a dead process may still arrive: no sooner counts that an effect did not "
+        "happen. Default: 60.",
+    ]
+    key_retention: Annotated[
+        float | None,
+        number,
+        "Seconds for which the receiver of an `idempotent` task knows its keys: a run that was broken off is not "
+        "repeated later. Default: 82800 (23 hours).",
     ]
 
 

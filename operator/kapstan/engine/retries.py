@@ -12,6 +12,7 @@ from kapstan.context import current_task
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.functions import driven
 from kapstan.specs import TaskSpec
+from kapstan.states import EffectClass, State
 
 logger = logging.getLogger("kapstan.task_runs")
 
@@ -34,6 +35,11 @@ def retry_delay(spec: TaskSpec, run_count: int, error: BaseException, chance: Ch
         return None
     delay = spec.delay_before(run_count)
     return delay + delay * spec.retry_jitter_factor * chance.random() if spec.retry_jitter_factor else delay
+
+
+def is_in_doubt(spec: TaskSpec, state: State) -> bool:
+    """Whether the time limit ended code that must not run twice: nobody knows whether it had its effect."""
+    return spec.effect is EffectClass.AT_MOST_ONCE and state.is_failed() and state.name == "TimedOut"
 
 
 def _granted(spec: TaskSpec, error: Exception) -> bool:

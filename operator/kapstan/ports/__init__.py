@@ -23,6 +23,16 @@ from kapstan.ports.launcher import (
 from kapstan.ports.locks import LockHolder, LockManager, LockTable, Place, Wait
 from kapstan.ports.objects import Download, Objects, Stored, Upload
 from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports.register import (
+    Entry,
+    Holder,
+    Proof,
+    Register,
+    RegisterEvent,
+    RegisterKey,
+    RegisterRecord,
+    RegisterState,
+)
 from kapstan.ports.run_log import RunLog
 from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
 from kapstan.ports.session import Renewed, Session
@@ -41,8 +51,10 @@ __all__ = [
     "Cluster",
     "Depth",
     "Download",
+    "Entry",
     "EraRegister",
     "FlowRuns",
+    "Holder",
     "IndexedRun",
     "JobRequest",
     "Key",
@@ -60,7 +72,13 @@ __all__ = [
     "Objects",
     "Outcome",
     "Place",
+    "Proof",
     "Queue",
+    "Register",
+    "RegisterEvent",
+    "RegisterKey",
+    "RegisterRecord",
+    "RegisterState",
     "Renewed",
     "RunLease",
     "RunLog",

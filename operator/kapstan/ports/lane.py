@@ -27,7 +27,8 @@ class Outcome(NamedTuple):
 
     run_id: RunId
     token: Token
-    state: Literal["completed", "failed", "crashed", "cancelled"]
+    state: Literal["completed", "failed", "crashed", "cancelled", "parked"]
+    """``parked`` is no end: its effect is in doubt, and it keeps its arguments; ``envelope`` is the key."""
     envelope: bytes
 
 

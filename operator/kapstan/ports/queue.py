@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kapstan.ids import RunId, Token
 from kapstan.ports.lane import Lane
 from kapstan.ports.session import Session
 from kapstan.states import EffectClass
+
+ENDS_SECONDS = 30 * 86_400
+"""How long the end of a process is known."""
 
 RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashed", "cancelled", "parked"]
 """Where a background run stands. Terminal: completed, failed, crashed, cancelled."""
@@ -58,6 +61,8 @@ class RunRecord:
     """When the execution began that runs or that ended it; None where it never did."""
     session: str = field(default="", compare=False)
     """Of the worker that ended it."""
+    key: str = field(default="", compare=False)
+    """Parked: the key of the register that tells of the effect in doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,15 @@ class Queue(Protocol):
     def drain_session(self, session_prefix: str) -> list[str]:
         """Ask the sessions whose name begins so to claim no more; their names. Sessions that the same pod or process
         opens within a day claim nothing either."""
+        ...
+
+    def note_end(self, name: str, evidence: Mapping[str, Any]) -> None:
+        """Somebody saw a process end, by its exit and not by its silence: the session or executor ``name``. Kept for
+        ``ENDS_SECONDS``, for those who wait until it is known whether the process can still do what it began."""
+        ...
+
+    def seen_end(self, name: str) -> Mapping[str, Any] | None:
+        """What was noted of an end; None: nobody saw one, or it was long ago."""
         ...
 
     def sessions(self) -> list[SessionInfo]: ...

@@ -54,6 +54,10 @@ class Store(Objects, Protocol):
         """
         ...
 
+    def create_version(self, key: str, body: bytes) -> str | None:
+        """As ``create``: the version of the object that is ours now, or None."""
+        ...
+
     def replace(self, key: str, body: bytes, version: str) -> str | None:
         """Write ``body`` if the object still has ``version``: the new version, or None if it changed or is gone.
 

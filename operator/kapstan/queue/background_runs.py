@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _HEAD = 599  # the last byte that is read of a record: past the longest route and session
 _RUNNING = frozenset[RunState]({"running"})
-_BAD_ENDS = frozenset[RunState]({"failed", "crashed", "cancelled"})
+_BAD_ENDS = frozenset[RunState]({"failed", "crashed", "cancelled", "parked"})
 _ANSWERS = {b"OK": Change.DONE, b"NONE": Change.UNKNOWN, b"NOT": Change.REFUSED, b"GONE": Change.GONE}
 _COUNTED = {"s": "submitted", "r": "running", "c": "completed", "f": "failed", "x": "crashed", "k": "cancelled"}
 _MOST_AT_ONCE = 200

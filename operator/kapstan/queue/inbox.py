@@ -30,7 +30,7 @@ _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
 _RID = 22
 _SMALL = 2048  # bytes of a record that is remembered
-_ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled"})
+_ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled", "parked"})
 _LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
 
 
@@ -123,7 +123,8 @@ class Inbox:
     # ------------------------------------------------------------------ with the lock held
 
     def _over(self, end: _End) -> bool:
-        return end.record is None or time.monotonic() - end.known_at >= self._keep
+        # A parked run goes on one day: it is asked for again.
+        return end.record is None or end.record[1:2] == b"p" or time.monotonic() - end.known_at >= self._keep
 
     def _watch(self, run_ids: Sequence[RunId]) -> None:
         watched = self._watched

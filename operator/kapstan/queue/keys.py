@@ -44,6 +44,7 @@ KEYS = (
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("pa", "set", "empties", "pause", "routes and ('|' before the name) queues that a person has paused"),
     KeySpec("dr:<process>", "string", "ttl", "drain", "a pod or process was drained, whatever sessions it opens"),
+    KeySpec("gone:<name>", "string", "ttl", "expire, note_end", "somebody saw this session or executor end; evidence"),
     KeySpec("idle:<route>", "set", "session", "step", "idle lanes, checked when they are drawn"),
     KeySpec("v", "hash", "empties", "watch", "per run: the clients other than its submitter that wait for it"),
     KeySpec("args:<run_id>", "string", "ttl", "finish", "arguments of a run that ended otherwise than completed"),

@@ -123,7 +123,8 @@ def record_of(run_id: RunId, record: bytes) -> RunRecord:
         envelope,
         since,
         started,
-        held[10:].decode(),
+        "" if state == "parked" else held[10:].decode(),
+        held[10:].decode() if state == "parked" else "",
     )
 
 

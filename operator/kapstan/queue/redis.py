@@ -12,13 +12,14 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, host_label, new_nonce
 from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports.queue import ENDS_SECONDS
 from kapstan.queue import scripts
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.bulk import BulkSubmit, conflict, milliseconds
@@ -189,6 +190,13 @@ class RedisQueue:
 
     def drain_session(self, session_prefix: str) -> list[str]:
         return [name.decode() for name in self.call(scripts.drain.pack(self.prefix, session_prefix, 0))[1]]
+
+    def note_end(self, name: str, evidence: Mapping[str, Any]) -> None:
+        self.command(pack("SET", f"{self.prefix}gone:{name}", json.dumps(dict(evidence)), "EX", ENDS_SECONDS))
+
+    def seen_end(self, name: str) -> Mapping[str, Any] | None:
+        found = self.command(pack("GET", f"{self.prefix}gone:{name}"))
+        return None if found is None else json.loads(found)
 
     def sessions(self) -> list[SessionInfo]:
         names = [name.decode() for name in self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1))]

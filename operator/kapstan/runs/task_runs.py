@@ -149,13 +149,15 @@ class TaskRuns:
 
         Raises:
             NotFound: the queue does not know it.
-            NotPossible: it has ended, before the cancel or (its state tells) in spite of it.
+            NotPossible: it has ended, before the cancel or (its state tells) in spite of it; or it is parked.
         """
         before = self._backend.queue.cancel(run_id)
         if before is None:
             raise _unknown(run_id)
         if before in ENDED:
             raise NotPossible(f"task run {ids.to_uuid(run_id)} has ended before: {NAMES[before]}")
+        if before == "parked":
+            raise NotPossible(f"task run {ids.to_uuid(run_id)} is parked: decide on it with `kapstan task-run resolve`")
         if before == "running" and wait > 0:
             self._backend.queue.wait([run_id], wait)
         record = self._backend.queue.record(run_id)
@@ -247,7 +249,7 @@ def _why(listed: ListedRun, now: float) -> str:
                 f"on {listed.session}" if listed.session else "its worker is gone; it starts again when the lease ends"
             )
         case "parked":
-            return "its effect may or may not have happened; a person must decide"
+            return "its effect may or may not have happened: kapstan task-run resolve"
         case _:
             return ""
 

@@ -116,6 +116,9 @@ class LocalStore:
                 return path.read_bytes() == body
         return True
 
+    def create_version(self, key: str, body: bytes) -> str | None:
+        return _version(body) if self.create(key, body) else None
+
     def replace(self, key: str, body: bytes, version: str) -> str | None:
         path = self._path(key)
         with refusing(path), self._lock(key), self._written(body) as aside:

@@ -88,15 +88,18 @@ class S3Store:
         yield Pieces(parts.more) if parts.exists else None
 
     def create(self, key: str, body: bytes) -> bool:
-        def attempt() -> bool:
+        return self.create_version(key, body) is not None
+
+    def create_version(self, key: str, body: bytes) -> str | None:
+        def attempt() -> str | None:
             headers = {"if-none-match": "*"}
             reply = self._wire.send("PUT", self._path(key), body=body, headers=headers, accept=(PRECONDITION_FAILED,))
             if not reply.code:
-                return bool(_etag(reply))
+                return _etag(reply)
             there = self._get(key)
             if there is None:
                 raise Unknown("412, and then there was no object")
-            return there.body == body
+            return there.version if there.body == body else None
 
         return self._wire.until_known(f"create {key}", attempt)
 

@@ -19,6 +19,7 @@ from kapstan.engine.background import BackgroundEngine
 from kapstan.engine.waiting import belongs_to
 from kapstan.errors import HandBack, KapstanError
 from kapstan.ports import Lane
+from kapstan.runs import deaths
 from kapstan.specs import TaskSpec
 from kapstan.states import ExitCode
 from kapstan.worker import recall
@@ -45,7 +46,7 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
     parent.await_go()
 
     ours = backend.current()
-
+    deaths.in_worker(session, parent.mark)
     engine = BackgroundEngine(specs, ours)
     line = ours.queue.open_lane(session, lane, tasks, queue=queue)
     recall.register()

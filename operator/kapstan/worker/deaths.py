@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.engine import values
@@ -26,6 +27,7 @@ class Deaths:
         self._backend = backend
         self._what = what
         self._untold: deque[tuple[int, RunId | None, float]] = deque()
+        self._unnoted: deque[tuple[str, dict[str, Any]]] = deque()
 
     @property
     def lanes(self) -> set[int]:
@@ -36,8 +38,19 @@ class Deaths:
         """``lane`` has died. ``executing`` is charged with a crash; what it held besides goes back unharmed."""
         self._untold.append((lane, executing, time.monotonic()))
 
+    def seen(self, executor: str, cause: str) -> None:
+        """The process of ``executor`` has ended: who finds an intent of its run must know before it finds the run."""
+        self._unnoted.append((executor, {"seen": f"its worker saw the process end: {cause}", "cause": cause}))
+
     def tell(self, session: Session) -> None:
         """Tell the queue; where it does not answer, the rest is kept."""
+        try:
+            while self._unnoted:
+                self._backend.queue.note_end(*self._unnoted[0])
+                self._unnoted.popleft()
+        except TROUBLE as error:
+            logger.warning("The queue is away and does not know of the end of a process yet: %s", error)
+            return
         while self._untold:
             lane, executing, died = self._untold[0]
             try:

@@ -191,6 +191,7 @@ class Lanes:
             self._note(child, code)
 
     def _note(self, child: Child, code: int) -> None:
+        self._deaths.seen(child.mark, _cause(code))
         executing = child.slot.executing()
         if self.order == Order.SERVE or executing is not None or code != ExitCode.DONE:
             blamed = None if child.pardoned or executing is None else executing.run_id

@@ -20,7 +20,7 @@ from kapstan.engine.options import FlowOptions, TaskOptions
 from kapstan.errors import ConfigurationError
 from kapstan.serializers import CompressedSerializer, PickleSerializer
 from kapstan.specs import FlowPolicy, TaskPolicy
-from kapstan.states import State
+from kapstan.states import EffectClass, State
 from kapstan.task_runners import ThreadPoolTaskRunner
 
 
@@ -66,6 +66,10 @@ def told_of(transaction: Any) -> None:
     """A hook."""
 
 
+def applied(key: str) -> bool:
+    return False
+
+
 GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "name": ("pay", "pay"),
     "description": ("Pays.", "Pays."),
@@ -89,6 +93,11 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "cache_result_in_memory": (False, False),
     "on_commit": (told_of, (told_of,)),
     "on_rollback": ([told_of], (told_of,)),
+    "effect": ("at_most_once", EffectClass.AT_MOST_ONCE),
+    "exactly_once": (True, True),
+    "probe": (applied, applied),
+    "effect_horizon": (5, 5.0),
+    "key_retention": (3600, 3600.0),
 }
 """What is given and what is then read."""
 
@@ -162,6 +171,8 @@ async def akey(context: Any, parameters: dict[str, Any]) -> str:
     return ""
 
 
+EFFECT = "give one of pure, idempotent, at_most_once, transactional"
+PROBE = "give a function of the idempotency key that says whether the effect happened"
 NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
 
 
@@ -185,6 +196,11 @@ NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
         (Flow, "validate_parameters", "no", "give True or False"),
         (Task, "retry_condition_fn", "always", "give a function of (task, task_run, state)"),
         (Task, "task_run_name", 5, "give a template, such as 'charge-{user}', or a function"),
+        *((Task, "effect", value, EFFECT) for value in ("once", 5, "")),
+        (Task, "exactly_once", "yes", "give True or False"),
+        *((Task, "probe", value, PROBE) for value in ("asks", 5)),
+        *((Task, "effect_horizon", value, "give a number from 0 on") for value in (-1, math.inf, "5")),
+        *((Task, "key_retention", value, "give a number from 0 on") for value in (-1, math.nan, True)),
         (Flow, "flow_run_name", ["x"], "give a template, such as 'charge-{user}', or a function"),
         *((Task, "cache_policy", value, POLICY) for value in ("inputs", 5, CachePolicy)),
         *((Task, "cache_key_fn", value, KEY_FN) for value in ("key", 5, akey)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kapstan import states
@@ -22,6 +23,8 @@ def call(execution: TaskExecution) -> Steps[State]:
     limited = None if spec.timeout_seconds is None else Limited(spec.timeout_seconds, code)
     if spec.result_storage is not None or spec.result_serializer is not None:
         run.result_options = spec
+    if spec.timeout_seconds is not None:
+        run.deadline = time.time() + spec.timeout_seconds
     mark = current_task.set(run)
     branch_mark = None if body is None else branch.current.set(body)
     captured = run.log_prints

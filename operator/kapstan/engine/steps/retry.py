@@ -15,7 +15,7 @@ def retry(execution: TaskExecution, proceed: Next) -> Steps[State]:
     spec, run = execution.spec, execution.run
     while True:
         state = yield from proceed(execution)
-        if not state.is_failed():
+        if not state.is_failed() or retries.is_in_doubt(spec, state):
             return state
         error = state.result(raise_on_failure=False)
         mark = current_task.set(run)  # a condition of the user's may ask for it

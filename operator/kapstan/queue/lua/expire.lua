@@ -27,6 +27,9 @@ for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
       living[#living + 1] = session
     else
       if not end_session(session, ARGV[3]) then done = 0 end
+      if ARGV[2] == '0' then -- somebody saw its process end: known for 30 days to those who wait for that
+        call('SET', P .. 'gone:' .. session, '{"seen":"the process of session ' .. session .. ' was seen to end"}', 'EX', 2592000)
+      end
       names[#names + 1] = session
       if #names >= 20 then
         done = 0

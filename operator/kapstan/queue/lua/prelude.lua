@@ -7,7 +7,7 @@
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
 --   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (2 cancel asked), 32 effect class, 33-40 client,
 --   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
---   it never did) and the session that held it stand behind the route.
+--   it never did) and the session that held it stand behind the route; of a parked run, the start and the key in doubt.
 -- States: q ready or running, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled. A claim stands
 -- in the hash of its session alone, so the record of a run that is held says q, as before the claim, and its token is the
 -- last one that came back: a write of each record would be a tenth of what a run costs. r is written where a run may
@@ -210,5 +210,19 @@ local function finish(rid, record, state, token, envelope, ttl, session, started
   local parts = listener(sub(record, 33, 40))
   if parts then note(parts, rid, ended) end
   note_watchers(rid, ended)
+  return route
+end
+
+-- section: park
+-- A run whose effect is in doubt stands still until a person or a probe decides (rerun): it has not ended, keeps its
+-- arguments and has no TTL. `key`: of the register that tells. Who waits for it is told; its route.
+local function park(rid, record, token, key, started)
+  local route, to = route_of(record)
+  local parked = '1p' .. token .. since .. sub(record, 27, to - 1) .. '\31' .. started .. key .. sub(record, to)
+  call('SET', P .. 't:' .. rid, parked)
+  index('e', route, {rid})
+  local parts = listener(sub(record, 33, 40))
+  if parts then note(parts, rid, parked) end
+  note_watchers(rid, parked)
   return route
 end

@@ -1,5 +1,6 @@
 #!lua
--- rerun: a person has a run that failed, crashed or was cancelled run once more, with the arguments that were kept.
+-- rerun: a run that failed, crashed or was cancelled runs once more because a person wants it to, with the arguments that
+-- were kept; one that was parked goes on, because somebody has decided what became of its effect.
 -- KEYS: prefix
 -- ARGV: run_id
 -- Reply: format, OK | NONE (no such run) | NOT (its state allows it not) | GONE (its arguments), the state before
@@ -18,16 +19,17 @@ local rid, key = ARGV[1], P .. 't:' .. ARGV[1]
 local record = call('GET', key)
 if not record then return {'1', 'NONE', ''} end
 local state = state_now(rid, record)
-if not find('fxk', state, 1, true) then return {'1', 'NOT', state} end
-local arguments = call('GETDEL', P .. 'args:' .. rid)
-if not arguments then return {'1', 'GONE', state} end
+if not find('fxkp', state, 1, true) then return {'1', 'NOT', state} end
 local route, to = route_of(record)
+-- A parked run has its arguments still, and goes on with the count of its attempts.
+local arguments = state == 'p' and sub(record, to + 1) or call('GETDEL', P .. 'args:' .. rid)
+if not arguments then return {'1', 'GONE', state} end
 local meta = find(route, '\31', 1, true)
 if meta then
   to = to - #route + meta - 1
   route = sub(route, 1, meta - 1)
 end
-call('SET', key, '1q' .. token_of(record) .. since .. '00010' .. sub(record, 32, to - 1) .. '\0' .. arguments)
+call('SET', key, '1q' .. token_of(record) .. since .. '0' .. (state == 'p' and sub(record, 28, 30) or '001') .. '0' .. sub(record, 32, to - 1) .. '\0' .. arguments)
 call('RPUSH', P .. 'q:' .. route, rid)
 tally('s', route, 1)
 offer(route)

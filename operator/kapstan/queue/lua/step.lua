@@ -58,7 +58,11 @@ local function end_by_record(from, to, at)
   for i = from + 4, to, 3 do
     local rid, token, claim = ARGV[i], ARGV[i + 1], held[at]
     local record = claim and sub(claim, 1, 14) == token and call('GET', T .. rid)
-    if record then
+    if record and state == 'p' then
+      -- include: park
+      count('r:', park(rid, record, token, ARGV[i + 2], sub(claim, 15, 24)), -1)
+      gone[#gone + 1] = rid
+    elseif record then
       count('r:', finish(rid, record, state, token, ARGV[i + 2], ttl, session, sub(claim, 15, 24)), -1)
       gone[#gone + 1] = rid
     else

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- watch: which of these runs have ended, or are not known (any more); this client will be told when the others end.
+-- watch: which of these runs have ended, are parked, or are not known (any more); this client will be told when the others end.
 -- KEYS: prefix
 -- ARGV: client run_ids...
--- Reply: format, rid and record of each that has ended; an empty record: the queue does not know the run
+-- Reply: format, rid and record of each that has ended or is parked; an empty record: the queue does not know the run
 -- A run's submitter is told anyway; any other client is written down with the run.
 -- include: record
 local answer, keys = {}, {}
@@ -10,7 +10,7 @@ for i = 2, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
 local records = call('MGET', unpack(keys))
 for i, record in ipairs(records) do
   local rid = ARGV[i + 1]
-  if not record or TERMINAL[state_of(record)] then
+  if not record or TERMINAL[state_of(record)] or state_of(record) == 'p' then
     answer[#answer + 1] = rid
     answer[#answer + 1] = record or ''
   elseif sub(record, 33, 40) ~= ARGV[1] then

@@ -1,0 +1,187 @@
+"""A run with a key: what it finds at the register of that key, and what it makes of it. Called by the step ``keyed``.
+
+Every method reads or writes the store and so blocks; none executes the task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kapstan import states
+from kapstan.engine import returns
+from kapstan.engine.key_intent import KeyIntent, open_intents, parked_state
+from kapstan.errors import Fenced, KeyExpired, MissingResult, SerializationError, StoreUnsafe, UnreadableValue
+from kapstan.ports import Entry, RegisterEvent, RegisterState
+from kapstan.runs import deaths
+from kapstan.runs.parked import horizon_left
+from kapstan.states import EffectClass, State
+
+logger = logging.getLogger("kapstan.task_runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Somebody else holds the intent and may live."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """Who says that the effect did not happen may be wrong for so many seconds more: a request may be under way."""
+
+    seconds: float
+
+
+BEGUN = object()
+"""The intent is this run's: it may execute."""
+
+
+class KeyedRun(KeyIntent):
+    """One run of a task at its key: what it finds there."""
+
+    # ------------------------------------------------------------------ pure: a cache
+
+    def cached(self) -> State | None:
+        """The result that is there and fresh, as the state ``Cached``; None: execute."""
+        self._mine = entry = self._register.read(self.key)
+        if entry is None or entry.record.state is not RegisterState.COMMITTED:
+            return None
+        if self._spec.refresh_cache or self._is_expired(entry.record):
+            return None
+        try:
+            return self._adopted(entry.record)
+        except (UnreadableValue, MissingResult) as error:
+            logger.warning("The cached result of %s cannot be used, it is made anew: %s", self._spec.name, error)
+            return None
+
+    def publish(self, state: State) -> State:
+        """Keep the result of ``state``; the state that counts: that of another run which was faster."""
+        if self._sealed is None:
+            try:
+                self._sealed = self._seal(state)
+            except SerializationError as error:
+                logger.warning("The result of %s is not cached: %s", self._spec.name, error)
+                return state
+        before = self._mine
+        event = RegisterEvent.PUBLISH
+        if before is not None and before.record.state is RegisterState.COMMITTED:
+            event = RegisterEvent.REFRESH
+        elif before is not None and before.record.state in (RegisterState.INTENT, RegisterState.PARKED):
+            logger.warning(
+                "The result of %s is not cached: its key is in use by a task with an effect", self._spec.name
+            )
+            return state
+        entry = self._changed(before, event, outcome="completed", result=self._sealed, expires=self._expires())
+        if entry is not None:
+            return state
+        there = self._register.read(self.key)
+        if there is None or there.record.state is not RegisterState.COMMITTED or self._is_expired(there.record):
+            return state
+        return self._adopted(there.record)
+
+    # ------------------------------------------------------------------ classes with an effect
+
+    def look(self) -> object:
+        """``BEGUN``, a State that counts in the place of an execution, ``Held`` or ``NotYet``.
+
+        Raises:
+            StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError: as ``ports.Register``; nothing may be executed.
+            Unreadable: it was done, and its result can never be read here.
+        """
+        open_intents[self._holder.intent] = True
+        try:
+            answer = self._try(None, RegisterEvent.BEGIN) if self._waited is None else None
+            while answer is None:
+                found = self._register.read(self.key)
+                answer = self._try(None, RegisterEvent.BEGIN) if found is None else self._answer(found)
+        finally:
+            if self._mine is None:
+                open_intents.pop(self._holder.intent, None)
+        return answer
+
+    def _answer(self, entry: Entry) -> object | None:
+        """What ``look`` says to ``entry``; None: look again."""
+        record = entry.record
+        if record.state is RegisterState.COMMITTED:
+            is_own = record.holder is not None and record.holder.run_id == self._run.run_id
+            if is_own or not (self._spec.refresh_cache or self._is_expired(record)):
+                return self._adopted(record)
+            return self._try(entry, RegisterEvent.RENEW)
+        if record.state is RegisterState.INTENT:
+            return self._held(entry)
+        if record.state is RegisterState.PARKED:
+            return self._parked(entry)
+        if record.state is RegisterState.GRAVE:
+            text = f"the result of {self._spec.name} under key {self.key.key} is not kept any more; it is not repeated"
+            return returns.failed(KeyExpired(text), "Task run was not executed")
+        if self._waited is not None and record.epoch >= self._waited and record.outcome:
+            return self._adopted(record)
+        return self._try(entry, RegisterEvent.BEGIN)
+
+    def _try(self, entry: Entry | None, event: RegisterEvent, begun: float | None = None) -> object | None:
+        """Write this run's intent; None: somebody was faster."""
+        now = self._now()
+        mine = self._changed(entry, event, holder=self._holder, at=now, begun=now if begun is None else begun)
+        return None if mine is None else self._begin(mine)
+
+    def _begin(self, mine: Entry) -> object:
+        with self._lock:
+            self._mine = mine
+            if not self._given_up:
+                return BEGUN
+        self.release(None)
+        raise Fenced(f"nobody waits any more for the run of {self._spec.name}")
+
+    def _held(self, entry: Entry) -> object | None:
+        """An intent: of a run that lives, or that is known to have ended."""
+        record = entry.record
+        if record.holder is None:
+            raise StoreUnsafe(f"the register {self.path} has an intent without a holder")
+        if record.holder == self._holder:
+            # The answer to the write was lost. Written once more, since another run of this process may be about to
+            # release it as one of which nothing came.
+            return self._try(entry, RegisterEvent.GUARD)
+        if deaths.is_here(record.holder) and not open_intents.get(record.holder.intent):
+            # Its write was in doubt, and its caller was told so: its code never began.
+            self._changed(entry, RegisterEvent.RELEASE, at=self._now())
+            return None
+        evidence = deaths.end_of(self._backend, record.holder)
+        if evidence is None:
+            self._waited = record.epoch
+            return Held(entry)
+        once = EffectClass.AT_MOST_ONCE in (record.effect, self._effect)
+        late = self._now() - record.begun > self._spec.key_retention
+        if once or late:
+            why = "its process ended while it ran" if once else "its receiver may not know its key any more"
+            self._park(entry, {**record.evidence, **evidence, "why": why})
+            return None
+        return self._try(entry, RegisterEvent.TAKE_OVER, record.begun)
+
+    def _parked(self, entry: Entry) -> object | None:
+        """What a probe says of a run in doubt; else the state Parked."""
+        record, probe = entry.record, self._spec.probe
+        said = None if probe is None else self._asked(probe)
+        if isinstance(said, State) and not said.is_completed():
+            said = False if said.is_failed() else None
+        if said is None:
+            return parked_state(self._spec.name, self.key, record)
+        if said is not False:
+            result = said if isinstance(said, State) else states.Completed(data=said)
+            self._changed(entry, RegisterEvent.APPLIED, outcome="completed", result=self._seal(result), at=self._now())
+            return None
+        left = horizon_left(record, self._spec.effect_horizon, self._now())
+        if left > 0:
+            return NotYet(left)
+        self._changed(entry, RegisterEvent.NOT_APPLIED, at=self._now())
+        return None
+
+    def _asked(self, probe: Callable[[str], Any]) -> Any:
+        try:
+            return probe(self.key.key)
+        except Exception:
+            logger.exception("The probe of %s raised: nothing is known", self._spec.name)
+            return None

@@ -1,0 +1,141 @@
+"""``ports.Register``: signed objects in a store, changed by conditional writes only. Made by ``backend``.
+
+A write carries a nonce of its own, so the store tells its writer's bytes from everybody else's: a reply that was lost
+is recognised by reading the object back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+from kapstan.codec import Codec
+from kapstan.errors import ImpossibleChange, StoreUnsafe
+from kapstan.ids import new_nonce
+from kapstan.ports import Store, Stored
+from kapstan.ports.register import (
+    TRANSITIONS,
+    Entry,
+    Holder,
+    RegisterEvent,
+    RegisterKey,
+    RegisterRecord,
+    RegisterState,
+)
+from kapstan.states import EffectClass
+
+FORMAT = 1
+READABLE = (FORMAT,)
+FOLDER = "registers"
+_LONGEST_TASK = 150  # characters of a task's identity in a path; a file name may have 255, in which "%" takes three
+
+
+class StoredRegister:
+    """See ``ports.Register``."""
+
+    def __init__(self, store: Store, codec: Codec) -> None:
+        self._store = store
+        self._codec = codec
+
+    def path(self, key: RegisterKey) -> str:
+        return f"{FOLDER}/{_folder_of(key.task)}/{key.key}"
+
+    def all_keys(self) -> Iterator[RegisterKey]:
+        """The task of a key whose identity is too long for a path is the path's."""
+        for path in self._store.keys(f"{FOLDER}/"):
+            _, task, key = path.split("/", 2)
+            yield RegisterKey(unquote(task), key)
+
+    def read(self, key: RegisterKey) -> Entry | None:
+        path = self.path(key)
+        stored = self._store.get(path)
+        return None if stored is None else Entry(self._record(stored, path), stored.version)
+
+    def change(
+        self, key: RegisterKey, before: Entry | None, event: RegisterEvent, effect: EffectClass, **fields: Any
+    ) -> Entry | None:
+        path = self.path(key)
+        record = changed(None if before is None else before.record, event, effect, **fields)
+        body = self._codec.encode(_to_json(record), "register", path, what=f"the register of {key.task}")
+        if before is None:
+            version = self._store.create_version(path, body)
+        else:
+            version = self._store.replace(path, body, before.version)
+        return None if version is None else Entry(record, version)
+
+    def _record(self, stored: Stored, path: str) -> RegisterRecord:
+        value: Any = self._codec.decode_json(stored.body, "register", path)
+        if not isinstance(value, dict) or cast("dict[str, Any]", value).get("v") not in READABLE:
+            found = cast("dict[str, Any]", value).get("v") if isinstance(value, dict) else type(value).__name__
+            raise StoreUnsafe(f"the register {path} has format {found!r}; this release reads {READABLE}")
+        try:
+            return _from_json(cast("dict[str, Any]", value))
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise StoreUnsafe(f"the register {path} cannot be read: {error!r}") from error
+
+
+def changed(before: RegisterRecord | None, event: RegisterEvent, effect: EffectClass, **fields: Any) -> RegisterRecord:
+    """The record that ``event`` makes of ``before``; a pure function but for its nonce.
+
+    Raises:
+        ImpossibleChange: ``TRANSITIONS`` has no such change.
+    """
+    state = RegisterState.ABSENT if before is None else before.state
+    transition = TRANSITIONS.get((state, event))
+    if transition is None or effect not in transition.classes:
+        raise ImpossibleChange(f"a register that is {state} cannot {event} for a task of class {effect.name.lower()}")
+    if before is None or transition.grows:
+        kept = RegisterRecord(transition.after, 1 if before is None else before.epoch + 1, "")
+    else:
+        kept = replace(before, state=transition.after)
+    return replace(kept, nonce=new_nonce(), effect=effect, **fields)
+
+
+def _folder_of(task: str) -> str:
+    quoted = quote(task, safe="-_").replace(".", "%2E") if task.startswith(".") else quote(task, safe="-_.")
+    if len(quoted) <= _LONGEST_TASK:
+        return quoted
+    return f"{quoted[: _LONGEST_TASK - 33]}-{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+
+
+def _to_json(record: RegisterRecord) -> dict[str, Any]:
+    """Without what is empty."""
+    value: dict[str, Any] = {
+        "v": FORMAT,
+        "state": record.state.value,
+        "epoch": record.epoch,
+        "nonce": record.nonce,
+        "effect": record.effect.value,
+        "holder": None if record.holder is None else asdict(record.holder),
+        "at": record.at,
+        "begun": record.begun,
+        "outcome": record.outcome,
+        "result": base64.b64encode(record.result).decode(),
+        "expires": record.expires,
+        "evidence": dict(record.evidence),
+    }
+    return {name: entry for name, entry in value.items() if entry not in (None, "", {})}
+
+
+def _from_json(value: dict[str, Any]) -> RegisterRecord:
+    """Fields that this release does not know are left out: they do not change what it decides (see the format)."""
+    holder = value.get("holder")
+    known = Holder.__dataclass_fields__
+    return RegisterRecord(
+        RegisterState(value["state"]),
+        int(value["epoch"]),
+        str(value["nonce"]),
+        EffectClass(value["effect"]),
+        None if holder is None else Holder(**{name: entry for name, entry in holder.items() if name in known}),
+        float(value.get("at", 0.0)),
+        float(value.get("begun", 0.0)),
+        str(value.get("outcome", "")),
+        base64.b64decode(value.get("result", ""), validate=True),
+        value.get("expires"),
+        value.get("evidence", {}),
+    )
