@@ -1,7 +1,7 @@
 """The real queue beside the model: a run in a real Redis, changed by the real scripts.
 
-Scripts are called directly, without the lane that repeats and remembers, so that each lost reply and each late call is
-the walk's own.
+Scripts are called directly, without the lane's connection that repeats what was lost, so that each lost reply and each
+late call is the walk's own.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from tests.model.state import (
     RUNNING,
 )
 
-from kapstan.ids import Token
+from kapstan.ids import RunId, Token
+from kapstan.ports import Outcome, RunState
 from kapstan.queue import scripts
+from kapstan.queue.holding import Held, claimed, hand_in, minted
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
 
-NAMES = {
+NAMES: dict[int, RunState] = {
     READY: "ready",
     RUNNING: "running",
     DONE: "completed",
@@ -39,7 +41,6 @@ NAMES = {
     ENDED: "crashed",
 }
 TTL = 3600
-GROUPED = "outcomes in groups" in scripts.step.text
 _runs = itertools.count(1)
 
 
@@ -48,12 +49,14 @@ class Real:
     """One run in Redis.
 
     Attributes:
+        held: by process: what it holds, as its lane knows it.
         copy: what the older copy of Redis holds: every key and its DUMP.
     """
 
     world: World
     queue: RedisQueue
     eras: Register
+    held: dict[int, dict[RunId, Held]] = field(default_factory=dict[int, "dict[RunId, Held]"])
     copy: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
 
     def begin(self) -> None:
@@ -81,17 +84,20 @@ class Real:
         era = self.eras.raise_for(start, stored)
         assert self._call(scripts.set_era, f"{era:06d}", start)[1] == b"OK"
 
-    def claim(self, process: int) -> str:
-        """Claim the run; its token."""
-        self._call(scripts.step, self.session(process), 0, "", 1, TTL, 1, TASK, 1)
-        claim = self.queue.command(pack("HGET", f"{self.queue.prefix}w:{self.session(process)}", self.run_id))
-        return (claim or b"")[:14].decode()
+    def claim(self, process: int, *, lost: bool = False) -> str:
+        """Claim the run; its token. ``lost``: the process does not hear of it."""
+        reply = self._call(scripts.step, self.session(process), 0, "", 1, TTL, 1, TASK, 1)
+        assert reply[3], "the run can be claimed"
+        _, record = reply[3]
+        made = minted(reply[4], record[8:16], reply[5], self.session(process).encode())
+        if not lost:
+            self.held[process] = {self.run_id: claimed(self.run_id, made, record)[1]}
+        return made.text
 
-    def hand_in(self, process: int, token: Token, state: str) -> bool:
-        """Whether it counted."""
-        rest: tuple[str | bytes | int, ...] = (self.run_id, str(token), state, b"outcome")
-        if GROUPED:
-            rest = (state, "", "", 1, self.run_id, str(token), b"outcome")
+    def hand_in(self, process: int, token: Token, state: RunState) -> bool:
+        """Hand in an outcome as a lane does; whether it counted."""
+        outcome = Outcome(self.run_id, token, state, b"outcome")  # type: ignore[arg-type]
+        rest, _ = hand_in(dict(self.held.get(process, {})), [outcome], b"%010x" % next(_runs))
         reply = self._call(scripts.step, self.session(process), 0, "", 0, TTL, 0, *rest)
         assert reply[1] != b"ERA"
         return not reply[2]

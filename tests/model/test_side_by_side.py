@@ -47,6 +47,7 @@ def walk(server: RedisServer, world: World, random: Random, counts: Counter[str]
         queue.close()
 
 
+@pytest.mark.timeout(400)
 def test_the_real_lua_goes_as_the_model(server: RedisServer) -> None:
     counts = many(lambda world, random, counts: walk(server, world, random, counts), 200)
     assert not set(ACTIONS) - set(counts) - NOT_YET, "every step of the real queue was taken"

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.model.queue_steps import holds
-from tests.model.real import Real
+from tests.model.real import NAMES, Real
 from tests.model.state import (
+    DONE,
     END_DONE,
     END_PARKED,
     EPOCH,
     ERA,
+    FAILED,
     HOLDER,
     ID,
+    PARKED_RUN,
     PC,
     QUEUE,
     RAISED,
@@ -38,7 +41,7 @@ def _token(row: bytes, at: int) -> Token:
 
 
 def _claim(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
-    assert real.claim(before[at + ID]) == str(Token(after[ERA], after[EPOCH]))
+    assert real.claim(before[at + ID], lost=lost) == str(Token(after[ERA], after[EPOCH]))
 
 
 def _give_back(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
@@ -47,8 +50,8 @@ def _give_back(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> 
 
 def _hand_in(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
     token = _token(before, at)
-    letter = {END_DONE: "c", END_PARKED: "p"}.get(before[at + PC], "f")
-    counted = real.hand_in(before[at + ID], token, letter)
+    state = NAMES[{END_DONE: DONE, END_PARKED: PARKED_RUN}.get(before[at + PC], FAILED)]
+    counted = real.hand_in(before[at + ID], token, state)
     repeated = before[QUEUE] == after[QUEUE] and (before[ERA], before[EPOCH]) == token
     assert counted == holds(before, before[at + ID], *token) or (counted and repeated)
 
