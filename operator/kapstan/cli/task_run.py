@@ -13,7 +13,7 @@ from kapstan import backend as backends
 from kapstan import ids
 from kapstan.cli.output import RunCommand, Since, length, moment, more, print_json, print_result, table
 from kapstan.cli.seconds import SECONDS
-from kapstan.errors import KapstanError, NotFound
+from kapstan.errors import KapstanError, NotFound, NotPossible
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
 from kapstan.runs import results
@@ -153,8 +153,9 @@ def delete(run_ids: tuple[str, ...]) -> None:
 @click.argument("run", metavar="RUN_ID|KEY")
 @click.option("--committed", "result", metavar="JSON", help="The effect happened, and this is the result.")
 @click.option("--not-applied", is_flag=True, help="The effect did not happen: it is to be done now.")
+@click.option("--epoch", type=int, help="Only if this execution is in doubt; without an option its number is shown.")
 @click.option("--ended", is_flag=True, help="The process that holds the key has ended: its effect is in doubt now.")
-def resolve(run: str, result: str | None, not_applied: bool, ended: bool) -> None:
+def resolve(run: str, result: str | None, not_applied: bool, epoch: int | None, ended: bool) -> None:
     """Decide what became of a parked run's effect. Without an option: show what is known of it.
 
     A run whose machine is gone, and whose end nobody saw, holds its key until somebody says --ended.
@@ -170,14 +171,19 @@ def resolve(run: str, result: str | None, not_applied: bool, ended: bool) -> Non
     if result is None and not not_applied:
         print_json(parked.view(key))
         return
-    if result is None:
-        parked.say_not_applied(key)
-    else:
-        try:
-            value = json.loads(result)
-        except ValueError as error:
-            raise click.UsageError(f"--committed {result}: no JSON ({error})") from None
-        parked.say_applied(key, value)
+    try:
+        value = None if result is None else json.loads(result)
+    except ValueError as error:
+        raise click.UsageError(f"--committed {result}: no JSON ({error})") from None
+    try:
+        if result is None:
+            parked.say_not_applied(key, epoch)
+        else:
+            parked.say_applied(key, value, epoch)
+    except NotPossible:
+        if parked.is_decided(key):  # whoever decided may have died before its runs went on
+            parked.go_on(key)
+        raise
     gone_on = parked.go_on(key)
     click.echo(f"Key {key.key} is {'committed' if result is not None else 'released'}; {len(gone_on)} runs go on")
     for run_id in gone_on:

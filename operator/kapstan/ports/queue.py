@@ -151,11 +151,14 @@ class Queue(Protocol):
         """The line of child number ``lane`` (0-based) of ``session``; called in the child."""
         ...
 
-    def expire_session(self, session_prefix: str) -> list[str]:
-        """Whoever saw a process end says so: its session ends now, its runs go back, uncharged; the names that ended.
+    def expire_session(self, session_prefix: str, *, seen: bool = False) -> list[str]:
+        """End the sessions of a process that is gone: their runs go back, uncharged; the names that ended.
 
         By a whole name, or by its first part (a pod, a process): then sessions whose supervisor is connected stay,
         since those are of the next start.
+
+        ``seen``: the process was seen to end (a container that has terminated), and is not only missing (a pod that
+        was removed by force may run on). That is noted, as by ``note_end``.
         """
         ...
 

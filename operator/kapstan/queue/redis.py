@@ -174,11 +174,12 @@ class RedisQueue:
     def open_lane(self, session: str, lane: int, tasks: Sequence[str], *, queue: str = "default") -> RedisLane:
         return RedisLane(self._dialer, self.prefix, session, lane, [route_of(task, queue) for task in tasks])
 
-    def expire_session(self, session_prefix: str) -> list[str]:
+    def expire_session(self, session_prefix: str, *, seen: bool = False) -> list[str]:
+        exact = 2 if seen else 0
         ended: list[str] = []
         pauses = iter(_PAUSES)
         while True:
-            packed = scripts.expire.pack(self.prefix, session_prefix, 0, self.settings.result_ttl_seconds)
+            packed = scripts.expire.pack(self.prefix, session_prefix, exact, self.settings.result_ttl_seconds)
             _, done, names, living = self.call(packed)
             ended += [name.decode() for name in names]
             if not done:

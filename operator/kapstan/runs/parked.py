@@ -101,26 +101,32 @@ class ParkedKeys:
         evidence = {**entry.record.evidence, "horizon": horizon, "seen": "a person says that its process has ended"}
         self._decide(key, entry, RegisterEvent.PARK, evidence=evidence)
 
-    def say_applied(self, key: RegisterKey, result: Any) -> None:
+    def say_applied(self, key: RegisterKey, result: Any, epoch: int | None = None) -> None:
         """The effect happened, and this is its result.
 
+        Args:
+            epoch: which execution was looked at, as ``view`` shows it; None: whichever is in doubt now.
+
         Raises:
-            NotPossible: it is not in doubt (any more), or the result is not JSON.
+            NotPossible: it is not in doubt (any more), or another execution is; or the result is not JSON.
         """
         if not exact_json(result):
             raise NotPossible(f"{result!r} is not JSON")
-        entry = self._in_doubt(key)
+        entry = self._in_doubt(key, epoch)
         sealed = self._backend.codec.encode(result, "result", self._register.path(key))
         self._decide(key, entry, RegisterEvent.APPLIED, outcome="completed", result=sealed)
 
-    def say_not_applied(self, key: RegisterKey) -> None:
+    def say_not_applied(self, key: RegisterKey, epoch: int | None = None) -> None:
         """The effect did not happen: the next run executes it.
 
+        Args:
+            epoch: as ``say_applied``. Without it, an answer about one execution can reach the one after it.
+
         Raises:
-            NotPossible: it is not in doubt (any more); or its process may live, or a request of it may still arrive:
-                then nobody can know.
+            NotPossible: it is not in doubt (any more), or another execution is; or its process may live, or a request
+                of it may still arrive: then nobody can know.
         """
-        entry = self._in_doubt(key)
+        entry = self._in_doubt(key, epoch)
         record = entry.record
         ended: Mapping[str, Any] | None = record.evidence if record.evidence.get("ended") else None
         if ended is None and record.holder is not None:
@@ -159,10 +165,18 @@ class ParkedKeys:
             raise NotFound(f"nothing is known of key {key.key} of {key.task}")
         return entry
 
-    def _in_doubt(self, key: RegisterKey) -> Entry:
+    def is_decided(self, key: RegisterKey) -> bool:
+        """Whether it is known what became of the effect: runs that are parked can go on."""
+        return self._read(key).record.state not in (RegisterState.PARKED, RegisterState.INTENT)
+
+    def _in_doubt(self, key: RegisterKey, epoch: int | None) -> Entry:
         entry = self._read(key)
         if entry.record.state is not RegisterState.PARKED:
             raise NotPossible(f"key {key.key} is {entry.record.state} and not in doubt")
+        if epoch is not None and entry.record.epoch != epoch:
+            raise NotPossible(
+                f"key {key.key}: epoch {epoch} is over, epoch {entry.record.epoch} is in doubt now; look at it again"
+            )
         return entry
 
     def _decide(self, key: RegisterKey, entry: Entry, event: RegisterEvent, **fields: Any) -> None:

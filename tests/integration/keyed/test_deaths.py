@@ -133,7 +133,7 @@ def test_a_session_whose_end_was_seen_has_ended_and_one_whose_lease_passed_has_n
         assert deaths.end_of(backend, replace(holder, session=closed.name)) is None
         silent_name, seen_name = silent.name, seen.name
         seen._wire.close()  # pyright: ignore  (its process is gone, and so is its connection)
-        while seen_name not in queue.expire_session("pod-1"):
+        while seen_name not in queue.expire_session("pod-1", seen=True):
             continue
         found = deaths.end_of(backend, holder)
         assert found is not None
@@ -141,6 +141,18 @@ def test_a_session_whose_end_was_seen_has_ended_and_one_whose_lease_passed_has_n
         assert deaths.end_of(backend, replace(holder, session=silent_name)) is None
     finally:
         silent.close()
+
+
+def test_a_session_that_is_only_missing_has_not_ended(backend: Backend) -> None:
+    """A pod that was removed by force, or whose node cannot be reached, may run on: its runs go back, no more."""
+    queue = backend.queue
+    missing = queue.open_session("worker", ["t"], 1, session="pod-4-nonce")
+    name = missing.name
+    missing._wire.close()  # pyright: ignore
+    while name not in queue.expire_session("pod-4"):
+        continue
+    assert deaths.end_of(backend, Holder("run", "process", session=name)) is None
+    missing.close()
 
 
 def test_a_queue_that_is_away_proves_nothing(backend: Backend, server: RedisServer) -> None:

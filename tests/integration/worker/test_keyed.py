@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,36 @@ def test_what_did_not_happen_is_done_once_a_person_says_so(begin: Begin, sink: S
     assert [line[2] for line in effects(folder, "8")] == [1, 2], "each execution has a greater token"
     with pytest.raises(NotPossible, match="not in doubt"):
         ParkedKeys(backend.current()).say_not_applied(ParkedKeys(backend.current()).find(effects(folder, "8")[0][1]))
+
+
+def test_what_was_said_of_one_execution_does_not_reach_the_next(begin: Begin, sink: Sink, gate: Gate) -> None:
+    """Two people look at the first; one has it run again, which is in doubt too; then comes the answer of the other."""
+    begin()
+    future = charged.once.delay("11", gate.path)
+    run = str(future.task_run_id)
+    os.kill(sink.expect("began", "11"), signal.SIGKILL)
+    parks(future)
+    (looked_at,) = re.findall(r'"epoch": (\d+)', cli("resolve", run))
+    cli("resolve", run, "--not-applied", "--epoch", looked_at)
+    os.kill(sink.expect("began", "11"), signal.SIGKILL)
+    parks(future)
+    late = CliRunner().invoke(command, ["resolve", run, "--not-applied", "--epoch", looked_at])
+    assert late.exit_code != 0
+    assert "epoch 1 is over, epoch 2 is in doubt now" in str(late.exception)
+    assert register_of("charged-once").state is RegisterState.PARKED
+
+
+def test_a_run_goes_on_though_whoever_decided_died_before_it_did(begin: Begin, sink: Sink, gate: Gate) -> None:
+    begin()
+    future = charged.once.delay("12", gate.path)
+    run = str(future.task_run_id)
+    os.kill(sink.expect("began", "12"), signal.SIGKILL)
+    parks(future)
+    parked = ParkedKeys(backend.current())
+    parked.say_applied(parked.find(run), "by hand")  # and no more
+    again = CliRunner().invoke(command, ["resolve", run, "--committed", '"by hand"'])
+    assert "is committed and not in doubt" in str(again.exception)
+    assert future.result(timeout=30) == "by hand"
 
 
 def test_nobody_can_say_so_before_the_horizon(begin: Begin, sink: Sink, gate: Gate) -> None:

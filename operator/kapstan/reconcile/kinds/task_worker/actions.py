@@ -83,7 +83,9 @@ class ExpireSession:
 
     async def perform(self, acting: Acting) -> None:
         queue = await acting.world.call(acting.world.queues, self.worker.namespace)
-        await acting.world.call(queue.expire_session, self.session_prefix)
+        # A member that is not listed any more may run on: it was removed by force, or its node cannot be reached.
+        seen = self.boot is not None
+        await acting.world.call(lambda: queue.expire_session(self.session_prefix, seen=seen))
         acting.world.memory(Drains).member_expired(self.worker, self.session_prefix, self.boot)
 
 
