@@ -1,4 +1,4 @@
-"""What may become of a register: the table that the checked designs keep to."""
+"""What may become of a register: the table that the checked designs keep to; a test holds it to the shipped one."""
 
 from __future__ import annotations
 

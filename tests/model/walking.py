@@ -20,16 +20,13 @@ def scenario(effect: str) -> Scenario:
     return Scenario(effect, 2, 1, 9, crashes=2, rollbacks=2, losses=4, raises=1, breaks=1, answers=1, sweeps=1, ages=1)
 
 
-def steps_of(
-    world: World, random: Random, counts: Counter[str], without: frozenset[str] = frozenset()
-) -> Iterator[tuple[str, int, bytes, bytes]]:
+def steps_of(world: World, random: Random, counts: Counter[str]) -> Iterator[tuple[str, int, bytes, bytes]]:
     """The steps of one walk, at most 50: name, process, state before and after. ``counts``: how often each was taken;
-    half of the time the rarest is. ``without``: those that are not taken."""
+    half of the time the rarest is."""
     row = world.scenario.initial()
     taken: list[str] = []
     for _ in range(STEPS):
         steps = [step for step in successors(world, row) if step[2] != row or step[0] == "guard"]
-        steps = [step for step in steps if step[0] not in without]
         if not steps:
             return
         rarest = min(counts[name] for name, _, _ in steps)
