@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture(params=["s3", "local"])
 def given(request: pytest.FixtureRequest, server: RedisServer, tmp_path: Path) -> Settings:
     """Settings of a namespace of the test's own."""
-    fields = {"home": str(tmp_path / "home"), "namespace": f"sign{os.getpid()}-{new_nonce()}", "redis_url": server.url}
+    fields = {"home": str(tmp_path / "home"), "namespace": f"sign{os.getpid()}-{new_nonce()}x", "redis_url": server.url}
     if request.param == "local":
         return Settings(**fields)
     store: Minio = request.getfixturevalue("minio")
