@@ -194,5 +194,5 @@ def test_both_are_twenty_seconds_away(served: Installed, sink: Sink) -> None:
         load.await_worker_log(NO_ERA)
     load.assert_nothing_lost()
     for log in (load.worker_log, load.flow_log):
-        assert felt(log, REDIS_IS_BACK) > 15
+        assert felt(log, REDIS_IS_BACK) > 10  # from its first command on: a lease is renewed every few seconds
     served.wait("taskworkers", NAME, degraded, "AsExpected")

@@ -97,5 +97,6 @@ def test_postgres(postgres_of_locks: PostgresServer) -> None:
         assert counts(connection) == (0, 1)
         backend.use(None)
         assert counts(connection) == (0, 0)
-        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kapstan-locks'")
-        assert row.fetchone() == (0,)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kapstan-locks'"
+        while connection.execute(sessions).fetchone() != (0,):  # a server ends a session a moment after its client
+            continue

@@ -162,7 +162,7 @@ def test_a_full_disk_refuses_the_append_and_leaves_the_log_whole(new_log, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(local_log.os, "write", full)
-        with pytest.raises(StoreRefused, match=r"No space left on device\. KAPSTAN_HOME must be a folder of yours"):
+        with pytest.raises(StoreRefused, match=r"No space left on device\. KAPSTAN_HOME, or a result storage, must be"):
             log.append([b"a" * 10])
     log.append([b"b"])
     assert new_log().read() == [b"open 1", b"b"]
@@ -245,7 +245,9 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
 
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreRefused, match=r"the local store cannot use .*/file: File exists\. KAPSTAN_HOME must be"):
+    with pytest.raises(
+        StoreRefused, match=r"cannot use .*/file: File exists\. KAPSTAN_HOME, or a result storage, must be"
+    ):
         LocalStore(tmp_path / "file" / "store")
 
 

@@ -47,6 +47,8 @@ class Shop:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._homes = {**os.environ, "KAPSTAN_HOME": str(folder / "home"), "KAPSTAN_LOG_LEVEL": "ERROR"}
+        # Python tells a changed file by its second and size, and the test is quicker than that.
+        self._homes["PYTHONDONTWRITEBYTECODE"] = "1"
         (folder / "shop").mkdir()
         self.write(HELPERS)
         (folder / "shop" / "main.py").write_text(MAIN)

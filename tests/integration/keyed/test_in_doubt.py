@@ -164,8 +164,8 @@ def test_of_two_that_decide_at_once_one_does(setting: Settings, processes: Proce
     key = key_of("keyed-charge")
     read = parked._in_doubt  # pyright: ignore[reportPrivateUsage]
 
-    def both_read(named: RegisterKey) -> Any:
-        entry = read(named)
+    def both_read(named: RegisterKey, epoch: int | None) -> Any:
+        entry = read(named, epoch)
         together.wait(30)
         return entry
 
