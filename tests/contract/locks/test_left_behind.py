@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.contract.locks.program import Program
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
@@ -86,17 +87,23 @@ def test_what_a_killed_process_left_in_files_goes_with_the_next_that_comes(tmp_p
 
 
 def test_postgres(postgres_of_locks: PostgresServer) -> None:
-    manager = PostgresLockManager(postgres_of_locks.dsn)
+    with psycopg.connect(postgres_of_locks.dsn, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE left_behind")  # others that were killed have left what they held
+    dsn = make_conninfo(postgres_of_locks.dsn, dbname="left_behind")
+    manager = PostgresLockManager(dsn)
     counts: Callable[[psycopg.Connection], tuple[int, int] | None] = lambda connection: connection.execute(  # noqa: E731
         "SELECT (SELECT count(*) FROM kapstan_locks), (SELECT count(*) FROM kapstan_lock_clients)"
     ).fetchone()
     busy(manager)
-    with psycopg.connect(postgres_of_locks.dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         assert counts(connection) == (MANY + 1, 1)
         all_released(manager)
         assert counts(connection) == (0, 1)
         backend.use(None)
         assert counts(connection) == (0, 0)
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kapstan-locks'"
+        sessions = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE application_name = 'kapstan-locks' AND datname = current_database()"
+        )
         while connection.execute(sessions).fetchone() != (0,):  # a server ends a session a moment after its client
             continue
