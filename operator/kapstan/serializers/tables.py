@@ -16,7 +16,17 @@ from kapstan.serializers.base import ExactJSON, PickleSerializer, Serializer, So
 _LONGEST_HEADER = 8000  # of npy; numpy reads 10,000 characters unasked
 
 
-class ArraySerializer(Serializer):
+class _OfFiles(Serializer):
+    """One that writes to files and reads from them, whichever way it is called."""
+
+    def dumps(self, obj: Any) -> bytes:
+        return _gathered(self, obj)
+
+    def loads(self, blob: bytes) -> Any:
+        return self.load(_file(blob))
+
+
+class ArraySerializer(_OfFiles):
     """numpy arrays, without objects in them, as npy."""
 
     type = "npy"
@@ -33,12 +43,6 @@ class ArraySerializer(Serializer):
         described = npy.dtype_to_descr(dtype)
         return len(repr(described)) < _LONGEST_HEADER and npy.descr_to_dtype(described) == dtype
 
-    def dumps(self, obj: Any) -> bytes:
-        return _gathered(self, obj)
-
-    def loads(self, blob: bytes) -> Any:
-        return self.load(_file(blob))
-
     def dump(self, obj: Any, target: Target) -> None:
         if not self.fits(obj):
             raise SerializationError("npy takes a numpy.ndarray without objects in it")
@@ -48,7 +52,7 @@ class ArraySerializer(Serializer):
         return _library("numpy").lib.format.read_array(source, allow_pickle=False)
 
 
-class ArrowSerializer(Serializer):
+class ArrowSerializer(_OfFiles):
     """``pyarrow.Table`` as an Arrow stream."""
 
     type = "arrow"
@@ -56,12 +60,6 @@ class ArrowSerializer(Serializer):
     @staticmethod
     def fits(value: Any) -> bool:
         return type(value) is _library("pyarrow").Table
-
-    def dumps(self, obj: Any) -> bytes:
-        return _gathered(self, obj)
-
-    def loads(self, blob: bytes) -> Any:
-        return self.load(_file(blob))
 
     def dump(self, obj: Any, target: Target) -> None:
         if not self.fits(obj):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.locks.program import Program
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import RedisServer
 
 from kapstan import backend
@@ -31,16 +31,6 @@ def redis_of_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres_of_locks() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
@@ -73,7 +63,7 @@ def manager(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
     elif place == "redis":
         made = RedisLockManager(host="127.0.0.1", port=request.getfixturevalue("redis_of_locks").port)
     else:
-        made = PostgresLockManager(request.getfixturevalue("postgres_of_locks").dsn)
+        made = PostgresLockManager(request.getfixturevalue("postgres").dsn)
     yield made
     backend.use(None)
 

@@ -86,10 +86,10 @@ def test_what_a_killed_process_left_in_files_goes_with_the_next_that_comes(tmp_p
     backend.use(None)
 
 
-def test_postgres(postgres_of_locks: PostgresServer) -> None:
-    with psycopg.connect(postgres_of_locks.dsn, autocommit=True) as connection:
+def test_postgres(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         connection.execute("CREATE DATABASE left_behind")  # others that were killed have left what they held
-    dsn = make_conninfo(postgres_of_locks.dsn, dbname="left_behind")
+    dsn = make_conninfo(postgres.dsn, dbname="left_behind")
     manager = PostgresLockManager(dsn)
     counts: Callable[[psycopg.Connection], tuple[int, int] | None] = lambda connection: connection.execute(  # noqa: E731
         "SELECT (SELECT count(*) FROM kapstan_locks), (SELECT count(*) FROM kapstan_lock_clients)"

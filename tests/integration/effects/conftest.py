@@ -9,19 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import postgres as postgres
 
 from kapstan import effects
-
-
-@pytest.fixture(scope="session")
-def postgres_of_effects() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 class Database:
@@ -62,10 +52,7 @@ def connect(kind: str, place: str) -> Any:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        place = str(tmp_path / "database")
-    else:
-        place = request.getfixturevalue("postgres_of_effects").dsn
+    place = str(tmp_path / "database") if request.param == "sqlite" else request.getfixturevalue("postgres").dsn
     made = Database(request.param, place)
     yield made
     made.close()

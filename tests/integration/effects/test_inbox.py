@@ -121,11 +121,11 @@ def test_killed_at_every_point_it_is_done_once(database: Database) -> None:
 
 
 @pytest.mark.parametrize("reply", range(1, 9))
-def test_a_lost_reply_of_the_server_is_no_second_effect(postgres_of_effects: PostgresServer, reply: int) -> None:
-    database = Database("postgres", postgres_of_effects.dsn)
+def test_a_lost_reply_of_the_server_is_no_second_effect(postgres: PostgresServer, reply: int) -> None:
+    database = Database("postgres", postgres.dsn)
     key = f"lost-{reply}"
     try:
-        with TcpRelay(postgres_of_effects.port) as relay:
+        with TcpRelay(postgres.port) as relay:
             connection = psycopg.connect(f"host=127.0.0.1 port={relay.port} dbname=postgres user=kapstan")
             relay.lose_reply(reply)
             try:
@@ -183,9 +183,9 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
     bare.close()
 
 
-def test_asyncio(postgres_of_effects: PostgresServer) -> None:
+def test_asyncio(postgres: PostgresServer) -> None:
     async def one(key: str) -> Any:
-        async with await psycopg.AsyncConnection.connect(postgres_of_effects.dsn) as connection:
+        async with await psycopg.AsyncConnection.connect(postgres.dsn) as connection:
             async with effects.inbox(connection, key=key) as entry:
                 if not entry.is_repeat:
                     await connection.execute("INSERT INTO ledger VALUES (%s, 100)", (key,))
@@ -193,13 +193,13 @@ def test_asyncio(postgres_of_effects: PostgresServer) -> None:
             return entry.result
 
     async def main() -> list[Any]:
-        async with await psycopg.AsyncConnection.connect(postgres_of_effects.dsn) as connection:
+        async with await psycopg.AsyncConnection.connect(postgres.dsn) as connection:
             await effects.acreate_inbox(connection)
             with pytest.raises(ConfigurationError, match="async with"), effects.inbox(connection, key="x"):
                 pass
         return await asyncio.gather(*[one("async") for _ in range(5)])
 
-    database = Database("postgres", postgres_of_effects.dsn)
+    database = Database("postgres", postgres.dsn)
     assert asyncio.run(main()) == [{"by": "async"}] * 5
     assert database.charges("async") == 1
     database.close()

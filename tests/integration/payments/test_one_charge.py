@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 
@@ -28,16 +28,6 @@ from kapstan.locking import (
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PROCESSES, CALLERS = 4, 100
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture
