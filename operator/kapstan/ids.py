@@ -165,6 +165,11 @@ vole walrus weasel whale willow wolf wombat wren yak
 """.split()
 
 
+def executor_of(run_id: RunId, attempt: int) -> str:
+    """The process that executes an attempt of a flow run, as those name it who hold something and who see it end."""
+    return f"{run_id}:{attempt}"
+
+
 def host_label() -> str:
     """The name of this machine in the characters of a session's name, at most 60."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)[:60] or "host"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kapstan.backend import Backend
 from kapstan.errors import BackendError, ConfigurationError
-from kapstan.ids import RunId, host_label, new_nonce
+from kapstan.ids import RunId, executor_of, host_label, new_nonce
 from kapstan.ports import Holder
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -41,6 +41,12 @@ def in_worker(session: str, executor: str) -> None:
     """This process is the child ``executor`` of a worker's ``session``; called once in it."""
     global _session, _executor
     _session, _executor = session, executor
+
+
+def in_flow(run_id: RunId, attempt: int) -> None:
+    """This process executes that attempt of a flow run; called once in it."""
+    global _executor
+    _executor = executor_of(run_id, attempt)
 
 
 def holder_of(run_id: RunId) -> Holder:
@@ -82,9 +88,9 @@ def end_of(backend: Backend, holder: Holder) -> Mapping[str, Any] | None:
 
 def _noted(backend: Backend, holder: Holder) -> Mapping[str, Any] | None:
     """What was noted of the holder's end by whoever saw it."""
-    for name in (holder.executor, holder.session):
-        if not name:
-            continue
+    if not holder.session and not backend.settings.redis_url:
+        return None  # a flow that knows no queue, and starts none
+    for name in filter(None, (holder.executor, holder.session)):
         try:
             found = backend.queue.seen_end(name)
         except (BackendError, ConfigurationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from typing import Any
@@ -14,6 +15,14 @@ from kapstan.ports import Session
 from kapstan.worker.executor import TROUBLE
 
 logger = logging.getLogger("kapstan.worker")
+
+
+def cause_of(code: int) -> str:
+    """How a process ended, for people; ``code``: its exit code, or a signal as a negative number."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"  # some have no name
+    return f"killed by {name}"
 
 
 class Deaths:

@@ -34,12 +34,14 @@ from kapstan.errors import (
     RunExpired,
     SerializationError,
 )
-from kapstan.ids import RunId, new_nonce
+from kapstan.ids import RunId, executor_of, new_nonce
 from kapstan.logging import set_up
 from kapstan.ports import CANCEL_SIGNAL, RunLease
+from kapstan.runs import deaths
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
 from kapstan.worker.attempt_end import as_told, await_end, say
+from kapstan.worker.deaths import cause_of
 from kapstan.worker.descendants import adopt, die_with_parent, kill_below, reset_signals_in_forks
 
 logger = logging.getLogger("kapstan.engine")
@@ -106,9 +108,11 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     else:
         os.write(go_write, b"g")
     os.close(go_write)
-    code = as_told(attempt.run_id, attempt.number, await_end(child), told_read)
+    died = await_end(child)
+    code = as_told(attempt.run_id, attempt.number, died, told_read)
     if code != ExitCode.DONE:
         kill_below(os.getpid())
+        lease.note_end(cause_of(died))
     lease.end()
     _leave(code if code >= 0 else 128 - code)
 
@@ -147,6 +151,21 @@ class _Lease:
         self._thread.start()
         if not self._answered.wait(_LEASE_SECONDS):
             logger.warning("The queue is away; flow run %s goes on without a lease", attempt.run_id)
+
+    def note_end(self, cause: str) -> None:
+        """The child has ended: what it held at the time, an effect that must not happen twice, may be taken over. Where
+        the queue does not answer within a second, the operator tells it what became of the container."""
+        if not self._backend.settings.redis_url:
+            return
+
+        def note() -> None:
+            with contextlib.suppress(BackendError, ConfigurationError):
+                evidence = {"seen": f"its supervisor saw the process end: {cause}", "cause": cause}
+                self._backend.queue.note_end(executor_of(self._attempt.run_id, self._attempt.number), evidence)
+
+        thread = threading.Thread(target=note, name="kapstan-end", daemon=True)
+        thread.start()
+        thread.join(1.0)
 
     def end(self) -> None:
         """Give the lease back, if that can be done at once."""
@@ -199,6 +218,7 @@ def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) ->
     die_with_parent()
     if os.getppid() != supervisor:
         return ExitCode.HANDED_BACK
+    deaths.in_flow(attempt.run_id, attempt.number)
     backend = backends.current()
     with contextlib.suppress(BackendError):  # it is asked again, and answered, once the lease is there
         backend.store  # noqa: B018  (opened while the supervisor takes the lease; nothing of the run is touched)

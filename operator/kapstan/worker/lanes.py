@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from kapstan.worker import child as child_module
 from kapstan.worker import children
 from kapstan.worker.board import Board, Order
 from kapstan.worker.children import Child
-from kapstan.worker.deaths import Deaths
+from kapstan.worker.deaths import Deaths, cause_of
 from kapstan.worker.descendants import Adopted, adopt
 from kapstan.worker.recall import order_memory
 
@@ -191,20 +190,20 @@ class Lanes:
             self._note(child, code)
 
     def _note(self, child: Child, code: int) -> None:
-        self._deaths.seen(child.mark, _cause(code))
+        self._deaths.seen(child.mark, cause_of(code))
         executing = child.slot.executing()
         if self.order == Order.SERVE or executing is not None or code != ExitCode.DONE:
             blamed = None if child.pardoned or executing is None else executing.run_id
             self._deaths.add(child.lane, blamed)
         if executing is not None:
-            logger.error("Executor %d died (%s) in run %s", child.lane, _cause(code), executing.run_id)
+            logger.error("Executor %d died (%s) in run %s", child.lane, cause_of(code), executing.run_id)
         if self.order != Order.SERVE or self._is_spare(child.lane):
             return
         replaced = code == children.REPLACE
         delay = self._delay_after(child, charged=executing is not None or replaced)
         self._fork_at[child.lane] = time.monotonic() + delay
         if child.tasks is None:
-            logger.error("Executor %d could not start: %s", child.lane, child.problem or _cause(code))
+            logger.error("Executor %d could not start: %s", child.lane, child.problem or cause_of(code))
 
     def _delay_after(self, child: Child, *, charged: bool) -> float:
         """Seconds until the dead child's lane gets a new one: none, unless it died young and of no run."""
@@ -230,7 +229,3 @@ class Lanes:
         for lane in [lane for lane, at in self._fork_at.items() if at <= now and lane not in untold]:
             del self._fork_at[lane]
             self._fork(lane)
-
-
-def _cause(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

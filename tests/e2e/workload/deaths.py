@@ -76,6 +76,30 @@ def one(sink: str, name: str) -> str:
     return step(sink, name, 0)
 
 
+@task(effect="at_most_once")
+def charge(sink: str, name: str) -> str:
+    tell(sink, "begins", name)
+    return os.environ["POD_NAME"]
+
+
+@task(effect="idempotent")
+def book(sink: str, name: str) -> str:
+    tell(sink, "begins", name)
+    return os.environ["POD_NAME"]
+
+
+@flow
+def charges(sink: str, name: str) -> str:
+    """An effect that must not happen twice."""
+    return charge(sink, name)
+
+
+@flow
+def books(sink: str, name: str) -> str:
+    """An effect that its receiver knows again."""
+    return book(sink, name)
+
+
 @flow(retries=1)
 def hungry(megabytes: int) -> int:
     return len(b"x" * (megabytes << 20))

@@ -45,6 +45,14 @@ class Attempt:
     def terminate(self) -> None:
         self._process.terminate()
 
+    def await_line(self, text: str) -> None:
+        """Block until the process has logged a line with ``text``; its test's limit ends the wait."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if text in line:
+                return
+        raise AssertionError(f"it has ended and not said {text!r}")
+
     def ends(self) -> int:
         """The exit code."""
         self.output, self.errors = self._process.communicate()

@@ -13,6 +13,7 @@ from tests.unit.reconcile.builders import (
     flow_run,
     gone,
     journal,
+    pool,
     run_observed,
     seen,
     status,
@@ -20,11 +21,19 @@ from tests.unit.reconcile.builders import (
     told,
 )
 
+from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import decision as reconciler
-from kapstan.reconcile.kinds.flow_run.actions import DeclareEnd, RemoveAttempt, StartAttempt, StopAttempt
+from kapstan.reconcile.kinds.flow_run.actions import (
+    DeclareEnd,
+    NoteEnd,
+    RemoveAttempt,
+    StartAttempt,
+    StopAttempt,
+)
 from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
-from kapstan.reconcile.plan import Plan
+from kapstan.reconcile.plan import Plan, SetStatus
+from kapstan.resources import WorkPool
 
 
 def reconcile(observed: RunObserved) -> Plan:
@@ -110,3 +119,46 @@ def test_what_is_left_of_a_finished_run_is_removed_in_time() -> None:
     old = {**OVER, "attempts": [attempt(1, outcome="Completed", finishedAt=text(-4000), exitCode=0)]}
     plan = reconcile(run_observed(flow_run(old), attempts=(seen(ended=True, exit_code=0),)))
     assert [removal.job for removal in actions(plan, RemoveAttempt)] == ["run-1"]
+
+
+# ---------------------------------------------------------------------------------------------- what was seen of an end
+
+
+def test_a_container_that_has_terminated_is_noted_before_the_status_says_lost() -> None:
+    look = seen(ended=True, exit_code=137, reason="Error", pod="run-1-x", node="far")
+    plan = reconcile(run_observed(flow_run(running()), attempts=(look,), record=journal(told(1))))
+    note, written = plan.actions[:2]
+    assert isinstance(note, NoteEnd)
+    assert isinstance(written, SetStatus)
+    assert (note.namespace, note.attempt) == ("shop", 1)
+    assert dict(note.evidence) == {
+        "seen": "its container has terminated with exit code 137",
+        "cause": "Error",
+        "pod": "run-1-x",
+        "node": "far",
+    }
+
+
+@pytest.mark.parametrize(
+    ("look", "of_pool"),
+    [
+        (gone(), pool()),
+        (seen(ended=True, reason="Evicted"), pool()),
+        (seen(ended=True, exit_code=-9), pool(type="process")),
+    ],
+    ids=["its pod is only missing", "nothing was seen of its process", "its machine knows"],
+)
+def test_what_was_not_seen_to_end_is_not_noted(look: AttemptObservation, of_pool: WorkPool) -> None:
+    plan = reconcile(run_observed(flow_run(running()), attempts=(look,), record=journal(told(1)), pool=of_pool))
+    assert status(plan)["attempts"][0]["outcome"] == "Lost"
+    assert actions(plan, NoteEnd) == []
+
+
+def test_an_attempt_that_told_its_end_itself_is_not_noted() -> None:
+    plan = reconcile(
+        run_observed(
+            flow_run(running()), attempts=(seen(ended=True, exit_code=0),), record=journal(told(1, "Completed"))
+        )
+    )
+    assert status(plan)["phase"] == "Completed"
+    assert actions(plan, NoteEnd) == []

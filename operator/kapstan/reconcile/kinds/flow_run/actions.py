@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from kapstan.errors import AdmissionRefused, ClusterRefused, ForeignObject, InvalidResource, QuotaUsedUp
+from kapstan.ids import executor_of
 from kapstan.ports import JobRequest, Key
 from kapstan.reconcile.plan import Acting, Refused
 from kapstan.resources.flowrun import DiagnosisCategory
@@ -76,6 +77,21 @@ class RemoveAttempt:
 
     async def perform(self, acting: Acting) -> None:
         await acting.world.launcher(self.pool_type).remove(self.run, self.uid, self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class NoteEnd:
+    """The container of an attempt was seen to have terminated: whoever waits to know whether it may still do what it
+    had begun, an effect that must not happen twice, is told."""
+
+    namespace: str
+    run_id: str
+    attempt: int
+    evidence: tuple[tuple[str, Any], ...]
+
+    async def perform(self, acting: Acting) -> None:
+        queue = await acting.world.call(acting.world.queues, self.namespace)
+        await acting.world.call(queue.note_end, executor_of(self.run_id, self.attempt), dict(self.evidence))
 
 
 @dataclass(frozen=True, slots=True)

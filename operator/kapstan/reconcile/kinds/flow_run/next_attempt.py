@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis
-from kapstan.reconcile.kinds.flow_run.actions import StartAttempt
+from kapstan.reconcile.kinds.flow_run.actions import NoteEnd, StartAttempt
 from kapstan.reconcile.kinds.flow_run.attempts import RESYNC, STOPPED_FOR, Judgement, Verdict, closed, next_start
 from kapstan.reconcile.kinds.flow_run.launching import BLOCKERS, missing, request_of
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
@@ -26,6 +27,22 @@ ASKED = timedelta(milliseconds=250)
 
 
 def after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgement: Judgement) -> RunPlan:
+    plan = _after_attempt(step, attempt, seen, judgement)
+    if judgement.end is not None or seen.exit_code is None or step.pool_type == "process":
+        return plan
+    evidence = (
+        ("seen", f"its container has terminated with exit code {seen.exit_code}"),
+        ("cause", seen.reason),
+        ("pod", seen.pod),
+        ("node", seen.node),
+    )
+    run = step.observed.run
+    # Before the status: once that says Lost, nobody looks at the attempt again.
+    note = NoteEnd(run.metadata.namespace, step.observed.run_id, attempt.number, evidence)
+    return replace(plan, actions=(note, *plan.actions))
+
+
+def _after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgement: Judgement) -> RunPlan:
     spec = step.observed.run.spec
     done = closed(attempt, seen, judgement, step.now)
     step.replace_last(done)
