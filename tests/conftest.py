@@ -21,14 +21,14 @@ from tests.cluster.progress import Progress
 from kapstan import settings
 
 GROUPS = {
-    # Last, and each in one process: they hold the machine to times, or share the one cluster.
-    "workers": ("integration/worker", "chaos"),
+    # Each in one process and begun first: they mostly wait, the one for leases and clocks, the other for its cluster.
     "cluster": ("e2e",),
+    "workers": ("integration/worker", "chaos"),
     # In one process: one API server is enough.
     "api server": ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples"),
 }
-"""What `make test`, which runs two tests at a time, gives to one process."""
-LAST = ("workers", "cluster")
+"""What `make test`, which runs three tests at a time, gives to one process."""
+FIRST = ("cluster", "workers")
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 pytest_plugins = ["tests.cluster.fixtures"]
@@ -41,11 +41,18 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The quick tiers first, what is held to times last. A borrowed cluster has no rows that need its node."""
+    """Run side by side, what takes longest is begun first; else the quick tiers first. A borrowed cluster has no rows
+    that need its node."""
     order = {"unit": 0, "contract": 1, "property": 2, "model": 3, "integration": 4, "chaos": 5, "e2e": 6}
     tests = Path(__file__).parent
     places = {item: item.path.relative_to(tests).as_posix() for item in items}
-    items.sort(key=lambda item: (_group(places[item]) in LAST, order.get(places[item].partition("/")[0], 9)))
+    longest = {name: place for place, name in enumerate(FIRST)} if "PYTEST_XDIST_WORKER" in os.environ else {}
+    items.sort(
+        key=lambda item: (
+            longest.get(_group(places[item]), len(longest)),
+            order.get(places[item].partition("/")[0], 9),
+        )
+    )
     if os.environ.get("KAPSTAN_TEST_KUBECONFIG"):
         left_out = [item for item in items if item.get_closest_marker("node")]
         if left_out:
