@@ -34,8 +34,9 @@ def test_a_container_that_is_killed_in_an_effect(installed: Installed, tmp_path:
             for told in reversed(pods.told)
             if told.object["metadata"].get("labels", {}).get("kapstan.dev/flow-run") == name
         )
+        pods.first(first, lambda told: phase(told) == "Running", "Running")  # which is told after the effect began
         cluster.kill_container(first, namespace, "flow")
-        lost = runs.first(name, lambda told: bool(told.object["status"].get("infrastructureLosses")), "loss")
+        lost = runs.first(name, lambda told: bool(told.object.get("status", {}).get("infrastructureLosses")), "loss")
         assert lost.object["status"]["attempts"][0]["exitCode"] == 137
         sink.release()
         status = runs.first(name, lambda told: phase(told) == ends, ends).object["status"]
