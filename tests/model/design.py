@@ -18,7 +18,7 @@ INVARIANTS = {
     "I10": "nobody gets the outcome of a request with other inputs",
     "I14": "whoever waits can go on: from everywhere, ordinary steps alone lead to an end",
     "I15": "a register that is there never goes away",
-    "I17": "a run whose failure was told is not executed again (a limit, see LIMITS)",
+    "I17": "a run whose failure was told is not executed again, unless a person wants it",
     "I18": "what has expired is not given out as a result",
     "I19": "another one parks an intent only if its holder is dead",
     "W1": "nobody takes the failure of an execution that was over before its call began",
@@ -48,8 +48,8 @@ class Design:
     epochs_grow: bool = True  # each intent has an epoch of its own
     once_parks: bool = True  # at_most_once: an intent whose holder died is parked, "False": released
     break_parks: bool = True  # at_most_once: a body that was broken into is parked, "False": released
-    failure_stays: bool = False  # a run that is claimed again takes the failure that it was released with
-    failures_count: bool = False  # whether I17 is looked for, which this design does not hold
+    failure_stays: bool = True  # a run that is claimed again, and is known to have failed, is not executed
+    told_outlives: bool = True  # ... which the register knows whatever other runs of its key do after it
     waiters_only: bool = True  # only who waited takes a failure, and of no epoch before the one that it waited for
     notes_survive: bool = True  # what is known of a death outlives a restart of Redis, or a person knows it
     answer_after_death: bool = True  # "not done" counts only once the holder is dead ...

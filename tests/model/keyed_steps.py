@@ -37,6 +37,7 @@ from tests.model.state import (
     INTENT,
     LOOK,
     LOSSES,
+    NOTED,
     OVER,
     OWN_PARK,
     OWN_WORD,
@@ -49,14 +50,18 @@ from tests.model.state import (
     REG_EPOCH,
     REG_HOLDER,
     REG_PRINT,
+    REG_TOLD,
     RELEASE,
     RELEASED,
     SEEN,
     SENT,
     STALE,
+    T_EPOCH,
+    T_ERA,
     UNBEGUN,
     WAIT,
     N,
+    claim_number,
 )
 
 Steps = list[tuple[str, int, bytes]]
@@ -70,6 +75,8 @@ def look(world: World, row: bytes, at: int, out: Steps) -> None:
     new[at + CURRENT], waited, new[at + N] = 1, row[at + N] if row[at + PC] == WAIT else 0, row[REG_EPOCH]
     if state != ABSENT and world.inputs_checked and row[REG_PRINT] != print_of(world, at):
         new[at + PC] = END_OTHER
+    elif _has_failed(world, row, at):
+        new[at + PC] = END_FAILED
     elif state == COMMITTED and (not row[STALE] or not world.fresh_only or _is_own(world, row, at)):
         _adopt(world, row, new, at)
     elif state == GRAVE and world.graves_hold and not world.pure:
@@ -78,7 +85,7 @@ def look(world: World, row: bytes, at: int, out: Steps) -> None:
         new[at + PC] = END_PARKED
     elif state == INTENT:
         _meet_intent(world, row, new, at)
-    elif state == RELEASED and row[FAILURE] and _failure_is_mine(world, row, at, waited):
+    elif state == RELEASED and row[FAILURE] and _failure_is_mine(world, row, waited):
         new[at + PC] = END_FAILED
         if not (_is_own(world, row, at) or 0 < waited <= row[REG_EPOCH]):
             new[BROKEN] = W1
@@ -103,6 +110,11 @@ def _is_own(world: World, row: bytes, at: int) -> bool:
     return at < world.callers_at and world.is_run(row[REG_HOLDER]) and not world.pure
 
 
+def _has_failed(world: World, row: bytes, at: int) -> bool:
+    """Whether the register knows that this run has failed, and nobody wants it executed once more."""
+    return world.failure_stays and at < world.callers_at and row[NOTED] < row[REG_TOLD]
+
+
 def _next_epoch(world: World, row: bytes) -> int:
     return row[REG_EPOCH] + 1 if world.epochs_grow else max(row[REG_EPOCH], 1)
 
@@ -119,9 +131,7 @@ def _meet_intent(world: World, row: bytes, new: bytearray, at: int) -> None:
         new[at + PC] = BACK if at < world.callers_at else WAIT
 
 
-def _failure_is_mine(world: World, row: bytes, at: int, waited: int) -> bool:
-    if world.failure_stays and _is_own(world, row, at):
-        return True
+def _failure_is_mine(world: World, row: bytes, waited: int) -> bool:
     return 0 < waited <= row[REG_EPOCH] or not world.waiters_only
 
 
@@ -263,6 +273,8 @@ def _say(world: World, row: bytes, at: int, out: Steps, state: int, after: int) 
     if row[at + CURRENT]:
         put(world, new, name, state, row[at + N], at)
         new[FAILURE], new[OWN_WORD] = after == END_FAILED, state == PARKED
+        if after == END_FAILED and at < world.callers_at:
+            new[REG_TOLD] = claim_number(row[at + T_ERA], row[at + T_EPOCH])
         if row[LOSSES]:
             lost = bytearray(new)
             lost[LOSSES] -= 1

@@ -33,6 +33,13 @@ MUTANTS = (
     Mutant("released when its holder died", Design(once_parks=False), Scenario("a", 2, 0), "I4"),
     Mutant("released when its body was broken into", Design(break_parks=False), Scenario("a", 1, 0, breaks=1), "I4"),
     Mutant("whoever comes takes an old failure", Design(waiters_only=False), Scenario("a", 0, 2, raises=1), "W1"),
+    Mutant("a run that failed is executed again", Design(failure_stays=False), Scenario("a", 1, 0, raises=1), "I17"),
+    Mutant(
+        "the next run of the key makes it forget who failed",
+        Design(told_outlives=False),
+        Scenario("a", 1, 1, losses=0, crashes=0, raises=2),
+        "I17",
+    ),
     Mutant(
         "'not done' counts while the holder lives",
         Design(answer_after_death=False, confirmed_death=False, alarms=False),
@@ -70,9 +77,6 @@ MUTANTS = (
 )
 
 LIMITS = (
-    Mutant(
-        "a failure that was told, and Redis forgot", Design(failures_count=True), Scenario("a", 1, 0, raises=1), "I17"
-    ),
     Mutant("a run that is cancelled, and its worker dies", Design(queue_ends_in_doubt=True), Scenario("a", 1, 0), "I8"),
 )
 """What the design as it is does not hold; docs/guarantees.md says so."""

@@ -27,6 +27,7 @@ from tests.model.state import (
     INTENT,
     LOOK,
     LOSSES,
+    NOTED,
     NOW_ERA,
     OLD_QUEUE,
     OVER,
@@ -39,6 +40,7 @@ from tests.model.state import (
     REG,
     REG_EPOCH,
     REG_HOLDER,
+    RERUNS,
     ROLLBACKS,
     RUNNING,
     SEEN,
@@ -49,6 +51,7 @@ from tests.model.state import (
     TOP_ERA,
     UNNOTED,
     N,
+    claim_number,
 )
 
 I5, I8, Q1, W2 = (NUMBER[name] for name in ("I5", "I8", "Q1", "W2"))
@@ -192,6 +195,8 @@ def queue_moves(world: World, row: bytes, out: Steps) -> None:
         new = bytearray(row)
         go_back(new)
         out.append(("parked run comes back", 0, bytes(new)))
+    if row[QUEUE] == FAILED:
+        _once_more(world, row, out)
     if row[ROLLBACKS]:
         if row[:OLD_QUEUE] != row[OLD_QUEUE : OLD_QUEUE + 4]:
             new = bytearray(row)
@@ -205,6 +210,20 @@ def queue_moves(world: World, row: bytes, out: Steps) -> None:
         if not new[ROLLBACKS]:
             new[OLD_QUEUE : OLD_QUEUE + 4] = bytes(4)
         out.append(("restart as of the copy", 0, bytes(new)))
+
+
+def _once_more(world: World, row: bytes, out: Steps) -> None:
+    """A person wants a run that failed to be executed once more: noted in the store first, then told to the queue."""
+    token = claim_number(row[ERA], row[EPOCH])
+    if row[RERUNS] and row[NOTED] < token:
+        new = bytearray(row)
+        new[RERUNS] -= 1
+        new[NOTED], new[TOLD_FAILED] = token, 0
+        out.append(("wished once more", 0, bytes(new)))
+    if row[NOTED] >= token:
+        new = bytearray(row)
+        go_back(new)
+        out.append(("begun once more", 0, bytes(new)))
 
 
 def _claim_ends(world: World, row: bytes, out: Steps) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.contract.queue.makers import TASK
 from tests.model.design import World
-from tests.model.state import FAILURE, INTENT, REG, REG_EPOCH, REG_HOLDER, REGISTER_STATES
+from tests.model.state import FAILURE, INTENT, REG, REG_EPOCH, REG_HOLDER, REG_TOLD, REGISTER_STATES
 
 from kapstan.ports.register import Entry, Holder, RegisterEvent, RegisterKey
 from kapstan.states import EffectClass
@@ -16,6 +16,7 @@ from kapstan.store.register import StoredRegister
 
 E = RegisterEvent
 _BEGINS = (E.BEGIN, E.TAKE_OVER, E.RENEW, E.PUBLISH, E.REFRESH)
+RUN = "run"
 _keys = itertools.count(1)
 
 
@@ -51,7 +52,7 @@ class RealRegister:
         return entry is not None
 
     def holder(self, process: int) -> Holder:
-        return Holder("run", f"process-{process}")
+        return Holder(RUN, f"process-{process}")
 
     def by_another(self, event: RegisterEvent, before: Entry | None = None, **fields: Any) -> None:
         entry = before or self.register.read(self.key)
@@ -69,5 +70,6 @@ class RealRegister:
         if entry is not None:
             assert entry.record.epoch == row[REG_EPOCH]
             assert bool(entry.record.outcome == "failed") == bool(row[FAILURE])
+            assert entry.record.told == ({RUN: str(row[REG_TOLD])} if row[REG_TOLD] else {})
             if row[REG] == INTENT:
                 assert entry.record.holder == self.holder(row[REG_HOLDER])

@@ -20,8 +20,8 @@ from tests.model.state import (
     REG_EPOCH,
     REG_HOLDER,
     REG_PRINT,
+    REG_TOLD,
     STALE,
-    T_EPOCH,
     TOLD_FAILED,
     TOP_REG,
     N,
@@ -61,6 +61,8 @@ def put(world: World, row: bytearray, event: str, state: int, epoch: int, at: in
     row[REG], row[REG_EPOCH] = state, epoch
     row[TOP_REG] = max(row[TOP_REG], epoch)
     row[FAILURE] = row[OWN_WORD] = row[STALE] = 0
+    if not world.told_outlives and holder:
+        row[REG_TOLD] = 0
     if holder:
         row[REG_HOLDER] = row[at + ID]
         row[REG_PRINT] = print_of(world, at)
@@ -75,7 +77,7 @@ def begins_effect(world: World, row: bytearray, at: int) -> None:
     """A process begins its effect: it may not be done already, and nobody was told that it failed."""
     if row[REG] in (COMMITTED, GRAVE) and row[REG_EPOCH] >= row[at + N]:
         row[BROKEN] = I2
-    if world.failures_count and row[TOLD_FAILED] and world.size == world.callers_at and row[at + T_EPOCH]:
+    if row[TOLD_FAILED] and at < world.callers_at:
         row[BROKEN] = I17
 
 

@@ -21,10 +21,13 @@ APPLIED, FLYING, BLOB, TOLD_FAILED, DEAD, SEEN, NEXT = range(20, 27)
 # A slow person that was asked: the answer (0 none, 1 done, 2 not done), and whether the register is as it was then.
 # Deaths of which the note was lost.
 ANSWER, ANSWER_CURRENT, UNNOTED = range(27, 30)
+# That the run has failed, as the register knows it, and that a person wants it executed once more, as the store does:
+# the claim (see ``claim_number``) that failed, and up to which claim that is no matter any more.
+REG_TOLD, NOTED = range(30, 32)
 # What may still go wrong, or happen.
-CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES = range(30, 38)
-BROKEN = 38  # the number of the invariant that the last step broke
-SLOTS = 39
+CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES, RERUNS = range(32, 41)
+BROKEN = 41  # the number of the invariant that the last step broke
+SLOTS = 42
 # Each process: what it does next, its number, the token of its claim, whether the register is as it read it, and an
 # epoch: of its intent, or which it waits for.
 PC, ID, T_ERA, T_EPOCH, CURRENT, N = range(6)
@@ -61,6 +64,11 @@ REGISTER_STATES = ("absent", "intent", "committed", "released", "parked", "grave
 """What a process does next."""
 
 
+def claim_number(era: int, epoch: int) -> int:
+    """A token as one number, in the order of tokens."""
+    return era * 16 + epoch
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """Who takes part, and how much may go wrong.
@@ -83,6 +91,7 @@ class Scenario:
     answers: int = 0
     sweeps: int = 0
     ages: int = 0
+    reruns: int = 0
     other_inputs: bool = False
 
     def initial(self) -> bytes:
@@ -91,7 +100,7 @@ class Scenario:
         row[OLD_QUEUE] = row[QUEUE]
         row[NOW_ERA] = row[RAISED] = 1
         row[NEXT] = self.workers + self.callers + 1
-        row[CRASHES : AGES + 1] = bytes(
+        row[CRASHES : RERUNS + 1] = bytes(
             (
                 self.crashes,
                 self.rollbacks,
@@ -101,6 +110,7 @@ class Scenario:
                 self.answers,
                 self.sweeps,
                 self.ages,
+                self.reruns,
             )
         )
         for index in range(self.workers + self.callers):

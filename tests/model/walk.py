@@ -80,6 +80,7 @@ ACTIONS: dict[str, Action] = {
     "lease ends": _expire,
     "lease of the dead ends": _expire,
     "parked run comes back": lambda real, *_: real.rerun(),
+    "begun once more": lambda real, *_: real.rerun(),
     "era raised": _sessions,
     "crash": _sessions,
     "copied": lambda real, *_: real.copied(),

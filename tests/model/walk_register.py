@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.model.real_register import E, RealRegister
-from tests.model.state import ANSWER, COMMITTED, CURRENT, FAILURE, HELD, ID, PC, REG
+from tests.model.real_register import RUN, E, RealRegister
+from tests.model.state import ANSWER, COMMITTED, CURRENT, FAILURE, HELD, ID, PC, REG, REG_TOLD
 
 from kapstan.ports.register import RegisterEvent, RegisterState
 
@@ -24,7 +24,11 @@ def _writes(event_of: Callable[[RegisterState | None], RegisterEvent], **fields:
         process = before[at + ID]
         known = real.entries.get(process)
         event = event_of(None if known is None else known.record.state)
-        given = {**fields, "outcome": "failed"} if after[FAILURE] and event is E.RELEASE else fields
+        given = fields
+        if after[FAILURE] and event is E.RELEASE:
+            given = {**given, "outcome": "failed"}
+            if known is not None and after[REG_TOLD] != before[REG_TOLD]:
+                given["told"] = {**known.record.told, RUN: str(after[REG_TOLD])}
         written = real.change(process, event, lost=lost, **given)
         assert written == bool(before[at + CURRENT])
         if not written:

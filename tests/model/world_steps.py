@@ -72,6 +72,8 @@ UNCERTAIN = frozenset(
         "bytes swept",
         "request lost",
         "given up by the queue",
+        "wished once more",
+        "begun once more",
         "guard",
     }
 )

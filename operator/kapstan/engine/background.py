@@ -283,6 +283,10 @@ class _Claimed(Ledger):
         self._claim = claim
         self.ended: Outcome | RetryLater | None = None
 
+    @property
+    def claim(self) -> str:
+        return str(self._claim.token)
+
     def keep(self, execution: TaskExecution, state: State) -> None:
         if self.ended is None:
             self.ended = self._engine.outcome(self._claim, execution, state)

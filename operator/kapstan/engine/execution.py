@@ -35,6 +35,11 @@ class Ledger:
     waits_in_place = True
     waits_for_store = False
 
+    @property
+    def claim(self) -> str:
+        """Of a background run: the token of its claim."""
+        return ""
+
     def its_backend(self) -> Backend:
         """Where the register of its runs is."""
         return backends.current()

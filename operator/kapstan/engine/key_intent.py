@@ -26,6 +26,7 @@ from kapstan.runs import deaths
 from kapstan.states import EffectClass, State, StateType
 
 logger = logging.getLogger("kapstan.task_runs")
+_MOST_TOLD = 32  # runs whose failure a register remembers
 _FAILURES = {"failed": StateType.FAILED, "crashed": StateType.CRASHED}
 
 open_intents: dict[str, bool] = {}
@@ -46,6 +47,7 @@ class KeyIntent:
         self._run = execution.run
         self._register = backend.register
         self._effect = execution.spec.effect
+        self._claim = execution.ledger.claim
         self._holder = replace(deaths.holder_of(execution.run.run_id), intent=new_nonce())
         self._given_up = self._entered = False
         self._settle: Callable[[], object] | None = None  # once its code has ended: what is to be written of that
@@ -132,13 +134,16 @@ class KeyIntent:
         """Say that it was not done: ``state`` is its failure, for those that wait for it; None: it will be tried
         again."""
         self._settle = partial(self.release, state)
-        outcome, failure = "", b""
+        outcome, failure, told = "", b"", dict(self._own().record.told)
         if state is not None and (state.is_failed() or state.is_crashed()):
             error = state.result(raise_on_failure=False)
             outcome = "failed" if state.is_failed() else "crashed"
             failure = self._stored(values.failure_envelope(self._backend, error, self.path))
+            if self._claim:
+                told.pop(self._run.run_id, None)
+                told = dict([*told.items(), (self._run.run_id, self._claim)][-_MOST_TOLD:])
         self._leave(lambda mine: self._changed(
-            mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, at=self._now(),
+            mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, told=told, at=self._now(),
         ))  # fmt: skip
 
     def park(self, why: str) -> State:
@@ -245,7 +250,9 @@ class KeyIntent:
         """
         if record.outcome in _FAILURES:
             error = values.open_failure(self._backend, record.result, self.path, state=record.outcome)
-            message = f"another run of the same key failed: {type(error).__name__}: {values.printable(error)}"
+            is_own = record.holder is not None and record.holder.run_id == self._run.run_id
+            who = "it" if is_own else "another run of the same key"
+            message = f"{who} failed: {type(error).__name__}: {values.printable(error)}"
             return State(_FAILURES[record.outcome], message=message, data=error, has_data=True)
         if not record.result:
             raise MissingResult(f"{self._spec.name} was done under key {self.key.key}, but its result cannot be kept")

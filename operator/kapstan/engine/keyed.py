@@ -13,9 +13,17 @@ from typing import Any
 from kapstan import states
 from kapstan.engine import returns
 from kapstan.engine.key_intent import KeyIntent, open_intents, parked_state
-from kapstan.errors import Fenced, KeyExpired, MissingResult, SerializationError, StoreUnsafe, UnreadableValue
-from kapstan.ports import Entry, RegisterEvent, RegisterState
-from kapstan.runs import deaths
+from kapstan.errors import (
+    Fenced,
+    KeyExpired,
+    MissingResult,
+    RunFailed,
+    SerializationError,
+    StoreUnsafe,
+    UnreadableValue,
+)
+from kapstan.ports import Entry, RegisterEvent, RegisterRecord, RegisterState
+from kapstan.runs import deaths, reruns
 from kapstan.runs.parked import horizon_left
 from kapstan.states import EffectClass, State
 
@@ -106,6 +114,8 @@ class KeyedRun(KeyIntent):
     def _answer(self, entry: Entry) -> object | None:
         """What ``look`` says to ``entry``; None: look again."""
         record = entry.record
+        if (claim := record.told.get(self._run.run_id)) and not reruns.is_noted(self._backend, self._run.run_id, claim):
+            return self._told(record, claim)
         if record.state is RegisterState.COMMITTED:
             is_own = record.holder is not None and record.holder.run_id == self._run.run_id
             if is_own or not (self._spec.refresh_cache or self._is_expired(record)):
@@ -121,6 +131,14 @@ class KeyedRun(KeyIntent):
         if self._waited is not None and record.epoch >= self._waited and record.outcome:
             return self._adopted(record)
         return self._try(entry, RegisterEvent.BEGIN)
+
+    def _told(self, record: RegisterRecord, claim: str) -> State:
+        """This very run has failed before, and its caller may know: it stays so, whatever the queue has forgotten."""
+        is_own = record.holder is not None and record.holder.run_id == self._run.run_id
+        if is_own and record.state is RegisterState.RELEASED and record.outcome:
+            return self._adopted(record)
+        text = f"this run of {self._spec.name} failed before, by the claim {claim}; what it raised is not kept"
+        return returns.failed(RunFailed(text), "Task run was not executed again")
 
     def _try(self, entry: Entry | None, event: RegisterEvent, begun: float | None = None) -> object | None:
         """Write this run's intent; None: somebody was faster."""

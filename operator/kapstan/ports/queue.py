@@ -63,6 +63,7 @@ class RunRecord:
     """Of the worker that ended it."""
     key: str = field(default="", compare=False)
     """Parked: the key of the register that tells of the effect in doubt."""
+    effect: EffectClass = field(default=EffectClass.PURE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

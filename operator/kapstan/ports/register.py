@@ -143,6 +143,8 @@ class RegisterRecord:
         result: the envelope of the result or failure, signed for this key; b"" for none.
         expires: Unix seconds by the store's clock from which on the result is not used any more; None: never.
         evidence: what a person should know who is to decide.
+        told: background runs that ended as failed under this key, each with the token of the claim that did; the
+            newest last. It outlives epochs, since a queue may forget that it told so.
     """
 
     state: RegisterState
@@ -156,6 +158,7 @@ class RegisterRecord:
     result: bytes = b""
     expires: float | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: Mapping[RunId, str] = field(default_factory=dict["RunId", str])
 
 
 class Entry(NamedTuple):
@@ -196,7 +199,8 @@ class Register(Protocol):
         Args:
             before: what ``read`` or ``change`` gave; None: nothing is known of the key.
             effect: class of the task that asks.
-            fields: of the new record; what is not named is kept where the epoch stays, else it begins anew.
+            fields: of the new record; what is not named is kept where the epoch stays, else it begins anew but for
+                ``told``.
 
         Raises:
             ImpossibleChange: ``TRANSITIONS`` has no such change.

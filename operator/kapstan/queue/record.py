@@ -125,6 +125,7 @@ def record_of(run_id: RunId, record: bytes) -> RunRecord:
         started,
         "" if state == "parked" else held[10:].decode(),
         held[10:].decode() if state == "parked" else "",
+        CLASSES[record[31]],
     )
 
 

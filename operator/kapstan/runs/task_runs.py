@@ -21,9 +21,11 @@ from kapstan.errors import (
 )
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
+from kapstan.runs import reruns
 from kapstan.runs.results import ShownResult, shown
 from kapstan.runs.stored import arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
+from kapstan.states import EffectClass
 
 _PREFIX = re.compile(r"[0-9a-fA-F]{4,8}(-[0-9a-fA-F-]{0,27})?")
 
@@ -172,7 +174,11 @@ class TaskRuns:
         Raises:
             NotFound: the queue does not know it.
             NotPossible: it waits, runs or completed; or its arguments were not kept.
+            StoreUnavailable: it has an effect, and the store is away.
         """
+        record = self._backend.queue.record(run_id)
+        if record is not None and record.state in ENDED and record.effect is not EffectClass.PURE:
+            reruns.note(self._backend, run_id, str(record.token))
         change, state = self._backend.background_runs.rerun(run_id)
         name = str(ids.to_uuid(run_id))
         if change is Change.UNKNOWN or state is None:

@@ -90,7 +90,9 @@ def changed(before: RegisterRecord | None, event: RegisterEvent, effect: EffectC
     if transition is None or effect not in transition.classes:
         raise ImpossibleChange(f"a register that is {state} cannot {event} for a task of class {effect.name.lower()}")
     if before is None or transition.grows:
-        kept = RegisterRecord(transition.after, 1 if before is None else before.epoch + 1, "")
+        kept = RegisterRecord(transition.after, 1, "")
+        if before is not None:
+            kept = replace(kept, epoch=before.epoch + 1, told=before.told)
     else:
         kept = replace(before, state=transition.after)
     return replace(kept, nonce=new_nonce(), effect=effect, **fields)
@@ -118,6 +120,7 @@ def _to_json(record: RegisterRecord) -> dict[str, Any]:
         "result": base64.b64encode(record.result).decode(),
         "expires": record.expires,
         "evidence": dict(record.evidence),
+        "told": dict(record.told),
     }
     return {name: entry for name, entry in value.items() if entry not in (None, "", {})}
 
@@ -138,4 +141,5 @@ def _from_json(value: dict[str, Any]) -> RegisterRecord:
         base64.b64decode(value.get("result", ""), validate=True),
         value.get("expires"),
         value.get("evidence", {}),
+        value.get("told", {}),
     )

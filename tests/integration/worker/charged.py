@@ -52,6 +52,17 @@ refreshed = in_class("charged-trapped-refreshed", EffectClass.AT_MOST_ONCE)
 refreshed.spec = replace(refreshed.spec, refresh_cache=True)
 
 
+def refuse(order: str) -> None:
+    effect(os.environ["EFFECTS"], order)
+    tell("began", order, os.getpid())
+    raise ValueError(f"refused {order}")
+
+
+refused = task(refuse, name="charged-refused", effect="at_most_once")
+refused_alike = task(refuse, name="charged-refused-alike", effect="idempotent")
+refused_alike.spec = replace(refused_alike.spec, cache_policy=ByInputs())
+
+
 @task(name="charged-failing", effect="at_most_once", retries=2, retry_delay_seconds=0.05)
 def failing(order: str) -> str:
     if effect(os.environ["EFFECTS"], order) < 2:
