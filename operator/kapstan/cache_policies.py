@@ -76,6 +76,8 @@ class TaskSource(CachePolicy):
     """A result is used as long as the task's code stays the same: its function, what that closes over, its defaults,
     and the functions, classes and constants of its package that it uses. ``kapstan task inspect`` shows them."""
 
+    tells_inputs = False
+
     def _key(self, call: Call, /) -> str | None:
         from kapstan.engine.fingerprint import fingerprint
 
@@ -88,6 +90,8 @@ class TaskSource(CachePolicy):
 class RunId(CachePolicy):
     """A result is used within one flow run; outside of a flow within one task run, with its retries."""
 
+    tells_inputs = False
+
     def _key(self, call: Call, /) -> str | None:
         if call.task_ctx is None:
             return None
@@ -99,6 +103,8 @@ class RunId(CachePolicy):
 
 class FlowParameters(CachePolicy):
     """Calls in flow runs with equal parameters share a result; outside of a flow it says nothing."""
+
+    tells_inputs = False
 
     def _key(self, call: Call, /) -> str | None:
         if call.flow_parameters is None:

@@ -28,6 +28,7 @@ KapstanError
 ├── ImpossibleChange            a register was to change as the protocol does not let it
 ├── Conflict                    somebody else was first
 │   ├── IdempotencyConflict     one key, two different requests
+│   │   └── KeyConflict         ... to a task with an effect, under a key of the user's own
 │   ├── HalfDone                a block of effects.inbox committed in its middle
 │   └── ResourceConflict        a newer version of the object exists
 ├── NotFound
@@ -190,6 +191,10 @@ class Conflict(KapstanError):
 
 class IdempotencyConflict(Conflict):
     """This idempotency key was used before with other arguments or another task."""
+
+
+class KeyConflict(IdempotencyConflict):
+    """The key of a task with an effect stands for a call with other arguments: neither is executed under it again."""
 
 
 class HalfDone(Conflict):

@@ -64,6 +64,7 @@ class Design:
     commit_first: bool = True  # the register is committed before the queue, or a caller, is told
     fresh_only: bool = True  # what has expired is not adopted
     inputs_checked: bool = True  # a key that is used with other inputs is a conflict
+    waiters_alike: bool = True  # ... and the failure of one with other inputs is not taken
     inbox_unique: bool = True  # transactional: a unique key decides, "False": a look before
     queue_ends_in_doubt: bool = False  # the queue gives up a run, however its register stands
 

@@ -73,10 +73,11 @@ def look(world: World, row: bytes, at: int, out: Steps) -> None:
     new = bytearray(row)
     state = row[REG]
     new[at + CURRENT], waited, new[at + N] = 1, row[at + N] if row[at + PC] == WAIT else 0, row[REG_EPOCH]
-    if state != ABSENT and world.inputs_checked and row[REG_PRINT] != print_of(world, at):
-        new[at + PC] = END_OTHER
-    elif _has_failed(world, row, at):
+    old = state == COMMITTED and row[STALE] and not _is_own(world, row, at)
+    if _has_failed(world, row, at):
         new[at + PC] = END_FAILED
+    elif state not in (ABSENT, RELEASED) and not old and world.inputs_checked and row[REG_PRINT] != print_of(world, at):
+        new[at + PC] = END_OTHER
     elif state == COMMITTED and (not row[STALE] or not world.fresh_only or _is_own(world, row, at)):
         _adopt(world, row, new, at)
     elif state == GRAVE and world.graves_hold and not world.pure:
@@ -85,8 +86,10 @@ def look(world: World, row: bytes, at: int, out: Steps) -> None:
         new[at + PC] = END_PARKED
     elif state == INTENT:
         _meet_intent(world, row, new, at)
-    elif state == RELEASED and row[FAILURE] and _failure_is_mine(world, row, waited):
+    elif state == RELEASED and row[FAILURE] and _failure_is_mine(world, row, at, waited):
         new[at + PC] = END_FAILED
+        if row[REG_PRINT] != print_of(world, at):
+            new[BROKEN] = I10
         if not (_is_own(world, row, at) or 0 < waited <= row[REG_EPOCH]):
             new[BROKEN] = W1
     else:
@@ -131,7 +134,9 @@ def _meet_intent(world: World, row: bytes, new: bytearray, at: int) -> None:
         new[at + PC] = BACK if at < world.callers_at else WAIT
 
 
-def _failure_is_mine(world: World, row: bytes, waited: int) -> bool:
+def _failure_is_mine(world: World, row: bytes, at: int, waited: int) -> bool:
+    if world.waiters_alike and row[REG_PRINT] != print_of(world, at):
+        return False
     return 0 < waited <= row[REG_EPOCH] or not world.waiters_only
 
 

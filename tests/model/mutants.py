@@ -72,6 +72,12 @@ MUTANTS = (
         "other inputs get the result, too", Design(inputs_checked=False), Scenario("a", 0, 2, other_inputs=True), "I10"
     ),
     Mutant(
+        "who waited takes the failure of other inputs",
+        Design(waiters_alike=False),
+        Scenario("a", 0, 3, crashes=0, rollbacks=0, losses=0, raises=1, breaks=1, other_inputs=True),
+        "I10",
+    ),
+    Mutant(
         "the inbox is looked at before, without a unique key", Design(inbox_unique=False), Scenario("t", 2, 0), "I4"
     ),
 )

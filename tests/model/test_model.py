@@ -23,6 +23,7 @@ SHIPPED = (
     Scenario("a", 1, 1, claims=3, crashes=0, losses=0, raises=2, reruns=1),
     Scenario("a", 0, 3, rollbacks=0, losses=0, raises=2, breaks=1, answers=1, sweeps=1, ages=1),
     Scenario("a", 0, 2, rollbacks=0, raises=1, breaks=1, answers=2, sweeps=1, ages=1, other_inputs=True),
+    Scenario("a", 0, 3, crashes=0, rollbacks=0, losses=0, raises=2, breaks=1, other_inputs=True),
     Scenario("a", 3, 0, claims=3, crashes=0, losses=0),
     Scenario("i", 2, 0, claims=2, crashes=2, sweeps=1),
     Scenario("i", 0, 3, rollbacks=0, raises=1, breaks=1, sweeps=1),

@@ -10,10 +10,11 @@ import base64
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from kapstan import settings
 from kapstan.context import TaskRun, TaskRunContext, current_flow
+from kapstan.engine import cache_policy, canonical
 from kapstan.engine.execution import TaskExecution
 from kapstan.errors import ConfigurationError, UnkeyableInput
 from kapstan.specs import TaskSpec
@@ -90,6 +91,28 @@ def value_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], r
             f"task {spec.name}: {spec.cache_policy!r} gave {value!r} as a key; give a text, or None"
         )
     return value
+
+
+class Inputs(NamedTuple):
+    """What a key does not tell of the arguments of its call."""
+
+    digest: str = ""
+    """"" where the key tells all that matters."""
+    shown: str = ""
+    values: Mapping[str, Any] = {}
+
+
+def inputs_of(execution: TaskExecution) -> Inputs:
+    """The arguments that two calls of this key must share, if the task has an effect: else the second would have the
+    outcome of another request. Those of which no key can be made are not looked at."""
+    spec = execution.spec
+    may_differ = frozenset[str]() if execution.storage_key else cache_policy.may_differ(spec.cache_policy)
+    if not spec.has_effect or may_differ is None:
+        return Inputs()
+    bound = spec.bind(execution.args, execution.kwargs)
+    values = {name: value for name, value in bound.items() if name not in may_differ and not canonical.unkeyable(value)}
+    version = canonical.VERSION.decode()
+    return Inputs(f"{version}-{canonical.digest(values)}", canonical.described(values), values)
 
 
 _warned: set[tuple[str, str]] = set()

@@ -44,6 +44,8 @@ class CachePolicy:
     isolation_level: str | None = None
     lock_manager: Any = None
     never_caches: ClassVar[bool] = False
+    tells_inputs: ClassVar[bool] = True
+    """Whether calls whose arguments differ in what matters have different keys, as far as this policy knows."""
 
     def __post_init__(self) -> None:
         for name in SETTINGS:
@@ -138,17 +140,30 @@ class NoCache(CachePolicy):
 
 
 class CacheKeyFnPolicy(CachePolicy):
-    """The key is what a function of (context, parameters) returns; None: this call is not cached."""
+    """The key is what a function of (context, parameters) returns; None: this call is not cached.
+
+    A task with an effect refuses a call that has the key of another one and other arguments (``KeyConflict``); those
+    that are left out (``policy - "name"``) may differ.
+    """
+
+    tells_inputs = False
 
     def __init__(self, cache_key_fn: Callable[[Any, dict[str, Any]], str | None]) -> None:
         super().__init__()
         self.cache_key_fn = cache_key_fn
+        self.may_differ: tuple[str, ...] = ()
+
+    def __sub__(self, name: str) -> CachePolicy:
+        changed = copy.copy(self)
+        changed.may_differ = tuple(sorted({*self.may_differ, argument_name(name)}))
+        return changed
 
     def _key(self, call: Call, /) -> str | None:
         return self.cache_key_fn(call.task_ctx, call.inputs)
 
     def _shown(self) -> str:
-        return f"CacheKeyFnPolicy({getattr(self.cache_key_fn, '__qualname__', self.cache_key_fn)})"
+        named = f"CacheKeyFnPolicy({getattr(self.cache_key_fn, '__qualname__', self.cache_key_fn)})"
+        return " - ".join([named, *map(repr, self.may_differ)])
 
 
 class CompoundCachePolicy(CachePolicy):
@@ -225,6 +240,14 @@ def _checked(name: str, value: Any) -> Any:
     if isinstance(value, (bool, int, float, bytes, Mapping, list, tuple, set)) or value == "":
         raise ConfigurationError(f"key_storage={value!r}: give a folder, an address such as s3://bucket/keys, a block")
     return str(cast("PathLike[str]", value)) if isinstance(value, PathLike) else value
+
+
+def may_differ(policy: Any) -> frozenset[str] | None:
+    """The arguments that may differ between two calls of one key; None: any, since the policy itself looks at them."""
+    parts = _parts(policy) if isinstance(policy, CachePolicy) else ()
+    if not parts or any(part.tells_inputs for part in parts):
+        return None
+    return frozenset(name for part in parts if isinstance(part, CacheKeyFnPolicy) for name in part.may_differ)
 
 
 def _agreed(name: str, one: CachePolicy, other: CachePolicy) -> Any:

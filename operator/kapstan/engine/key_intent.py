@@ -18,6 +18,7 @@ from kapstan import states
 from kapstan.backend import Backend
 from kapstan.codec import Reference, digest
 from kapstan.engine import key_watch, returns, values
+from kapstan.engine.cache_key import Inputs
 from kapstan.engine.execution import TaskExecution
 from kapstan.errors import Fenced, MissingResult, ParkedRun, SerializationError, StoreUnsafe
 from kapstan.ids import new_id, new_nonce, to_uuid
@@ -27,6 +28,7 @@ from kapstan.states import EffectClass, State, StateType
 
 logger = logging.getLogger("kapstan.task_runs")
 _MOST_TOLD = 32  # runs whose failure a register remembers
+_NO_INPUTS = Inputs()
 _FAILURES = {"failed": StateType.FAILED, "crashed": StateType.CRASHED}
 
 open_intents: dict[str, bool] = {}
@@ -41,13 +43,16 @@ class KeyIntent:
         told: a person was told for whom it waits.
     """
 
-    def __init__(self, execution: TaskExecution, backend: Backend, key: RegisterKey) -> None:
+    def __init__(
+        self, execution: TaskExecution, backend: Backend, key: RegisterKey, inputs: Inputs = _NO_INPUTS
+    ) -> None:
         self._backend = backend
         self._spec = execution.spec
         self._run = execution.run
         self._register = backend.register
         self._effect = execution.spec.effect
         self._claim = execution.ledger.claim
+        self._inputs = inputs
         self._holder = replace(deaths.holder_of(execution.run.run_id), intent=new_nonce())
         self._given_up = self._entered = False
         self._settle: Callable[[], object] | None = None  # once its code has ended: what is to be written of that

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kapstan import states
-from kapstan.engine import returns
+from kapstan.engine import canonical, returns
 from kapstan.engine.key_intent import KeyIntent, open_intents, parked_state
 from kapstan.errors import (
     Fenced,
+    KeyConflict,
     KeyExpired,
     MissingResult,
     RunFailed,
@@ -22,6 +23,7 @@ from kapstan.errors import (
     StoreUnsafe,
     UnreadableValue,
 )
+from kapstan.ids import to_uuid
 from kapstan.ports import Entry, RegisterEvent, RegisterRecord, RegisterState
 from kapstan.runs import deaths, reruns
 from kapstan.runs.parked import horizon_left
@@ -116,11 +118,14 @@ class KeyedRun(KeyIntent):
         record = entry.record
         if (claim := record.told.get(self._run.run_id)) and not reruns.is_noted(self._backend, self._run.run_id, claim):
             return self._told(record, claim)
-        if record.state is RegisterState.COMMITTED:
-            is_own = record.holder is not None and record.holder.run_id == self._run.run_id
-            if is_own or not (self._spec.refresh_cache or self._is_expired(record)):
-                return self._adopted(record)
+        is_own = record.holder is not None and record.holder.run_id == self._run.run_id
+        is_old = not is_own and (self._spec.refresh_cache or self._is_expired(record))
+        if record.state is RegisterState.COMMITTED and is_old:
             return self._try(entry, RegisterEvent.RENEW)
+        if record.state is not RegisterState.RELEASED and not is_own and self._differs(record):
+            return self._conflict(record)
+        if record.state is RegisterState.COMMITTED:
+            return self._adopted(record)
         if record.state is RegisterState.INTENT:
             return self._held(entry)
         if record.state is RegisterState.PARKED:
@@ -128,7 +133,8 @@ class KeyedRun(KeyIntent):
         if record.state is RegisterState.GRAVE:
             text = f"the result of {self._spec.name} under key {self.key.key} is not kept any more; it is not repeated"
             return returns.failed(KeyExpired(text), "Task run was not executed")
-        if self._waited is not None and record.epoch >= self._waited and record.outcome:
+        waited = self._waited is not None and record.epoch >= self._waited
+        if waited and record.outcome and not self._differs(record):
             return self._adopted(record)
         return self._try(entry, RegisterEvent.BEGIN)
 
@@ -140,10 +146,30 @@ class KeyedRun(KeyIntent):
         text = f"this run of {self._spec.name} failed before, by the claim {claim}; what it raised is not kept"
         return returns.failed(RunFailed(text), "Task run was not executed again")
 
+    def _differs(self, record: RegisterRecord) -> bool:
+        """Whether the key was used with other arguments. What an older release made of them is not compared."""
+        mine, theirs = self._inputs.digest, record.inputs
+        return theirs != mine and theirs.partition("-")[0] == mine.partition("-")[0]
+
+    def _conflict(self, record: RegisterRecord) -> State:
+        """The key stands for another request."""
+        who = "another call" if record.holder is None else f"run {to_uuid(record.holder.run_id)}"
+        difference = canonical.difference(record.inputs_shown, self._inputs.values)
+        text = (
+            f"{self._spec.name}: key {self.key.key} was used by {who} with other arguments than by run "
+            f"{to_uuid(self._run.run_id)} ({difference}); give each request a key of its own, "
+            "or leave an argument that does not matter out of the cache policy"
+        )
+        return returns.failed(KeyConflict(text), "Task run was not executed")
+
     def _try(self, entry: Entry | None, event: RegisterEvent, begun: float | None = None) -> object | None:
         """Write this run's intent; None: somebody was faster."""
         now = self._now()
-        mine = self._changed(entry, event, holder=self._holder, at=now, begun=now if begun is None else begun)
+        digest, shown, _ = self._inputs
+        mine = self._changed(
+            entry, event, holder=self._holder, at=now, begun=now if begun is None else begun, inputs=digest,
+            inputs_shown=shown,
+        )  # fmt: skip
         return None if mine is None else self._begin(mine)
 
     def _begin(self, mine: Entry) -> object:

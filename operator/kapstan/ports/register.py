@@ -145,6 +145,8 @@ class RegisterRecord:
         evidence: what a person should know who is to decide.
         told: background runs that ended as failed under this key, each with the token of the claim that did; the
             newest last. It outlives epochs, since a queue may forget that it told so.
+        inputs: digest of the arguments that the key stands for, where the key does not tell them; else "".
+        inputs_shown: the same for people.
     """
 
     state: RegisterState
@@ -159,6 +161,8 @@ class RegisterRecord:
     expires: float | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])
     told: Mapping[RunId, str] = field(default_factory=dict["RunId", str])
+    inputs: str = ""
+    inputs_shown: str = ""
 
 
 class Entry(NamedTuple):

@@ -121,6 +121,8 @@ def _to_json(record: RegisterRecord) -> dict[str, Any]:
         "expires": record.expires,
         "evidence": dict(record.evidence),
         "told": dict(record.told),
+        "inputs": record.inputs,
+        "inputs_shown": record.inputs_shown,
     }
     return {name: entry for name, entry in value.items() if entry not in (None, "", {})}
 
@@ -142,4 +144,6 @@ def _from_json(value: dict[str, Any]) -> RegisterRecord:
         value.get("expires"),
         value.get("evidence", {}),
         value.get("told", {}),
+        str(value.get("inputs", "")),
+        str(value.get("inputs_shown", "")),
     )

@@ -32,7 +32,8 @@ def keyed(execution: TaskExecution, proceed: Next) -> Steps[State]:
         key = yield Do(cache_key.key_of, execution)
         if key is None:
             return (yield from proceed(execution))
-        run = KeyedRun(execution, execution.ledger.its_backend(), RegisterKey(spec.identity, key))
+        inputs = cache_key.inputs_of(execution)
+        run = KeyedRun(execution, execution.ledger.its_backend(), RegisterKey(spec.identity, key), inputs)
     except BackendError:
         raise
     except KapstanError as error:
