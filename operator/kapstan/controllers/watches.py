@@ -60,6 +60,8 @@ class _Seen:
     since: float
     opened_at: float | None = None
     refusal: str = ""
+    of_list: bool = False
+    """Whether only a list was refused, which comes before a watch and, by `informers`, after it."""
     tried_at: float = 0.0
     denied: bool = False
     told_at: float = 0.0
@@ -88,13 +90,15 @@ class Watches:
         try:
             response = await handler(request)
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._fail(stream, seen, f"{type(error).__name__} {error}".rstrip())
+            self._fail(stream, seen, is_watch, f"{type(error).__name__} {error}".rstrip())
             raise
         if response.status >= 400:
-            self._fail(stream, seen, f"HTTP {response.status}", denied=response.status in DENIED)
+            self._fail(stream, seen, is_watch, f"HTTP {response.status}", denied=response.status in DENIED)
         elif is_watch:
             seen.refusal, seen.denied, seen.opened_at = "", False, self.clock()
             self.opened(stream)
+        elif seen.refusal and seen.of_list:
+            seen.refusal, seen.denied, seen.since = "", False, self.clock()
         return response
 
     def dead(self) -> list[str]:
@@ -102,7 +106,7 @@ class Watches:
         now = self.clock()
         problems: list[str] = []
         for stream, seen in self._seen.items():
-            opened = now - (seen.opened_at or seen.since)
+            opened = now - max(seen.opened_at or seen.since, seen.since)
             if seen.refusal and now - seen.tried_at > RETRY_SECONDS:
                 problems.append(
                     f"the watch of {stream} ({seen.refusal}) was last tried {now - seen.tried_at:.0f} s ago"
@@ -124,7 +128,8 @@ class Watches:
     def _patience(seen: _Seen) -> float:
         return START_SECONDS if seen.opened_at is None else SILENT_SECONDS
 
-    def _fail(self, stream: Stream, seen: _Seen, refusal: str, *, denied: bool = False) -> None:
+    def _fail(self, stream: Stream, seen: _Seen, is_watch: bool, refusal: str, *, denied: bool = False) -> None:
+        seen.of_list = not is_watch and (seen.of_list or not seen.refusal)
         seen.refusal, seen.denied, seen.tried_at = refusal, denied, self.clock()
         if denied:
             self.denied(stream)

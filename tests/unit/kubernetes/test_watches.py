@@ -134,6 +134,27 @@ def test_a_watch_that_nobody_tries_any_more_after_a_failure_is_dead(watches: Wat
     ]
 
 
+def test_a_list_that_failed_once_says_nothing_of_the_watch_that_is_open(watches: Watches, clock: Clock) -> None:
+    ask(watches)
+    clock.now += SILENT_SECONDS
+    with pytest.raises(aiohttp.ClientConnectionError):
+        ask(watches, answer=aiohttp.ClientConnectionError("cut"), query="limit=500")
+    assert watches.refused() == ["the watch of jobs.batch in team: ClientConnectionError cut"]
+    ask(watches, query="limit=500")
+    assert watches.refused() == []
+    clock.now += 1
+    assert watches.dead() == [], "the list is a sign of life"
+
+
+def test_a_list_does_not_hide_that_the_watch_is_refused(watches: Watches) -> None:
+    ask(watches, answer=403)
+    ask(watches, answer=500, query="limit=500")
+    ask(watches, query="limit=500")
+    assert watches.refused() == ["the watch of jobs.batch in team: HTTP 500"]
+    ask(watches)
+    assert watches.refused() == []
+
+
 def test_an_outage_is_no_denial(watches: Watches) -> None:
     denied: list[Stream] = []
     watches.denied = denied.append
