@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything installs into .venv from the lock files; system packages only by cluster-up (or in CI).
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit contract property model integration e2e chaos bench cluster-up cluster-install cluster-down lock crds clean
+.PHONY: help demo test lint unit contract property model integration e2e chaos chaos-night bench cluster-up cluster-install cluster-down lock crds clean
 
 # Compiled modules are worth keeping: tests and demo start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,6 +40,9 @@ lint: .venv/.dev ## Format, lint, types, layers
 
 unit contract property model integration e2e chaos: .venv/.dev ## One tier of the tests
 	$(PYTEST) tests/$@
+
+chaos-night: .venv/.dev ## What takes too long for every change: flows killed at 200 random points on each store, 10,000 segments
+	KAPSTAN_TEST_FLOW_POINTS=200 KAPSTAN_TEST_FLOW_WIDE=1 $(PYTEST) -s tests/integration/flows/test_killed_anywhere.py tests/integration/flows/test_very_many.py
 
 bench: .venv/.dev ## Ratios beside peers and bare Redis, one table
 	$(BIN)/python -m tests.bench

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 from contextvars import Token
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from kapstan.engine import transaction as transaction_parts
 from kapstan.engine import transaction_end
 from kapstan.engine.operations import adrive, drive
-from kapstan.engine.steps import hooks
+from kapstan.engine.steps import hooks, transaction_key
 from kapstan.engine.to_the_end import ato_the_end, to_the_end
-from kapstan.engine.transaction import CommitMode, Hook, IsolationLevel, Transaction, TransactionState
+from kapstan.engine.transaction import CommitMode, Hook, Transaction, TransactionState
+from kapstan.engine.transaction_key import IsolationLevel, KeyStore, TransactionKey
 from kapstan.errors import ConfigurationError, TransactionError
+from kapstan.result_store import ResultRecord, get_result_store
 
 __all__ = [
     "CommitMode",
@@ -37,6 +39,16 @@ __all__ = [
     "get_transaction",
     "transaction",
 ]
+
+
+Choice = TypeVar("Choice", CommitMode, IsolationLevel)
+
+
+def _one_of(choices: type[Choice], option: str, value: Any) -> Choice | None:
+    try:
+        return None if value is None else choices(value)
+    except ValueError:
+        raise ConfigurationError(f"transaction({option}={value!r}): give one of {', '.join(choices)}") from None
 
 
 class _Whole(Transaction):
@@ -61,6 +73,28 @@ class _Whole(Transaction):
         self._check_active()
         drive(hooks.rollback(self, "its code said so"))
 
+    @property
+    def key(self) -> str | None:
+        return None if self.keyed is None else self.keyed.key
+
+    @property
+    def store(self) -> KeyStore | None:
+        """Where its key is kept."""
+        return None if self.keyed is None else self.keyed.store
+
+    @property
+    def isolation_level(self) -> IsolationLevel | None:
+        return None if self.keyed is None else self.keyed.isolation
+
+    def read(self) -> ResultRecord | None:
+        """What stands under its key; None without a key.
+
+        Raises:
+            MissingResult: nothing does.
+            SignatureError, UnreadableValue, BackendError: as ``ResultStore.read``.
+        """
+        return None if self.keyed is None else self.keyed.store.read(self.keyed.key, self.keyed.holder)
+
     def _check_active(self) -> None:
         if not self.is_active():
             raise TransactionError(f"the transaction is {self.state}: it is over")
@@ -73,44 +107,98 @@ class transaction:  # noqa: N801  (used as a function, as Prefect's)
     completed is undone: their ``on_rollback`` hooks are called, the last one first, and the exception goes on. In a
     flow both are journalled: after a crash the next attempt calls the hooks that are left, each once.
 
+    With a ``key`` the commit also stores the value that was staged (``txn.stage(value)``), None without one. Where that
+    has been done, the transaction is committed from the beginning: ask ``txn.is_committed()`` in the body, and take the
+    value from ``txn.read()``. Tasks that are called all the same are no part of it.
+
     Args:
+        key: what it stands for in ``store``: a relative path.
+        store: a ``kapstan.results.ResultStore`` or its like. Default: that of the transaction around it, else of the
+            run (``get_result_store()``).
         commit_mode: when it is committed; default: as the transaction around it, else LAZY (at the end of the outermost
             one).
+        isolation_level: what others may do under the same key meanwhile. READ_COMMITTED: run, too. SERIALIZABLE: they
+            wait for the lock that the ``lock_manager`` of the store gives. Default: as the transaction around it, else
+            READ_COMMITTED.
+        overwrite: it is not committed from the beginning, and what it stores takes the place of what is there.
+        write_on_commit: whether the commit stores the value.
 
     Raises:
-        ConfigurationError: ``commit_mode`` is none.
+        ConfigurationError: an argument that cannot be; SERIALIZABLE without a key or a lock manager.
+        TransactionError: a transaction around it has the same key.
+        LockUnavailable: the service that keeps the lock does not answer; nothing has begun.
+        LockLost, SerializationError, ValueTooLarge: at its end: the value cannot be stored, and it was rolled back.
+        BackendError: the storage is away, outside of a flow (a flow waits). At its end it is neither committed nor
+            rolled back then: nobody knows whether the value is there.
         Parked: at its end, in a flow, if a hook for a rollback raises: the run waits for a person, and
             ``kapstan flow-run resume`` calls the hook again.
         TransactionRolledBack: an earlier attempt of the flow run has begun to undo it: from the first new task.
     """
 
-    def __init__(self, *, commit_mode: CommitMode | str | None = None) -> None:
-        try:
-            self._mode = None if commit_mode is None else CommitMode(commit_mode)
-        except ValueError:
-            raise ConfigurationError(
-                f"transaction(commit_mode={commit_mode!r}): give one of {', '.join(CommitMode)}"
-            ) from None
+    def __init__(
+        self,
+        key: str | None = None,
+        store: KeyStore | None = None,
+        *,
+        commit_mode: CommitMode | str | None = None,
+        isolation_level: IsolationLevel | str | None = None,
+        overwrite: bool = False,
+        write_on_commit: bool = True,
+    ) -> None:
+        if key is not None and (not isinstance(cast("Any", key), str) or not key):
+            raise ConfigurationError(f"transaction(key={key!r}): give a relative path, such as 'invoices/812'")
+        self._mode = _one_of(CommitMode, "commit_mode", commit_mode)
+        self._isolation = _one_of(IsolationLevel, "isolation_level", isolation_level)
+        if key is None and self._isolation is IsolationLevel.SERIALIZABLE:
+            raise ConfigurationError("transaction(isolation_level=SERIALIZABLE): there is nothing to lock; give a key")
+        self._key, self._store = key, store
+        self._overwrite, self._write_on_commit = overwrite, write_on_commit
         self._entered: list[tuple[_Whole, Token[Transaction | None]]] = []
 
     def __enter__(self) -> _Whole:
-        txn = _Whole(parent=transaction_parts.current.get(), commit_mode=self._mode)
-        transaction_end.begin(txn)
-        self._entered.append((txn, transaction_parts.current.set(txn)))
-        return txn
+        txn = self._made()
+        drive(transaction_end.begin(txn))
+        return self._begun(txn)
 
     def __exit__(self, kind: Any, error: BaseException | None, where: TracebackType | None) -> None:
         txn = self._left()
-        if not transaction_end.goes_on_later(error):
+        if transaction_end.goes_on_later(error):
+            transaction_key.free(txn)
+        else:
             to_the_end(lambda: drive(transaction_end.leave(txn, error)))
 
     async def __aenter__(self) -> _Whole:
-        return self.__enter__()
+        txn = self._made()
+        await adrive(transaction_end.begin(txn))
+        return self._begun(txn)
 
     async def __aexit__(self, kind: Any, error: BaseException | None, where: TracebackType | None) -> None:
         txn = self._left()
-        if not transaction_end.goes_on_later(error):
+        if transaction_end.goes_on_later(error):
+            transaction_key.free(txn)
+        else:
             await ato_the_end(adrive(transaction_end.leave(txn, error)))
+
+    def _made(self) -> _Whole:
+        parent = transaction_parts.enclosing()
+        around = transaction_parts.around(parent)
+        isolation = self._isolation or (around.isolation if around else IsolationLevel.READ_COMMITTED)
+        if self._key is None:
+            return _Whole(parent=parent, commit_mode=self._mode)
+        store = self._store or (around.store if around else get_result_store())
+        if transaction_parts.is_open(self._key, store, parent):
+            raise TransactionError(f"transaction(key={self._key!r}): a transaction around it has this key")
+        if isolation is IsolationLevel.SERIALIZABLE and store.lock_manager is None:
+            raise ConfigurationError(
+                f"transaction(key={self._key!r}, isolation_level=SERIALIZABLE): its store has no lock manager; give "
+                "store=ResultStore(lock_manager=...), with one of kapstan.locking"
+            )
+        keyed = TransactionKey(self._key, store, isolation, self._overwrite, self._write_on_commit)
+        return _Whole(name=f"transaction {self._key!r}", parent=parent, commit_mode=self._mode, keyed=keyed)
+
+    def _begun(self, txn: _Whole) -> _Whole:
+        self._entered.append((txn, transaction_parts.current.set(txn)))
+        return txn
 
     def _left(self) -> _Whole:
         txn, mark = self._entered.pop()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from kapstan import backend as backends
 from kapstan.context import current_flow
 from kapstan.engine.pending import Pending
+from kapstan.engine.transaction_key import KeyStore, TransactionKey
 from kapstan.errors import TransactionError, TransactionRolledBack, ValueTooLarge
 from kapstan.ids import RunId, derived_id
 from kapstan.states import State
@@ -42,15 +43,6 @@ class CommitMode(enum.StrEnum):
     """At the end of the outermost one."""
     OFF = "OFF"
     """Never by itself: what the code does not ``commit()`` is undone at the end."""
-
-
-class IsolationLevel(enum.StrEnum):
-    """What others may do under the same key meanwhile."""
-
-    READ_COMMITTED = "READ_COMMITTED"
-    """Run, too; the first result that is stored counts."""
-    SERIALIZABLE = "SERIALIZABLE"
-    """Wait: one after the other, in the order of a lock manager."""
 
 
 class TransactionState(enum.StrEnum):
@@ -83,6 +75,9 @@ class Transaction:
         parent: the transaction around it.
         children: the parts and transactions in it that were staged, in that order.
         parameters: arguments of the task by name, of a task's part; else empty.
+        keyed: what it stands for in a store, None without a key.
+        found: its key was committed before its body: what is called in it is no part of it.
+        committing: an earlier attempt of the flow run has begun to commit its key.
     """
 
     def __init__(
@@ -93,6 +88,7 @@ class Transaction:
         parent: Transaction | None = None,
         commit_mode: CommitMode | None = None,
         parameters: Callable[[], dict[str, Any]] | None = None,
+        keyed: TransactionKey | None = None,
     ) -> None:
         self.run_id = run_id
         self.name = name
@@ -108,6 +104,8 @@ class Transaction:
         """An earlier attempt of the flow run has begun to: no new task is started in it."""
         self.in_task = False
         """It ends with the body of a task, whose retry makes its calls anew."""
+        self.keyed = keyed
+        self.found = self.committing = False
         self.values: dict[str, Any] = {}
         self._parameters = parameters
         self._result: Callable[[], Any] | None = None
@@ -295,3 +293,27 @@ def _name(hook: Hook) -> str:
 
 current: ContextVar[Transaction | None] = ContextVar("kapstan_transaction", default=None)
 """The innermost transaction of this code: in a task that is a member, its part."""
+
+
+def enclosing() -> Transaction | None:
+    """The transaction that a call made here is a part of."""
+    txn = current.get()
+    while txn is not None and txn.found:
+        txn = txn.parent
+    return txn
+
+
+def around(txn: Transaction | None) -> TransactionKey | None:
+    """The key of ``txn``, or of the nearest one around it that has one."""
+    while txn is not None and txn.keyed is None:
+        txn = txn.parent
+    return None if txn is None else txn.keyed
+
+
+def is_open(key: str, store: KeyStore, txn: Transaction | None) -> bool:
+    """Whether ``txn``, or one around it, has this key."""
+    while txn is not None:
+        if txn.keyed is not None and (txn.keyed.key, txn.keyed.store) == (key, store):
+            return True
+        txn = txn.parent
+    return False

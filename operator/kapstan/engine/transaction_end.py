@@ -10,24 +10,35 @@ from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.limits import TimeUp
 from kapstan.engine.operations import Steps, Wait
+from kapstan.engine.steps import transaction_key
 from kapstan.engine.steps.hooks import commit, rollback
 from kapstan.engine.transaction import IDENTITY, Transaction, TransactionState, logger
+from kapstan.engine.transaction_records import COMMITTING, ROLLED_BACK, ROLLING_BACK
 from kapstan.errors import TransactionRolledBack
+from kapstan.ids import RunId
 
 
-def begin(txn: Transaction) -> None:
-    """Give it its place in the flow run, and read what an earlier attempt decided."""
+def begin(txn: Transaction) -> Steps[None]:
+    """Give it its place in the flow run, read what an earlier attempt decided, and look whether its key is committed.
+
+    Raises:
+        BackendError: the storage of its key, or the service that keeps its lock, is away; nothing has begun.
+    """
     flow: FlowRun | None = current_flow.get()
     line = branch.here() if flow is not None else None
+    inside: RunId | None = None
     if flow is not None and line is not None:
         flow.check_stopped(line)
-        place = line.place(IDENTITY, {})
+        place, inside = line.place(IDENTITY, {}), line.task
         txn.run_id = place.key
-        decided = flow.memo.take(place.key, line.task)
-        if decided is not None and decided.state_name in ("RollingBack", "RolledBack"):
+        decided = flow.memo.take(place.key, inside)
+        if decided is not None and decided.state_name in (ROLLING_BACK, ROLLED_BACK):
             txn.doomed, txn.decided = decided.message, True
-        txn.in_task = line.task is not None
-    txn.state = TransactionState.ACTIVE
+        txn.committing = decided is not None and decided.state_name == COMMITTING
+        txn.in_task = inside is not None
+    yield from transaction_key.look(txn, inside)
+    if txn.state is TransactionState.PENDING:
+        txn.state = TransactionState.ACTIVE
 
 
 def goes_on_later(error: BaseException | None) -> bool:

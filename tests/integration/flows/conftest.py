@@ -88,7 +88,7 @@ class Runs:
             os.mkfifo(fifo)
         environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith(_NOT_HANDED_ON)},
-            "PYTHONPATH": str(ROOT / "operator"),
+            "PYTHONPATH": f"{ROOT / 'operator'}{os.pathsep}{ROOT}",
             "PYTHONPYCACHEPREFIX": str(self._bytecode),
             "SINK": str(self.sink),
             "REACHED": str(fifo or ""),

@@ -7,32 +7,48 @@ of what was undone, as soon as the flow starts over.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from kapstan import settings, specs
 from kapstan.context import TaskRun, current_flow
-from kapstan.engine import branch, outages
+from kapstan.engine import branch, transaction_records
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.functions import asettled, runs_async, settled
-from kapstan.engine.operations import Steps, Write
+from kapstan.engine.operations import Steps
+from kapstan.engine.steps import transaction_key
 from kapstan.engine.steps.call import call
 from kapstan.engine.steps.commit import commit as kept
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.transaction import IDENTITY, Due, Hook, Transaction, TransactionState, current, logger
-from kapstan.errors import Parked
+from kapstan.engine.transaction_records import recorded
+from kapstan.errors import BackendError, Parked
 from kapstan.ids import RunId, derived_id, new_id
-from kapstan.journal import TaskOutcome
 from kapstan.specs import TaskSpec, prints_are_lines
 
 
 def commit(txn: Transaction) -> Steps[None]:
-    """Call the hooks for a commit. One that raises is logged; the others are called all the same."""
+    """Store its key, and call the hooks for a commit. One that raises is logged; the others are called all the same.
+
+    Raises:
+        LockLost, SerializationError, ValueTooLarge, ConfigurationError: its key cannot be stored; it was rolled back.
+        BackendError: the storage of its key is away, outside of a flow: it is neither committed nor rolled back, since
+            nobody knows whether the key is there.
+    """
+    try:
+        yield from transaction_key.keep(txn)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, BackendError):
+            yield from rollback(txn, f"its key cannot be stored: {error}")
+        transaction_key.free(txn)
+        raise
     hooks = list(txn.due("commit"))
     txn.ended(TransactionState.COMMITTED)
-    for due in hooks:
-        yield from _called(txn, due)
+    try:
+        for due in hooks:
+            yield from _called(txn, due)
+    finally:
+        transaction_key.free(txn)
 
 
 def rollback(txn: Transaction, why: str) -> Steps[None]:
@@ -41,16 +57,24 @@ def rollback(txn: Transaction, why: str) -> Steps[None]:
     Raises:
         Parked: one of them failed, in a flow: the run waits for a person, and a resume calls it again.
     """
+    try:
+        yield from _rolled_back(txn, why)
+    finally:
+        transaction_key.free(txn)
+
+
+def _rolled_back(txn: Transaction, why: str) -> Steps[None]:
     hooks = list(txn.due("rollback"))
     members = list(txn.members())
+    looks = [transaction_records.looked(member) for member in members if member.keyed is not None and member.run_id]
     txn.ended(TransactionState.ROLLED_BACK)
     if txn.parent is not None and not txn.parent.doomed:
         txn.parent.doomed = f"{txn.name} in it was rolled back: {why}"
-    if not hooks:
+    if not hooks and not looks:
         return
     flow: FlowRun | None = current_flow.get()
     if flow is not None and txn.run_id:
-        yield _recorded(flow, txn, "COMPLETED", "RollingBack", why)
+        yield recorded(flow, txn, transaction_records.ROLLING_BACK, why)
     failed: list[str] = []
     for due in hooks:
         error = yield from _called(txn, due)
@@ -60,32 +84,11 @@ def rollback(txn: Transaction, why: str) -> Steps[None]:
         return
     if failed:
         raise flow.stop(Parked(f"a rollback is not complete ({why}). Its hook {'; '.join(failed)}"))
-    undone = [member.run_id for member in members if member.run_id] + [_key(txn, due) for due in hooks]
+    undone = [member.run_id for member in members if member.run_id] + [_key(txn, due) for due in hooks] + looks
     if txn.in_task:
         flow.memo.forget(undone)
-        yield _recorded(flow, txn, "FAILED", "Undone", why, undone)
-    else:
-        yield _recorded(flow, txn, "FAILED", "RolledBack", why, undone)
-
-
-def _recorded(
-    flow: FlowRun, txn: Transaction, state: str, name: str, why: str, undone: list[RunId] | None = None
-) -> Write:
-    outcome = TaskOutcome(
-        key=txn.run_id,
-        task=IDENTITY,
-        name=txn.name,
-        state=state,
-        state_name=name,
-        message=why[:2000],
-        at=time.time(),
-        undone=tuple(undone or ()),
-    )
-    what = outages.not_taken(txn.name)
-    return Write(
-        lambda: flow.written(what, lambda: flow.journal.append(outcome)),
-        lambda done: outages.post(flow, outcome, done),
-    )
+    name = transaction_records.UNDONE if txn.in_task else transaction_records.ROLLED_BACK
+    yield recorded(flow, txn, name, why, state="FAILED", undone=undone)
 
 
 # ---------------------------------------------------------------------------------------------- hooks

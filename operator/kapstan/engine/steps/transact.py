@@ -3,17 +3,18 @@ outside of any are called at its end."""
 
 from __future__ import annotations
 
-from kapstan.engine import transaction
+from kapstan.engine import returns, transaction
 from kapstan.engine.execution import Next, TaskExecution
 from kapstan.engine.operations import Steps, Wait
 from kapstan.engine.steps.hooks import commit, rollback
 from kapstan.engine.transaction import Transaction
+from kapstan.errors import KapstanError
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
 
 def transact(execution: TaskExecution, proceed: Next) -> Steps[State]:
-    around = transaction.current.get()
+    around = transaction.enclosing()
     return proceed(execution) if around is None and not has_hooks(execution.spec) else _part(execution, proceed, around)
 
 
@@ -54,7 +55,10 @@ def _within(execution: TaskExecution, proceed: Next, part: Transaction) -> Steps
     while waited_for := part.submitted:
         yield Wait(waited_for)
     if state.is_completed():
-        yield from commit(part.taken())
+        try:
+            yield from commit(part.taken())
+        except KapstanError as error:  # the key of a transaction in it cannot be stored
+            return returns.failed(error, "Task run encountered an exception")
     elif state.is_final():
         yield from rollback(part.taken(), state.message)
     return state
