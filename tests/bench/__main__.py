@@ -28,6 +28,7 @@ from tests.bench import (
     disturbed,
     flow_calls,
     imports,
+    keyed_calls,
     latency,
     listing,
     on_cluster,
@@ -37,6 +38,7 @@ from tests.bench import (
     table,
     takeover,
     throughput,
+    two_workers,
 )
 from tests.bench.measuring import Bench, Line, NotApplicable
 from tests.servers.redis import RedisServer
@@ -45,11 +47,14 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "submit": submitting.submit,
     "bulk": submitting.bulk,
     "throughput": throughput.throughput,
+    "workers": two_workers.workers,
     "server-cost": server_cost.server_cost,
     "latency": latency.latency,
     "memory": submitting.memory,
     "flow": flow_calls.local,
     "flow-s3": flow_calls.s3,
+    "keyed": keyed_calls.keyed,
+    "waiters": keyed_calls.waiters,
     "takeover": takeover.takeover,
     "cluster": on_cluster.start,
     "fairness": disturbed.fairness,

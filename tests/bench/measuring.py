@@ -132,6 +132,19 @@ def p50(call: Callable[[], object], times: int) -> float:
     return statistics.median(durations)
 
 
+def pairwise(rounds: int, times: int, ways: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """The median duration of every way in seconds, one a round; call by call in turns: all see the same load."""
+    figures: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        durations: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(times):
+            for name, call in ways.items():
+                durations[name].append(p50(call, 1))
+        for name, each in durations.items():
+            figures[name].append(statistics.median(each))
+    return figures
+
+
 def rate(call: Callable[[], object], runs: int) -> float:
     """How many of the ``runs`` that one ``call`` makes are made in a second."""
     begun = time.perf_counter()

@@ -20,7 +20,7 @@ from kapstan.runs import deaths
 
 logger = logging.getLogger("kapstan.task_runs")
 _SHORTEST, _LONGEST = 0.004, 1.0
-_PART = 25.0
+_PART = 50.0
 """A look is made when a wait is longer by this part of itself."""
 _IDLE_SECONDS = 5.0
 
@@ -32,15 +32,17 @@ class _Watch:
         self.backend = backend
         self.key = key
         self.record = seen.record
+        self.found: Entry | None = None
         self.since = time.monotonic()
         self.due = self.since
         self.waiting: list[Pending] = []
         self.asked = 0.0
 
     def has_changed(self) -> bool:
-        """Whether those that wait should look for themselves: also where this look failed."""
+        """Whether those that wait should look for themselves: also where this look failed. ``found`` is what it saw."""
+        self.found = None
         try:
-            entry = self.backend.register.read(self.key)
+            self.found = entry = self.backend.register.read(self.key)
             if entry is None or entry.record.state is not RegisterState.INTENT:
                 return True
             if entry.record.epoch != self.record.epoch or entry.record.holder is None:
@@ -97,7 +99,7 @@ class _Watcher:
                     now, waiting = time.monotonic(), []
                     watch.due = now + min(max((now - watch.since) / _PART, _SHORTEST), _LONGEST)
             for pending in waiting:
-                pending.finish(states.Completed())
+                pending.finish(states.Completed(data=watch.found))
 
     def _next(self) -> _Watch | None:
         """The watch that is due, once it is; None if there was none for a while. Called with the lock."""
@@ -117,7 +119,10 @@ _watcher = _Watcher()
 
 
 def change_of(backend: Backend, key: RegisterKey, seen: Entry) -> Pending:
-    """Ends when the register is not as ``seen`` any more, its holder has ended, or it cannot be read."""
+    """Ends when the register is not as ``seen`` any more, its holder has ended, or it cannot be read.
+
+    The data of its state is the register as it was then found, or None: a hundred that wait need not all read it.
+    """
     return _watcher.add(backend, key, seen)
 
 

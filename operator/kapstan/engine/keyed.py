@@ -95,8 +95,11 @@ class KeyedRun(KeyIntent):
 
     # ------------------------------------------------------------------ classes with an effect
 
-    def look(self) -> object:
+    def look(self, seen: Entry | None = None) -> object:
         """``BEGUN``, a State that counts in the place of an execution, ``Held`` or ``NotYet``.
+
+        Args:
+            seen: the register as it was found since this run began to wait for it; it need not be read then.
 
         Raises:
             StoreUnavailable, StoreRefused, StoreUnsafe, SignatureError: as ``ports.Register``; nothing may be executed.
@@ -106,7 +109,7 @@ class KeyedRun(KeyIntent):
         try:
             answer = self._try(None, RegisterEvent.BEGIN) if self._waited is None else None
             while answer is None:
-                found = self._register.read(self.key)
+                found, seen = seen or self._register.read(self.key), None
                 answer = self._try(None, RegisterEvent.BEGIN) if found is None else self._answer(found)
         finally:
             if self._mine is None:

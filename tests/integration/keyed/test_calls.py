@@ -88,6 +88,22 @@ def both(calls: list[Callable[[], Any]]) -> list[Any]:
     return found
 
 
+def set_after_reads(monkeypatch: pytest.MonkeyPatch, number: int, event: threading.Event) -> list[str]:
+    """Set ``event`` when callers have read the register so often; the names of their threads."""
+    read, readers = backends.current().register.read, list[str]()
+
+    def counted(key: RegisterKey) -> Any:
+        found, name = read(key), threading.current_thread().name
+        if name != "kapstan-key-watch":
+            readers.append(name)
+            if len(readers) == number:
+                event.set()
+        return found
+
+    monkeypatch.setattr(backends.current().register, "read", counted)
+    return readers
+
+
 @pytest.mark.parametrize("effect", CLASSES)
 def test_a_second_call_has_the_first_one_s_result(effect: EffectClass) -> None:
     subject = keyed(double, effect)
@@ -163,7 +179,27 @@ def test_concurrent_callers_are_one_execution_and_have_one_result(effect: Effect
     assert ran == [7]
 
 
-def test_those_that_wait_for_a_failure_have_it_and_who_comes_later_executes() -> None:
+def test_those_that_wait_do_not_each_read_what_one_look_has_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, begun, all_have_read = 8, threading.Event(), threading.Event()
+
+    def slow(n: int) -> int:
+        ran.append(n)
+        begun.set()
+        all_have_read.wait(30)
+        return n
+
+    subject = keyed(slow)
+    holder = threading.Thread(target=subject, args=(3,))
+    holder.start()
+    assert begun.wait(30)
+    readers = set_after_reads(monkeypatch, waiting, all_have_read)
+    assert both([lambda: subject(3)] * waiting) == [3] * waiting
+    holder.join()
+    assert ran == [3]
+    assert len(readers) == len({*readers}) == waiting
+
+
+def test_those_that_wait_for_a_failure_have_it_and_who_comes_later_executes(monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
 
     def refused(n: int) -> int:
@@ -172,7 +208,7 @@ def test_those_that_wait_for_a_failure_have_it_and_who_comes_later_executes() ->
         raise ValueError(f"no {n}")
 
     subject = keyed(refused)
-    threading.Timer(0.3, go.set).start()
+    set_after_reads(monkeypatch, 3, go)
     found = both([lambda: subject(7)] * 4)
     assert [(type(error), str(error)) for error in found] == [(ValueError, "no 7")] * 4
     assert ran == [7]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from kapstan.engine import cache_key, key_watch, retries, returns
@@ -16,7 +17,7 @@ from kapstan.engine.execution import Next, TaskExecution
 from kapstan.engine.keyed import BEGUN, Held, KeyedRun, NotYet
 from kapstan.engine.operations import Do, Sleep, Steps, Wait
 from kapstan.errors import BackendError, Fenced, KapstanError, StoreUnsafe
-from kapstan.ports import RegisterKey
+from kapstan.ports import Entry, RegisterKey
 from kapstan.runs import deaths
 from kapstan.states import EffectClass, State
 
@@ -68,9 +69,10 @@ def _cached(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[Sta
 
 def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State]:
     ledger = execution.ledger
+    seen: Entry | None = None
     while True:
         try:
-            answer = yield from _asked(execution, run.look, forever=ledger.waits_for_store)
+            answer = yield from _asked(execution, partial(run.look, seen), forever=ledger.waits_for_store)
         except BackendError as error:
             run.broken_off(error)
             raise
@@ -79,6 +81,7 @@ def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State
         except BaseException as error:
             run.broken_off(error)
             raise
+        seen = None
         if answer is BEGUN:
             answer = yield from _executed(execution, proceed, run)
         if isinstance(answer, State):
@@ -88,7 +91,9 @@ def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State
                 logger.info("Run %s of %s waits: its key is held", execution.run.name, execution.spec.name)
                 return ledger.not_now(execution, _BACK_SECONDS)
             _tell_once(execution, answer, run)
-            yield Wait([key_watch.change_of(ledger.its_backend(), run.key, answer.entry)])
+            change = key_watch.change_of(ledger.its_backend(), run.key, answer.entry)
+            yield Wait([change])
+            seen = change.state.data
         elif isinstance(answer, NotYet):
             if not ledger.waits_in_place:
                 return ledger.not_now(execution, answer.seconds)
