@@ -36,6 +36,7 @@ from kapstan.errors import (
 from kapstan.ids import RunId, Token
 from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
+from kapstan.runs.stored import UNREADABLE
 from kapstan.specs import TaskSpec, prints_are_lines
 from kapstan.states import State, StateType
 
@@ -115,10 +116,9 @@ class BackgroundEngine:
             return self._refuse(
                 claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
             )
-        if claim.crashes >= self._max_crashes:
-            return self._refuse(
-                claim, "crashed", f"its process died {values.times(claim.crashes)} (KAPSTAN_MAX_CRASHES)"
-            )
+        if claim.crashes >= self._max_crashes or not claim.envelope:  # nobody submits without one
+            died = f"its process died {values.times(claim.crashes)} (KAPSTAN_MAX_CRASHES)"
+            return self._refuse(claim, "crashed", died if claim.envelope else UNREADABLE)
         try:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)

@@ -24,7 +24,7 @@ from kapstan.errors import (
 from kapstan.exception_state import is_group
 from kapstan.identity import find, importable_name
 from kapstan.ids import RunId, new_id
-from kapstan.runs.stored import FAILURE, is_failure, opened, readable
+from kapstan.runs.stored import FAILURE, UNREADABLE, is_failure, opened, readable
 from kapstan.runs.stored import arguments_key as arguments_key
 
 _TRACEBACK_CHARACTERS = 16_000
@@ -212,7 +212,7 @@ def open_failure(
         StoreUnavailable, StoreRefused: with ``replay``: it cannot be read now.
     """
     if not envelope:
-        return CrashedRun("the run crashed") if state == "crashed" else RunFailed("the run failed")
+        return UnreadableValue(f"the run crashed: {UNREADABLE}") if state == "crashed" else RunFailed("the run failed")
     try:
         body = _failure(open_value(backend, envelope, "result", key), key)
         error = None if replay and body.get("local") else _rebuild(backend, body, key)

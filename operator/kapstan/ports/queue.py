@@ -54,7 +54,7 @@ class RunRecord:
     attempt: int
     crashes: int
     envelope: bytes
-    """Arguments before the end, outcome after it."""
+    """Arguments before the end, outcome after it; empty of a crashed run whose record cannot be read."""
     since: float = field(default=0.0, compare=False)
     """Unix seconds: when its state began; after the end, when it ended."""
     started: float | None = field(default=None, compare=False)

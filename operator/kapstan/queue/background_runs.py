@@ -5,17 +5,17 @@ Reads the heads of records, no payloads.
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from kapstan.errors import ConfigurationError
 from kapstan.ids import RunId, made_at, to_uuid
 from kapstan.ports import RunRecord, RunState
 from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
 from kapstan.queue import scripts
-from kapstan.queue.record import Route, record_of, state_of
+from kapstan.queue.record import Route, fields_of, is_run_id, record_of, state_of
 from kapstan.queue.run_lists import HOUR, Place, RunLists, cursor_of, place_of
 from kapstan.queue.wire import pack
 
@@ -104,7 +104,7 @@ class RedisBackgroundRuns:
                 for place, number in enumerate(found):
                     if number:
                         name, minute = divmod(place, len(minutes))
-                        yield minutes[minute], some[name].decode(), number
+                        yield minutes[minute], some[name].decode(errors="replace"), number
 
     def rerun(self, run_id: RunId) -> tuple[Change, RunState | None]:
         return self._changed(scripts.rerun.pack(self._queue.prefix, run_id))
@@ -128,8 +128,9 @@ class RedisBackgroundRuns:
         """The claims of all sessions, however long ago their runs were submitted."""
         before = place_of("r", cursor) if cursor else None
         names = self._queue.command(pack("ZRANGE", f"{self._queue.prefix}s", 0, -1))
-        fields = self._queue.commands([pack("HKEYS", f"{self._queue.prefix}w:{name.decode()}") for name in names])
-        held = {key.decode() for keys in fields for key in keys if len(key) == 22}
+        sessions = [name.decode(errors="replace") for name in names]
+        fields = self._queue.commands([pack("HKEYS", f"{self._queue.prefix}w:{name}") for name in sessions])
+        held = {key.decode() for keys in fields for key in keys if is_run_id(key)}
         places = sorted((Place(round((made_at(run_id) or 0) * 1000), run_id) for run_id in held), reverse=True)
         places = [place for place in places if before is None or place < before]
         for at in range(0, len(places), min(limit, _MOST_AT_ONCE)):
@@ -149,10 +150,12 @@ class RedisBackgroundRuns:
         paused: set[tuple[str, str]] = set()
         if running or any(listed.record.state == "ready" for listed in found):
             paused = set(self._queue.paused())
-            names = [name.decode() for name in self._queue.command(pack("ZRANGE", f"{prefix}s", 0, -1))]
+            found_names = self._queue.command(pack("ZRANGE", f"{prefix}s", 0, -1))
+            names = [name.decode(errors="replace") for name in found_names]
             fields = self._queue.commands([pack("HMGET", f"{prefix}w:{name}", "@", *running) for name in names])
             for name, (info, *claims) in zip(names, fields, strict=True):
-                served.update(json.loads(info)["routes"] if info else ())
+                routes = (fields_of(info or b"") or {}).get("routes")
+                served.update(map(str, cast("list[Any]", routes)) if isinstance(routes, list) else ())
                 holders |= {run_id: name for run_id, claim in zip(running, claims, strict=True) if claim}
         return [
             listed._replace(
@@ -171,11 +174,10 @@ class RedisBackgroundRuns:
 
 
 def _head(run_id: RunId, head: bytes | None) -> RunRecord | None:
-    """The record without what follows its route; None if there is none (deleted, expired) or it is none of ours."""
-    parts = (head or b"").split(b"\0", 2)
-    if len(parts) < 3:
+    """The record without what follows its route; None if there is none (deleted, expired)."""
+    if not head:
         return None
-    return record_of(run_id, b"\0".join((*parts[:2], b"")))
+    return record_of(run_id, b"\0".join((*head.split(b"\0", 2)[:2], b"")))
 
 
 def _paused(record: RunRecord, paused: set[tuple[str, str]]) -> Literal["task", "queue", ""]:
@@ -207,7 +209,7 @@ def _fits(chosen: BackgroundFilter, record: RunRecord, place: Place, *, ends: bo
 def _counted(fields: dict[bytes, bytes]) -> Counter[tuple[str, str]]:
     found = Counter[tuple[str, str]]()
     for field, number in fields.items():
-        letter, _, route = field.decode().partition(":")
-        if letter in _COUNTED:
+        letter, _, route = field.decode(errors="replace").partition(":")
+        if letter in _COUNTED and re.fullmatch(rb"-?[0-9]{1,15}", number):
             found[_COUNTED[letter], route] = int(number)
     return found

@@ -17,6 +17,7 @@ from kapstan.errors import ConfigurationError, SerializationError, SignatureErro
 from kapstan.ids import RunId, new_nonce
 from kapstan.ports import IndexedRun, LeaseHolder
 from kapstan.queue import scripts
+from kapstan.queue.record import is_run_id
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
@@ -58,8 +59,9 @@ class RedisFlowRuns:
         while len(places) < limit:
             size = limit + _TIES
             part = ("ZRANGE", f"{self._prefix}fi", top, "-inf", "BYSCORE", "REV", "LIMIT", offset, size, "WITHSCORES")
-            found = [(int(at), run_id.decode()) for run_id, at in self._queue.command(pack(*part))]
-            places += [place for place in found if before is None or place < before]
+            found = self._queue.command(pack(*part))
+            known = [(int(at), name.decode()) for name, at in found if is_run_id(name) and abs(at) < 1e15]
+            places += [place for place in known if before is None or place < before]
             offset += size
             if len(found) < size:
                 break
@@ -112,7 +114,7 @@ class RedisFlowRuns:
                     wire.close()
                     wire = None
                     continue
-                if push is not None and push[0] == b"message":
+                if push is not None and push[0] == b"message" and is_run_id(push[2]):
                     changed(push[2].decode())
         finally:
             wake.close()
@@ -157,8 +159,10 @@ class RedisRunLease:
         self.act("release")
 
 
-def _holder(lease: bytes, now: int) -> LeaseHolder:
-    return LeaseHolder(int(lease[:9]), lease[23:].decode().partition("/")[0], int(lease[9:23]) > now)
+def _holder(lease: bytes, now: int) -> LeaseHolder | None:
+    if not lease[:23].isdigit() or len(lease) < 23:
+        return None  # another program wrote it
+    return LeaseHolder(int(lease[:9]), lease[23:].decode(errors="replace").partition("/")[0], int(lease[9:23]) > now)
 
 
 def _place(run_id: RunId) -> str:

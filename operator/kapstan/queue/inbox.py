@@ -10,6 +10,7 @@ in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -23,9 +24,10 @@ from kapstan.main_thread import stretch
 from kapstan.ports import RunState
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import TERMINAL, check_format, record_of
+from kapstan.queue.record import TERMINAL, check_format, is_run_id, record_of
 from kapstan.queue.wire import ConnectionLost, Refused, Wake, Wire, pack, refusal
 
+log = logging.getLogger("kapstan.queue")
 _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
 _RID = 22
@@ -277,8 +279,11 @@ def _ends(payload: bytes) -> list[tuple[RunId, bytes]]:
     found: list[tuple[RunId, bytes]] = []
     at = 0
     while at < len(payload):
-        size = int(payload[at + _RID : at + _RID + 6])
-        body = at + _RID + 6
+        digits, body = payload[at + _RID : at + _RID + 6], at + _RID + 6
+        if not is_run_id(payload[at : at + _RID]) or not digits.isdigit():
+            log.warning("A message on this client's channel is not from Kapstan and is ignored: %.60r", payload[at:])
+            break
+        size = int(digits)
         found.append((payload[at : at + _RID].decode(), payload[body : body + size]))
         at = body + size
     return found

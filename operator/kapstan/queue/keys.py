@@ -62,6 +62,7 @@ KEYS = (
     KeySpec("ll:<digest>", "set", "ttl", "locks", "who wants to hear that it was given back"),
     KeySpec("lc:<client>", "hash", "ttl", "lock_renew", "a process that uses locks: its beat, what it said of itself"),
     KeySpec("lh:<client>", "set", "ttl", "locks", "what it holds or waits for"),
+    KeySpec("bad:<run_id>", "string", "ttl", "claim", "what another program wrote to t:, of any type, set aside"),
     KeySpec("fi", "zset", "permanent", "flow_save", "ids of recent flow runs, bounded"),
 )
 

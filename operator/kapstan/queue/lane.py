@@ -10,6 +10,7 @@ does nothing there.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from kapstan.queue.server_clock import ServerClock
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 
 MOST = 256  # runs that one step claims or finishes
+log = logging.getLogger("kapstan.queue")
 _ERA_PATIENCE = 5.0  # seconds after which a lane asks again whether the era was raised
 _TOLD = (b"IDLE", b"DRAIN", b"DEAD")
 """What a step may answer to a lane that may then block: it is told when that is over."""
@@ -205,9 +207,12 @@ class RedisLane:
         self._status = b""  # handed a run it is idle no more, also if the run has gone back unread
         with self._lock:
             record = payload[37:]
-            self._clock.told(record[16:26])
-            made = minted_as(payload[23:37], record[16:26], self._holder)
-            self._accept(payload[1:23].decode(), made, record, self._pushed)
+            try:
+                self._clock.told(record[16:26])
+                made = minted_as(payload[23:37], record[16:26], self._holder)
+                self._accept(payload[1:23].decode(), made, record, self._pushed)
+            except (ValueError, LookupError):  # what the queue hands over can be read: it asks what it holds
+                log.warning("A message on %s is not from Kapstan and is ignored: %.60r", self._channel, payload)
         return False
 
     def give_back(self, executing: Sequence[RunId]) -> list[RunId]:

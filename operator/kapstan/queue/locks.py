@@ -86,9 +86,7 @@ class RedisTable:
         if reply[1] == b"OK":
             return Place(int(reply[2]))
         _, _, client, about, beat, left, ahead = reply
-        return Place(
-            None, client.decode(), about.decode(), beat.decode(), float(left) / 1000 if left else None, int(ahead)
-        )
+        return Place(None, _text(client), _text(about), _text(beat), float(left) / 1000 if left else None, int(ahead))
 
     def give_up(self, wait: Wait, patience: float | None = None) -> None:
         self._leave(_digest(wait.key), wait.client, wait.number, patience)
@@ -113,7 +111,7 @@ class RedisTable:
         if not found:
             return None
         holder, token, since, about, waiting = found
-        return LockHolder(holder.decode(), int(token), int(since) / 1000, self._process(about.decode()), waiting)
+        return LockHolder(_text(holder), int(token), int(since) / 1000, self._process(_text(about)), waiting)
 
     def end_client(self, client: str) -> None:
         self._call(scripts.lock_end.pack(self._prefix, client))
@@ -208,13 +206,18 @@ class _Ear:
 
     def _take(self, push: Any) -> None:
         if type(push) is hiredis.PushNotification and push[0] == b"message":
-            self._say(cast("list[bytes]", push)[2].decode())
+            self._say(cast("list[bytes]", push)[2].decode(errors="replace"))
 
     def _say(self, message: str | None) -> None:
         try:
             self._rung(message)
         except LockUnavailable:
             return  # it is said anew when Redis is back
+
+
+def _text(said: bytes) -> str:
+    """What a client said of itself, or another program wrote there."""
+    return said.decode(errors="replace")
 
 
 def _digest(key: str) -> str:

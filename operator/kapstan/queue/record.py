@@ -5,9 +5,10 @@ Called by the adapter's other modules; knows nothing of connections or envelopes
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, Token
@@ -33,6 +34,7 @@ _EPOCH = 1577836800  # 2020-01-01
 HELD = b"\x1f"  # between the route and who held the run that ended
 _SEPARATORS = frozenset("|\0\x1f")
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_RUN_ID = re.compile(rb"[-0-9A-Z_a-z]{22}")
 
 
 class Route(NamedTuple):
@@ -100,13 +102,31 @@ def check_format(reply: list[bytes]) -> None:
         raise QueueUnavailable(f"a script answered in format {reply[0]!r}; this release reads {FORMAT!r}")
 
 
-def record_of(run_id: RunId, record: bytes) -> RunRecord:
-    if record[:1] != FORMAT:
-        raise QueueUnavailable(f"run {run_id} has record format {record[:1]!r}; this release reads {FORMAT!r}")
+def fields_of(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that a session or an end was written as; None if another program wrote there."""
     try:
-        _, place, envelope = record[HEAD:].split(b"\0", 2)
-    except ValueError:
-        raise QueueUnavailable(f"run {run_id}: its record cannot be read, somebody else wrote to its key") from None
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def is_run_id(name: bytes) -> bool:
+    return _RUN_ID.fullmatch(name) is not None
+
+
+def record_of(run_id: RunId, record: bytes) -> RunRecord:
+    """What a record says. One that another program or another release wrote is a crashed run without an envelope."""
+    try:
+        return _read(run_id, record)
+    except (ValueError, LookupError):
+        return RunRecord(run_id, "", "default", "crashed", Token(0, 0), 1, 0, b"")
+
+
+def _read(run_id: RunId, record: bytes) -> RunRecord:
+    if record[:1] != FORMAT:
+        raise ValueError
+    _, place, envelope = record[HEAD:].split(b"\0", 2)
     route, _, held = place.partition(HELD)
     queue, task = Route.parse(route.decode())
     state = _STATES[record[1]]

@@ -27,7 +27,7 @@ from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
 from kapstan.queue.lane import RedisLane
-from kapstan.queue.record import Route, check_format, record_of, route_of, state_of, tail_of
+from kapstan.queue.record import Route, check_format, fields_of, is_run_id, record_of, route_of, state_of, tail_of
 from kapstan.queue.session import RedisSession
 from kapstan.queue.wire import ConnectionLost, Wire, pack
 from kapstan.settings import Settings
@@ -154,8 +154,8 @@ class RedisQueue:
         return bool(self.call(scripts.pause.pack(self.prefix, name, pausing))[1])
 
     def paused(self) -> list[tuple[str, str]]:
-        names = [name.decode() for name in self.command(pack("SMEMBERS", f"{self.prefix}pa"))]
-        routes = [Route(name[1:], "") if name[0] == "|" else Route.parse(name) for name in names]
+        names = [name.decode(errors="replace") for name in self.command(pack("SMEMBERS", f"{self.prefix}pa"))]
+        routes = [Route(name[1:], "") if name[:1] == "|" else Route.parse(name) for name in names]
         return sorted((route.task, route.queue) for route in routes)
 
     def open_session(
@@ -197,10 +197,10 @@ class RedisQueue:
 
     def seen_end(self, name: str) -> Mapping[str, Any] | None:
         found = self.command(pack("GET", f"{self.prefix}gone:{name}"))
-        return None if found is None else json.loads(found)
+        return None if found is None else fields_of(found)
 
     def sessions(self) -> list[SessionInfo]:
-        names = [name.decode() for name in self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1))]
+        names = [name.decode(errors="replace") for name in self.command(pack("ZRANGE", f"{self.prefix}s", 0, -1))]
         all_fields = self.commands([pack("HGETALL", f"{self.prefix}w:{name}") for name in names])
         seconds, micros = self.command(pack("TIME"))
         now = int(seconds) * 1000 + int(micros) / 1000
@@ -305,16 +305,18 @@ os.register_at_fork(after_in_child=_begin_all_anew)
 
 
 def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:
-    if b"@" not in fields:
+    """None: it has ended, or another program wrote to its key."""
+    info = fields_of(fields.get(b"@", b"")) or {}
+    try:
+        return SessionInfo(
+            session=name,
+            worker=str(info["worker"]),
+            tasks=tuple(str(task) for task in info["tasks"]),
+            lanes=int(info["lanes"]),
+            claimed=sum(is_run_id(field) for field in fields),
+            draining=b"!" in fields,
+            lease_left=(float(info["lease"]) - max(0.0, now_ms - int(fields[b"="]))) / 1000,
+            queue=str(info["queue"]),
+        )
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
-    info = json.loads(fields[b"@"])
-    return SessionInfo(
-        session=name,
-        worker=info["worker"],
-        tasks=tuple(info["tasks"]),
-        lanes=info["lanes"],
-        claimed=sum(1 for field in fields if len(field) == 22),
-        draining=b"!" in fields,
-        lease_left=(info["lease"] - max(0.0, now_ms - int(fields[b"="]))) / 1000,
-        queue=info["queue"],
-    )

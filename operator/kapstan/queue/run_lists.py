@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from kapstan.errors import ConfigurationError
 from kapstan.ids import RunId
+from kapstan.queue.record import is_run_id
 from kapstan.queue.wire import pack
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class RunLists:
         for first in range(newest, oldest - 1, -_BATCH):
             hours = range(first, max(first - _BATCH, oldest - 1), -1)
             names = self._queue.commands([pack("SMEMBERS", f"{self._queue.prefix}{kind}r:{hour}") for hour in hours])
-            for hour, routes in zip(hours, names, strict=True):
-                lists = [f"{kind}:{hour}:{name.decode()}" for name in routes if wanted(name.decode())]
+            for hour, found in zip(hours, names, strict=True):
+                routes = [name.decode(errors="replace") for name in found]
+                lists = [f"{kind}:{hour}:{name}" for name in routes if wanted(name)]
                 for batch in self._of_hour(hour * HOUR, lists, before, size) if lists else ():
                     kept = [place for place in batch if place.at >= since]
                     if kept:
@@ -159,6 +161,7 @@ class _Tail:
         """What was read and is newer than ``floor``: nothing that is still to be read belongs among it. The oldest
         entry read stays, where more are to come: it is the bound."""
         while self._entries and (at := self.at(self._entries[-1])) > floor:
-            run_ids = self._entries.pop()[_AT:].decode()
+            run_ids = self._entries.pop()[_AT:]
             for first in range(0, len(run_ids), _ID):
-                yield Place(at, run_ids[first : first + _ID])
+                if is_run_id(run_id := run_ids[first : first + _ID]):  # else another program wrote it
+                    yield Place(at, run_id.decode())

@@ -209,9 +209,11 @@ class RedisSession:
         self._call(scripts.drain.pack(self._prefix, self._name, 1))
 
     def close(self) -> None:
-        while not self._call(scripts.expire.pack(self._prefix, self._name, 1, self._ttl))[1]:
-            pass
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
-        self._wake.close()
+        try:
+            while not self._call(scripts.expire.pack(self._prefix, self._name, 1, self._ttl))[1]:
+                pass
+        finally:
+            if self._wire is not None:
+                self._wire.close()
+                self._wire = None
+            self._wake.close()

@@ -16,6 +16,12 @@ FAILURE = "\0failure"
 a result, it says itself what it is."""
 
 
+UNREADABLE = (
+    "its record in Redis cannot be read: another program, or another release of Kapstan, wrote to its key. What a "
+    "worker found there is kept for 8 days, in the key bad: and the id"
+)
+
+
 def is_failure(value: Any) -> bool:
     """Whether the value in an envelope tells of a failure and is no result."""
     return type(value) is dict and FAILURE in value

@@ -23,7 +23,7 @@ from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
 from kapstan.runs import reruns
 from kapstan.runs.results import ShownResult, shown
-from kapstan.runs.stored import arguments_key, is_failure, readable
+from kapstan.runs.stored import UNREADABLE, arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
 from kapstan.states import EffectClass
 
@@ -215,7 +215,7 @@ def _unknown(run_id: RunId) -> NotFound:
 
 def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
     record = listed.record
-    ended = record.since if record.state in ENDED else None
+    ended = record.since or None if record.state in ENDED else None
     took = None if record.started is None else max(0.0, (ended or now) - record.started)
     retried = record.state == "delayed" and record.attempt > 1
     return TaskRunView(
@@ -265,6 +265,8 @@ def _reason(backend: Backend, record: RunRecord) -> str:
     if record.state not in ("failed", "crashed"):
         return ""
     value = _value(backend, record)
+    if record.state == "crashed" and not record.envelope:
+        return UNREADABLE
     if "message" not in value:
         return str(value.get("result", ""))
     text = f"{value['error']}: {value['message']}" if value.get("error") else str(value["message"])

@@ -169,7 +169,13 @@ class TestPages:
         with shared_server.client() as client:
             client.delete(f"{queue.prefix}t:{submissions[3].run_id}")
             client.set(f"{queue.prefix}t:{submissions[2].run_id}", b"nonsense")
-        assert every_page(runs) == [submissions[1].run_id, submissions[0].run_id]
+        assert every_page(runs) == [submission.run_id for submission in reversed(submissions[:3])]
+        unreadable = runs.page(ALL, 10).runs[0]
+        assert (unreadable.record.state, unreadable.record.run_id, unreadable.record.envelope) == (
+            "crashed",
+            submissions[2].run_id,
+            b"",
+        )
 
     @pytest.mark.parametrize("cursor", ["nonsense", "e12-" + "A" * 22, "i12-short", "-1"])
     def test_a_cursor_of_another_list_is_refused(self, runs: RedisBackgroundRuns, cursor: str) -> None:

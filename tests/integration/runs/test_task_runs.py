@@ -225,12 +225,15 @@ def test_a_record_that_somebody_spoilt_is_told_as_such(backend: Backend, kapstan
             f"{prefix}t:{foreign}", record.replace(backend.queue.record(foreign).envelope, b"1jforged" + b"x" * 60)
         )
         client.set(f"{prefix}t:{spoilt}", b"1q")
-    assert [run["id"] for run in json.loads(kapstan("task-run", "ls", "-o", "json").stdout)] == [
-        uuid(foreign),
-        uuid(good),
+    listed = json.loads(kapstan("task-run", "ls", "-o", "json").stdout)
+    assert [(run["id"], run["state"]) for run in listed] == [
+        (uuid(spoilt), "Crashed"),
+        (uuid(foreign), "Scheduled"),
+        (uuid(good), "Scheduled"),
     ]
+    assert "its record in Redis cannot be read" in listed[0]["why"]
     assert "cannot be read" in json.loads(kapstan("task-run", "inspect", foreign, "-o", "json").stdout)["arguments"]
-    assert "its record cannot be read" in kapstan("task-run", "inspect", spoilt).stderr
+    assert "its record in Redis cannot be read" in kapstan("task-run", "inspect", spoilt).stdout
 
 
 def test_a_redis_that_is_away_is_one_line(backend: Backend, kapstan, tmp_path, monkeypatch) -> None:

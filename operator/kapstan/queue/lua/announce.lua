@@ -8,6 +8,7 @@
 -- connection sent and comes only now (this, or a step) does nothing.
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused
@@ -21,7 +22,7 @@
 local session, lane, connection = ARGV[1], ARGV[2], ARGV[3]
 local w, known, claims, answer = P .. 'w:' .. session, {}, {}, {}
 local marks = call('HMGET', w, '@', '^' .. lane)
-if marks[2] and tonumber(marks[2]) >= tonumber(connection) then return {'1', answer} end
+if marks[2] and (tonumber(marks[2]) or 0) >= tonumber(connection) then return {'1', answer} end
 if marks[1] then call('HSET', w, '^' .. lane, connection) end
 for i = 5, #ARGV, 2 do known[ARGV[i]] = ARGV[i + 1] end
 for _, claim in ipairs(claims_of(session, lane)) do

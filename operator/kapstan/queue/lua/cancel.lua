@@ -6,6 +6,7 @@
 -- A cancelled run stays in its ready list, counted as stale, until a claim comes by and drops it; the first and the last
 -- of the list leave it at once.
 -- include: record
+-- include: whole
 -- include: holder
 -- include: route
 -- include: index
@@ -15,6 +16,11 @@
 local rid = ARGV[1]
 local record = call('GET', P .. 't:' .. rid)
 if not record then return {'1', ''} end
+if not is_whole(record) then
+  finish(rid, whole(rid, record, ''), 'x', '00000000000000', '', ARGV[2])
+  settle()
+  return {'1', 'x'}
+end
 local state = state_of(record)
 local session
 if state == 'q' or state == 'r' then session = holder_of(rid) end

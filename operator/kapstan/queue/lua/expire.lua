@@ -9,6 +9,7 @@
 -- is the next start's.
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused

@@ -10,6 +10,7 @@
 local key, action = P .. 'fl:' .. ARGV[1], ARGV[2]
 local attempt, holder = format('%09d', ARGV[3]), ARGV[4]
 local there = call('GET', key)
+if there and not find(there, '^' .. string.rep('%d', 23)) then there = nil end -- another program's: the journal fences
 local mine = there and sub(there, 1, 9) == attempt and sub(there, 24) == holder
 if action == 'release' then
   if mine then call('SET', key, attempt .. format('%014d', 0), 'EX', ARGV[6]) end

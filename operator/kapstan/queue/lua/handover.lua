@@ -13,16 +13,19 @@ end
 -- Take up to `want` ready runs off a route's list: rids and their records. Entries that are stale (cancelled
 -- meanwhile, or standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone.
 -- Then: true if that is so, or it is next, and nothing else may be claimed now; true if the list was not looked through.
+-- What another program wrote is no run of this list (dropped) or no record (set aside, see there: it is claimed as pure).
 -- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
 -- counted as stale until it is popped, that is known: then the claim is written into the record, too.
 local function take(route, want, empty)
   local list, rids, records, size, stale, ask = P .. 'q:' .. route, {}, {}, 0, 0, want
+  local place, sound = '\0' .. route .. '\0', {}
   local seen -- the runs that were taken, where a run may stand twice
   local function put_back(popped, from)
     local back = {}
     for i = #popped, from, -1 do back[#back + 1] = popped[i] end
     if #back > 0 then call('LPUSH', list, unpack(back)) end
-    if stale > 0 then count('k:', route, -stale) end
+    local known = stale > 0 and tonumber(call('HGET', P .. 'n', 'k:' .. route) or 0) or 0 -- others may put in what they like
+    if known > 0 then count('k:', route, -math.min(stale, known)) end
   end
   while size < want and stale < 5000 do
     local popped = call('LPOP', list, format('%d', ask))
@@ -30,16 +33,33 @@ local function take(route, want, empty)
       if stale > 0 then call('HDEL', P .. 'n', 'k:' .. route) end -- an empty list has none
       return rids, records, false
     end
-    if seen == nil then seen = call('HEXISTS', P .. 'n', 'k:' .. route) == 1 and {} end
+    if seen == nil then
+      seen = redis.pcall('HEXISTS', P .. 'n', 'k:' .. route)
+      if type(seen) ~= 'number' then call('DEL', P .. 'n') end -- another program wrote to n
+      seen = seen == 1 and {}
+    end
     local names = {}
+    local foreign = find(table.concat(popped), '[^%w_-]')
     for i = 1, #popped do names[i] = T .. popped[i] end
     local found = call('MGET', unpack(names))
     for i = 1, #popped do
       local rid, record = popped[i], found[i]
-      local state, class
-      if record then state, class = byte(record, 2), byte(record, 32) end
-      if state == 113 and not (seen and seen[rid]) then -- q
-        local alone = class ~= 112 -- p
+      local ready = false
+      if record then -- as is_whole, but most runs of a call share these parts, so each is looked at once
+        local form, state = byte(record, 1, 2)
+        local epoch, counts, at = sub(record, 9, 16), sub(record, 27, 32), find(record, '\0', 41, true)
+        if sound[epoch] == nil then sound[epoch] = find(epoch, '^%d%d%d%d%d%d%d%d$') and epoch ~= '99999999' end
+        if sound[counts] == nil then sound[counts] = find(counts, '^%d%d%d%d%d[piat]$') ~= nil end
+        ready = form == 49 and state == 113 and sound[epoch] and sound[counts]
+          and at and sub(record, at, at + #place - 1) == place -- of this list
+      end
+      if #rid ~= RID or foreign and find(rid, '[^%w_-]') then
+        ready = false
+      elseif not ready and (record and not is_whole(record) or not record and call('EXISTS', names[i]) == 1) then
+        record, ready = whole(rid, record, route), true
+      end
+      if ready and not (seen and seen[rid]) then
+        local alone = byte(record, 32) ~= 112 -- p
         if size == want or alone and not (empty and size == 0) then
           put_back(popped, i)
           return rids, records, alone
@@ -87,11 +107,12 @@ end
 -- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way.
 local function idle_lane(route)
   for _ = 1, 10000 do
-    local member = call('SPOP', P .. 'idle:' .. route)
-    if not member then return nil end
+    local member = redis.pcall('SPOP', P .. 'idle:' .. route)
+    if type(member) == 'table' then call('DEL', P .. 'idle:' .. route) end -- another program wrote there
+    if type(member) ~= 'string' then return nil end
     local session, lane = string.match(member, '^(.*)|(%d+)$')
-    local marks = call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
-    if marks[1] and not marks[2] and marks[3] then return session, lane end
+    local marks = session and call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
+    if marks and marks[1] and not marks[2] and marks[3] then return session, lane end
   end
   return nil
 end
@@ -137,11 +158,13 @@ local function promote()
   if #due == 0 then return end
   local routes = {}
   for _, rid in ipairs(due) do
-    local record = call('GET', P .. 't:' .. rid)
-    if record and state_of(record) == 'd' then
+    local record = call('MGET', P .. 't:' .. rid)[1]
+    if record and not is_whole(record) then
+      finish(rid, whole(rid, record, ''), 'x', '00000000000000', '', 86400)
+    elseif record and state_of(record) == 'd' then
       local route = route_of(record)
-      call('SETRANGE', P .. 't:' .. rid, 1, 'q' .. token_of(record) .. since)
       call('RPUSH', P .. 'q:' .. route, rid)
+      call('SETRANGE', P .. 't:' .. rid, 1, 'q' .. token_of(record) .. since)
       count('d:', route, -1)
       routes[route] = true
     end

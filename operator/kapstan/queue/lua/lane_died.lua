@@ -7,6 +7,7 @@
 -- Reply: format, crashes of the run (0: it was not charged), 1 if it was quarantined
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused
@@ -19,7 +20,7 @@
 -- include: release
 local session, lane, executing = ARGV[1], ARGV[2], ARGV[4]
 local crashes, quarantined = 0, 0
-if tonumber(call('HGET', P .. 'w:' .. session, '^' .. lane) or 0) > tonumber(ARGV[3]) then return {'1', 0, 0} end
+if (tonumber(call('HGET', P .. 'w:' .. session, '^' .. lane) or 0) or 0) > tonumber(ARGV[3]) then return {'1', 0, 0} end
 call('HDEL', P .. 'w:' .. session, '#' .. lane)
 local routes = release(session, claims_of(session, lane), ARGV[7], function(claim, record)
   if claim[1] ~= executing then return record end

@@ -15,4 +15,9 @@ if ARGV[3] == '1' then
     for _, kind in ipairs({'lk:', 'lw:', 'll:'}) do call('EXPIRE', P .. kind .. sub(each, 1, DIGEST), STAYS) end
   end
 end
-return {'1', call('HINCRBY', lc, 'n', 1)}
+local beat = redis.pcall('HINCRBY', lc, 'n', 1)
+if type(beat) ~= 'number' then -- another program wrote over it; a number that was not there before is a beat, too
+  beat = time[1]
+  call('HSET', lc, 'n', beat)
+end
+return {'1', beat}

@@ -9,7 +9,8 @@ local DIGEST, CLIENT, STAYS = 40, 22, 7 * 86400
 
 -- A number above every one before, also after a server lost its last writes: tokens, and the order of arrival.
 local function mint()
-  local last, new = tonumber(call('GET', P .. 'lt') or 0), time[1] * 1000000 + time[2]
+  local last, new = tonumber(call('GET', P .. 'lt') or 0) or 0, time[1] * 1000000 + time[2]
+  if last ~= last or last > 9e15 then last = 0 end -- another program wrote it
   if new <= last then new = last + 1 end
   new = format('%.0f', new)
   call('SET', P .. 'lt', new)
@@ -29,7 +30,7 @@ end
 local function pass_on(digest)
   local lk, lw, ll = P .. 'lk:' .. digest, P .. 'lw:' .. digest, P .. 'll:' .. digest
   local was = call('HMGET', lk, 'c', 'w')
-  if was[1] then call('SREM', P .. 'lh:' .. was[1], digest .. was[2]) end
+  if was[1] and was[2] then call('SREM', P .. 'lh:' .. was[1], digest .. was[2]) end
   for _, look in ipairs(call('SMEMBERS', ll)) do
     call('SREM', P .. 'lh:' .. sub(look, 1, CLIENT), digest .. sub(look, CLIENT + 1))
     ring(digest, sub(look, 1, CLIENT), sub(look, CLIENT + 1))
@@ -40,17 +41,22 @@ local function pass_on(digest)
     first = call('ZPOPMIN', lw)[1]
     if not first then call('DEL', lk) return end
     number, hold, holder = string.match(sub(first, CLIENT + 1), '^(%d+):(%d*):(.*)$')
-    local hears = ring(digest, sub(first, 1, CLIENT), number) > 0 -- if not, its connection is gone: it asks anew, or never
-    if not hears then call('SREM', P .. 'lh:' .. sub(first, 1, CLIENT), digest .. number) end
+    local hears = number and ring(digest, sub(first, 1, CLIENT), number) > 0 -- if not, its connection is gone: it asks anew, or never
+    if number and not hears then call('SREM', P .. 'lh:' .. sub(first, 1, CLIENT), digest .. number) end
   until hears
   grant(digest, sub(first, 1, CLIENT), number, hold, holder)
   local second = call('ZRANGE', lw, 0, 0)[1] -- looks, to see the end of the new holder at once
-  if second then ring(digest, sub(second, 1, CLIENT), string.match(second, '^%d+', CLIENT + 1)) end
+  local place = second and string.match(second, '^%d+', CLIENT + 1)
+  if place then ring(digest, sub(second, 1, CLIENT), place) end
 end
 
 -- Holder, client, number, token and end of the hold of a key; nothing if there is none, or it just came to its end.
 local function hold_of(digest)
   local hold = call('HMGET', P .. 'lk:' .. digest, 'h', 'c', 'w', 't', 'u')
+  if not hold[1] and call('EXISTS', P .. 'lk:' .. digest) == 0 then return nil end
+  if not (hold[1] and hold[2] and hold[3] and find(hold[4] or '', '^%d+$') and find(hold[5] or '-', '^%d*$')) then
+    error({err = 'UNREADABLE another program wrote to lk:' .. digest .. ': whoever held this lock may hold it still. When nobody does, delete that key'})
+  end
   if hold[1] and hold[5] ~= '' and now() >= tonumber(hold[5]) then
     pass_on(digest)
     hold = call('HMGET', P .. 'lk:' .. digest, 'h', 'c', 'w', 't', 'u')
@@ -80,7 +86,7 @@ end
 -- Whether a command of this generation of a client's connections may still act: it is not late.
 local function in_time(client, generation)
   local lc = P .. 'lc:' .. client
-  local known = tonumber(call('HGET', lc, 'g') or 0)
+  local known = tonumber(call('HGET', lc, 'g') or 0) or 0
   if known < tonumber(generation) then call('HSET', lc, 'g', generation) end
   return known <= tonumber(generation)
 end

@@ -12,7 +12,7 @@ for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
   for i, claim in ipairs(call('HMGET', P .. 'w:' .. session, unpack(ARGV, 2))) do claims[i] = claims[i] or claim end
 end
 for i, record in ipairs(records) do
-  if record and claims[i] then
+  if record and claims[i] and #claims[i] > 24 then
     record = sub(record, 1, 1) .. 'r' .. sub(claims[i], 1, 24) .. sub(record, 27)
   end
   answer[i] = record and sub(record, 1, ARGV[1])

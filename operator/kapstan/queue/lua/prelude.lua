@@ -25,7 +25,7 @@ local shift -- what the server's clock was set back (ms), see renew
 -- section: now
 -- Milliseconds of a clock that never goes back.
 local function now()
-  shift = shift or tonumber(call('HGET', P .. 'm', 'shift') or 0)
+  shift = shift or tonumber(call('HGET', P .. 'm', 'shift') or 0) or 0
   return moment + shift
 end
 
@@ -62,9 +62,36 @@ local function route_of(record)
   return sub(record, from, to - 1), to
 end
 
+-- section: whole
+-- Whether a record is one that this release reads: format, token, moment, counts and class, then fingerprint and route.
+local function is_whole(record)
+  local head = '^1[qdrpcfxk]' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d%d%d%d%d[piat]'
+  local at = find(record, head) and find(record, '\0', 41, true)
+  return at and find(record, '\0', at + 1, true) and true or false
+end
+
+-- Another program, or another release, wrote to the key of a run (nil: not even a string). What stands there is kept for a
+-- person (bad:<rid>), and in its place comes a run of `route` ('' if that is not known) without arguments, which is never
+-- executed: the worker that claims it, or finish, ends it as crashed. Its token is above what the run can have had. The
+-- record, or what is there now.
+local function whole(rid, record, route)
+  if record and is_whole(record) then return record end
+  call('RENAME', T .. rid, P .. 'bad:' .. rid)
+  call('EXPIRE', P .. 'bad:' .. rid, 691200)
+  local era = call('HGET', P .. 'm', 'era') or ''
+  era = find(era, '^%d%d%d%d%d%d$') and era or '000000'
+  local token = string.match(record or '', '^..(' .. string.rep('%d', 13) .. '[0-8])')
+  if not token or sub(token, 1, 6) > era then token = era .. format('%08d', 50000000 + moment / 1000 % 40000000) end
+  local client = string.match(sub(record or '', 33, 40), '^[%w_-]+$') or ''
+  local mended = '1q' .. token .. since .. '00010p' .. sub(client .. '--------', 1, 8) .. '--------\0' .. route .. '\0'
+  call('SET', T .. rid, mended)
+  return mended
+end
+
 -- section: repeated
 -- Of a run that is there already: its state, and whether `record` is of the same task and arguments.
 local function repeated(rid, there, record)
+  if not there or not is_whole(there) then return 'x', false end
   local of_there, of_record = find(there, '\0', 41, true), find(record, '\0', 41, true)
   return state_now(rid, there), sub(there, 41, of_there) == sub(record, 41, of_record)
 end
@@ -77,8 +104,9 @@ local function era()
   if known_era == nil then
     local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift', 'paused')
     any_paused = stored[4]
-    shift = tonumber(stored[3] or 0)
-    known_era = stored[1] and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
+    shift = tonumber(stored[3] or 0) or 0
+    known_era = stored[1] and stored[2] and find(stored[1], '^%d%d%d%d%d%d$')
+      and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
   end
   return known_era
 end
@@ -93,9 +121,15 @@ local function index(kind, route, rids)
   local at = struct.pack('>I3', moment % 3600000)
   for i = 1, #rids, 16 do entries[#entries + 1] = at .. table.concat(rids, '', i, math.min(i + 15, #rids)) end
   local key, routes = P .. kind .. ':' .. hour .. ':', P .. kind .. 'r:' .. hour
-  if call('RPUSHX', key .. route, unpack(entries)) > 0 then return #entries end
-  if call('SCARD', routes) >= 500 then route = '' end
-  call('RPUSH', key .. route, unpack(entries))
+  local there = redis.pcall('RPUSHX', key .. route, unpack(entries))
+  if type(there) == 'number' and there > 0 then return #entries end
+  -- Lists are for people: where another program put something else there, they begin anew, and no run stands still for it.
+  local number = redis.pcall('SCARD', routes)
+  if type(number) ~= 'number' then call('DEL', routes) elseif number >= 500 then route = '' end
+  if type(redis.pcall('RPUSH', key .. route, unpack(entries))) ~= 'number' then
+    call('DEL', key .. route)
+    call('RPUSH', key .. route, unpack(entries))
+  end
   call('EXPIRE', key .. route, 691200)
   call('SADD', routes, route)
   call('EXPIRE', routes, 691200)
@@ -103,15 +137,23 @@ local function index(kind, route, rids)
 end
 
 -- section: settle
+-- Count on. What another program wrote over begins anew: it is for people, and no run stands still for it.
+local function bump(key, field, by)
+  local sum = redis.pcall('HINCRBY', key, field, format('%d', by))
+  if type(sum) == 'number' then return sum end
+  if find(sum.err, 'WRONGTYPE', 1, true) then call('DEL', key) else call('HDEL', key, field) end
+  return call('HINCRBY', key, field, format('%d', by))
+end
+
 -- Per minute, kept for three hours: how many runs of a route started (field 'r:<route>'), ended ('c:', 'f:', 'x:', 'k:')
 -- or were begun once more by a person or submitted together with others ('s:'; one run for each entry of the lists by
 -- hour is counted there, see submitted). Past 3,000 fields, new routes are counted together (route '').
 local function tally(kind, route, by)
   local minute, field = P .. 'x:' .. format('%d', moment / 60000), kind .. ':' .. route
-  if call('HINCRBY', minute, field, format('%d', by)) ~= by then return end
+  if bump(minute, field, by) ~= by then return end
   if call('HLEN', minute) > 3000 then
     call('HDEL', minute, field)
-    call('HINCRBY', minute, kind .. ':', by)
+    bump(minute, kind .. ':', by)
   end
   call('EXPIRE', minute, 10800)
 end
@@ -160,8 +202,8 @@ local function any_watched()
 end
 
 local function note_watchers(rid, record)
-  local clients = any_watched() and call('HGET', P .. 'v', rid)
-  if not clients then return end
+  local clients = any_watched() and redis.pcall('HGET', P .. 'v', rid)
+  if type(clients) ~= 'string' then return end -- not watched; or another program wrote to v: who waits asks again one day
   call('HDEL', P .. 'v', rid)
   for at = 1, #clients, 8 do
     local parts = listener(sub(clients, at, at + 7))
@@ -172,7 +214,7 @@ end
 local function settle()
   for kind, routes in pairs(moved) do
     for route, by in pairs(routes) do
-      if by ~= 0 and call('HINCRBY', P .. 'n', kind .. route, format('%d', by)) == 0 then
+      if by ~= 0 and bump(P .. 'n', kind .. route, by) == 0 then
         call('HDEL', P .. 'n', kind .. route)
       end
     end

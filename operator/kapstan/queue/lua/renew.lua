@@ -13,11 +13,14 @@
 -- never goes back: where the server's does, the difference is kept in m.
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused
 if not era() then
-  return {'1', 'ERA', string.match(call('INFO', 'server'), 'run_id:(%x+)'), call('HGET', P .. 'm', 'era') or '000000'}
+  local before = call('HGET', P .. 'm', 'era') or ''
+  before = find(before, '^%d%d%d%d%d%d$') and before or '000000' -- another program may have written it
+  return {'1', 'ERA', string.match(call('INFO', 'server'), 'run_id:(%x+)'), before}
 end
 local session, seen, routes_at = ARGV[1], tonumber(ARGV[5]), 7 + 2 * ARGV[6]
 -- include: index
@@ -29,6 +32,15 @@ local session, seen, routes_at = ARGV[1], tonumber(ARGV[5]), 7 + 2 * ARGV[6]
 -- include: promote
 -- include: release
 -- include: end_session
+for _, field in ipairs({'clock', 'shift', 'beat'}) do -- what another program wrote there begins anew
+  local text = call('HGET', P .. 'm', field)
+  if text and not find(text, '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
+    call('HDEL', P .. 'm', field)
+    if field == 'shift' then shift = 0 end
+    local last = field == 'beat' and call('ZRANGE', P .. 's', 0, 0, 'REV', 'WITHSCORES')[2] -- numbers never go back
+    if last then call('HSET', P .. 'm', field, format('%d', math.min(math.max(tonumber(last) or 0, 0), 1e14))) end
+  end
+end
 local clock = tonumber(call('HGET', P .. 'm', 'clock') or 0)
 local ahead = now() - clock
 if ahead < 0 or (shift > 0 and ahead > 60000) then -- the clock was set back; or it was, and is right again
@@ -66,11 +78,18 @@ end
 local silent = {}
 local others = call('ZRANGEBYSCORE', P .. 's', '-inf', seen, 'WITHSCORES', 'LIMIT', 0, 100)
 for i = 1, #others, 2 do
-  local info = call('HGET', P .. 'w:' .. others[i], '@') -- none: it is being ended
-  silent[#silent + 1] = others[i]
-  silent[#silent + 1] = others[i + 1]
-  silent[#silent + 1] = info and (cjson.decode(info).lease or 10000) or 0
+  if #others[i] > 200 or not find(others[i], '^[%w._-]+$') then
+    call('ZREM', P .. 's', others[i]) -- the name of no session
+  elseif not find(others[i + 1], '^%d+$') then
+    call('ZADD', P .. 's', 0, others[i]) -- the number of no renewal: one that lives says its own
+  else
+    local info = call('HGET', P .. 'w:' .. others[i], '@') -- none: it is being ended
+    local lease = info and tonumber((info_of(info) or {}).lease or 10000) or info and 10000 or 0
+    silent[#silent + 1] = others[i]
+    silent[#silent + 1] = others[i + 1]
+    silent[#silent + 1] = math.max(0, math.min(lease, 86400000))
+  end
 end
 local due = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
 settle()
-return {'1', 'OK', alive, marks[1] and 1 or 0, due and math.max(0, due - now()) or -1, cancelled, ended, number, era(), silent}
+return {'1', 'OK', alive, marks[1] and 1 or 0, due and math.min(math.max(0, due - now()), 86400000) or -1, cancelled, ended, number, era(), silent}

@@ -7,6 +7,7 @@
 -- Its token is kept, so that the next claim mints a greater one; attempts and crashes count from the beginning.
 -- include: now
 -- include: record
+-- include: whole
 -- include: holder
 -- include: route
 -- include: era
@@ -18,6 +19,7 @@
 local rid, key = ARGV[1], P .. 't:' .. ARGV[1]
 local record = call('GET', key)
 if not record then return {'1', 'NONE', ''} end
+if not is_whole(record) then return {'1', 'GONE', 'x'} end
 local state = state_now(rid, record)
 if not find('fxkp', state, 1, true) then return {'1', 'NOT', state} end
 local route, to = route_of(record)

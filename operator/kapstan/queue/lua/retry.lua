@@ -6,6 +6,7 @@
 -- Reply: format, OK | LOST | ERA
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused
@@ -25,18 +26,21 @@ if not record or not claim or sub(claim, 1, 14) ~= token then
   local mine = record and ARGV[7] == '1' and token_of(record) == token and find('qdk', state_of(record), 1, true)
   return {'1', mine and 'OK' or 'LOST'}
 end
+record = whole(rid, record, '')
 local route = route_of(record)
-call('HDEL', w, rid)
 count('r:', route, -1)
-if to_cancel(record) then
-  finish(rid, record, 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
+if to_cancel(record) or route == '' then -- '': another program wrote over it
+  finish(rid, record, route == '' and 'x' or 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
+  call('HDEL', w, rid)
 else
   local attempt = format('%03d', math.min(sub(record, 28, 30) + ARGV[6], 999))
   call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)
   if delay > 0 then
     delay_until(rid, route, now() + delay)
+    call('HDEL', w, rid) -- after what may fail where another program wrote to d or the list: nothing is lost then
   else
     call('RPUSH', P .. 'q:' .. route, rid)
+    call('HDEL', w, rid)
     offer(route)
   end
 end

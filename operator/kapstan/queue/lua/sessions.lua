@@ -3,11 +3,16 @@
 -- section: release
 -- The claims of a session, of one lane (or of all: lane nil), as {rid, token, since, lane} in the order of submission.
 local function claims_of(session, lane)
-  local found = {}
+  local found, form = {}, '^' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d+$'
   local fields = call('HGETALL', P .. 'w:' .. session)
   for i = 1, #fields, 2 do
     local claim = fields[i + 1]
-    if #fields[i] == RID and (not lane or sub(claim, 25) == lane) then
+    if #fields[i] == RID and not find(fields[i], '[^%w_-]') and (not lane or sub(claim, 25) == lane) then
+      if not find(claim, form) then -- another program wrote it: the token that this claim must have had
+        local record = call('MGET', T .. fields[i])[1]
+        local before = record and is_whole(record) and sub(record, 9, 16) or '49999999'
+        claim = (era() or '000000') .. format('%08d', before + 1) .. since
+      end
       found[#found + 1] = {fields[i], sub(claim, 1, 14), sub(claim, 15, 24), sub(claim, 25)}
     end
   end
@@ -22,22 +27,31 @@ local function release(session, claims, ttl, mark)
   local routes = {}
   for i = #claims, 1, -1 do
     local rid, token, started = unpack(claims[i])
-    local record = call('GET', P .. 't:' .. rid)
-    call('HDEL', P .. 'w:' .. session, rid)
-    if record and find('qr', state_of(record), 1, true) then
+    local record = call('MGET', P .. 't:' .. rid)[1]
+    if record and find('qr', state_of(record), 1, true) or record and not is_whole(record) then
+      record = whole(rid, record, '')
       local route = route_of(record)
       count('r:', route, -1)
       if mark then record = mark(claims[i], record) end
       if record and to_cancel(record) then
         finish(rid, record, 'k', token, '', ttl, session, started)
+      elseif record and route == '' then
+        finish(rid, record, 'x', token, '', ttl, session, started)
       elseif record then
-        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         call('LPUSH', P .. 'q:' .. route, rid)
+        call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         routes[route] = true
       end
     end
+    call('HDEL', P .. 'w:' .. session, rid) -- last: a list that is none lets this fail, and nothing is lost
   end
   return routes
+end
+
+-- What a session said of itself; nil if another program wrote over it.
+local function info_of(text)
+  local read, info = pcall(cjson.decode, text)
+  return read and type(info) == 'table' and type(info.routes) == 'table' and tonumber(info.lanes) and info or nil
 end
 
 local function charged(record)
@@ -54,11 +68,9 @@ local function end_session(session, ttl)
   local more = #claims > 1000
   while #claims > 1000 do table.remove(claims) end
   local routes = release(session, claims, ttl)
-  if info then
-    local served = cjson.decode(info)
-    for _, route in ipairs(served.routes) do
-      for lane = 0, served.lanes - 1 do call('SREM', P .. 'idle:' .. route, session .. '|' .. lane) end
-    end
+  local served = info and info_of(info)
+  for _, route in ipairs(served and served.routes or {}) do
+    for lane = 0, math.min(served.lanes, 10000) - 1 do redis.pcall('SREM', P .. 'idle:' .. tostring(route), session .. '|' .. lane) end
   end
   if more then
     call('HDEL', w, '@')

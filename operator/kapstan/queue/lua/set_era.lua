@@ -9,6 +9,7 @@
 -- repeated, or late, and meets another start than it was meant for changes nothing.
 -- include: era
 local stored = call('HGET', P .. 'm', 'era') or '000000'
+if not find(stored, '^%d%d%d%d%d%d$') then stored = '000000' end -- another program wrote it
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
 if run_id ~= ARGV[2] then return {'1', 'OTHER', stored, run_id} end
 if era() then return {'1', 'OK', stored, run_id} end

@@ -40,7 +40,7 @@ while at < last do
 end
 local held = call('HMGET', w, unpack(fields))
 if connection ~= '' and held[4] ~= connection and held[1] then
-  if held[4] and tonumber(held[4]) > tonumber(connection) then return {'1', 'STALE', {}, {}} end
+  if (tonumber(held[4] or 0) or 0) > tonumber(connection) then return {'1', 'STALE', {}, {}} end
   call('HSET', w, '^' .. lane, connection)
 end
 local lost, gone = {}, {}
@@ -54,10 +54,12 @@ end
 
 -- Outcomes of which the lane sent no more than the envelope: their records are read.
 local function end_by_record(from, to, at)
+  -- include: whole
   local state = ARGV[from]
   for i = from + 4, to, 3 do
     local rid, token, claim = ARGV[i], ARGV[i + 1], held[at]
     local record = claim and sub(claim, 1, 14) == token and call('GET', T .. rid)
+    if record then record = whole(rid, record, '') end
     if record and state == 'p' then
       -- include: park
       count('r:', park(rid, record, token, ARGV[i + 2], sub(claim, 15, 24)), -1)
@@ -116,6 +118,7 @@ if not held[1] then
 elseif held[2] then
   status = 'DRAIN'
 elseif want > 0 then
+  -- include: whole
   -- include: claim
   -- include: offer
   -- include: promote
@@ -147,7 +150,13 @@ elseif want > 0 then
     end
     if status == 'IDLE' then
       call('HSET', w, '#' .. lane, '1')
-      for i = 7, first - 1, 2 do call('SADD', P .. 'idle:' .. ARGV[i], session .. '|' .. lane) end
+      for i = 7, first - 1, 2 do
+        local idle = P .. 'idle:' .. ARGV[i]
+        if type(redis.pcall('SADD', idle, session .. '|' .. lane)) ~= 'number' then -- another program wrote there
+          call('DEL', idle)
+          call('SADD', idle, session .. '|' .. lane)
+        end
+      end
     end
   end
 end

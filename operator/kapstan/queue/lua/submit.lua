@@ -9,14 +9,16 @@ local rid, delay, route, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. AR
 local record = (delay and '1d00000000000000' or '1q00000000000000') .. since .. ARGV[4]
 if call('SETNX', key, record) == 0 then
   -- include: record
+  -- include: whole
   -- include: holder
   -- include: repeated
-  local state, same = repeated(rid, call('GET', key), record)
+  local state, same = repeated(rid, call('MGET', key)[1], record)
   return {'1', same and 'DUP' or 'CONFLICT', state}
 end
 -- As index() does, which is made only for the first run of an hour: making a function costs as much as a command.
 local entry = struct.pack('>I3', moment % 3600000) .. rid
-if call('RPUSHX', P .. 'i:' .. format('%d:', moment / 3600000) .. route, entry) == 0 then
+local listed = redis.pcall('RPUSHX', P .. 'i:' .. format('%d:', moment / 3600000) .. route, entry)
+if type(listed) ~= 'number' or listed == 0 then
   -- include: index
   index('i', route, {rid})
 end
@@ -24,14 +26,23 @@ if delay then
   -- include: now
   -- include: settle
   -- include: delay
-  delay_until(rid, route, now() + ARGV[2])
+  local done, reason = pcall(delay_until, rid, route, now() + ARGV[2])
+  if not done then -- another program wrote to d: what was not accepted must not stay
+    call('DEL', key)
+    error(reason)
+  end
   settle()
   return {'1', 'OK', 'd'}
 end
-call('RPUSH', P .. 'q:' .. route, rid)
+local queued = redis.pcall('RPUSH', P .. 'q:' .. route, rid)
+if type(queued) ~= 'number' then
+  call('DEL', key)
+  return queued
+end
 if call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: now
   -- include: record
+  -- include: whole
   -- include: route
   -- include: era
   -- include: paused

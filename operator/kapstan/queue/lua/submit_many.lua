@@ -20,6 +20,7 @@ if call('MSETNX', unpack(written)) == 1 then
   answer = string.rep(state .. '0', #fresh)
 else
   -- include: record
+  -- include: whole
   -- include: holder
   -- include: repeated
   local answers = {}
@@ -29,27 +30,34 @@ else
       fresh[#fresh + 1] = ARGV[i + 2]
       answers[#answers + 1] = state .. '0'
     else
-      local there, same = repeated(ARGV[i + 2], call('GET', written[i]), written[i + 1])
+      local there, same = repeated(ARGV[i + 2], call('MGET', written[i])[1], written[i + 1])
       answers[#answers + 1] = there .. (same and '1' or '!')
     end
   end
   answer = table.concat(answers)
+end
+-- Another program wrote to the list: what was not accepted must not stay.
+local function none_of(rids)
+  for _, rid in ipairs(rids) do call('DEL', T .. rid) end
+  error({err = 'WRONGTYPE another program wrote to q:' .. route .. ' or d'})
 end
 if #fresh > 0 then pass('s', route, #fresh - index('i', route, fresh)) end
 if #fresh > 0 and state == 'd' then
   -- include: now
   -- include: delay
   local due = now() + ARGV[1]
+  if type(redis.pcall('ZCARD', P .. 'd')) ~= 'number' then none_of(fresh) end
   for _, rid in ipairs(fresh) do delay_until(rid, route, due) end
 elseif #fresh > 0 then
   -- include: now
   -- include: record
+  -- include: whole
   -- include: route
   -- include: era
   -- include: paused
   -- include: claim
   -- include: offer
-  call('RPUSH', P .. 'q:' .. route, unpack(fresh))
+  if type(redis.pcall('RPUSH', P .. 'q:' .. route, unpack(fresh))) ~= 'number' then none_of(fresh) end
   offer(route)
 end
 settle()

@@ -15,7 +15,8 @@ for i = 3, #ARGV do
     local low, high = before or 0, size -- the place of the first entry that is not older
     while low < high do
       local middle = math.floor((low + high) / 2)
-      if struct.unpack('>I3', call('LINDEX', list, middle)) < minute * 60000 then
+      local entry = call('LINDEX', list, middle)
+      if #entry >= 3 and struct.unpack('>I3', entry) < minute * 60000 then
         low = middle + 1
       else
         high = middle

@@ -6,6 +6,7 @@
 -- Reply: format, rids that went back
 -- include: now
 -- include: record
+-- include: whole
 -- include: route
 -- include: era
 -- include: paused

@@ -4,17 +4,20 @@
 -- ARGV: client run_ids...
 -- Reply: format, rid and record of each that has ended or is parked; an empty record: the queue does not know the run
 -- A run's submitter is told anyway; any other client is written down with the run.
--- include: record
 local answer, keys = {}, {}
 for i = 2, #ARGV do keys[#keys + 1] = P .. 't:' .. ARGV[i] end
 local records = call('MGET', unpack(keys))
 for i, record in ipairs(records) do
   local rid = ARGV[i + 1]
-  if not record or TERMINAL[state_of(record)] or state_of(record) == 'p' then
+  if not record or not find('qdr', sub(record, 2, 2), 1, true) or #record < 41 then -- it ended, is parked, or is no record
     answer[#answer + 1] = rid
     answer[#answer + 1] = record or ''
   elseif sub(record, 33, 40) ~= ARGV[1] then
-    local clients = call('HGET', P .. 'v', rid) or ''
+    local clients = redis.pcall('HGET', P .. 'v', rid) or ''
+    if type(clients) ~= 'string' then -- another program wrote to v
+      call('DEL', P .. 'v')
+      clients = ''
+    end
     local there = false
     for at = 1, #clients, 8 do there = there or sub(clients, at, at + 7) == ARGV[1] end
     if not there then call('HSET', P .. 'v', rid, clients .. ARGV[1]) end
