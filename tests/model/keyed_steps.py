@@ -73,14 +73,14 @@ def look(world: World, row: bytes, at: int, out: Steps) -> None:
     new = bytearray(row)
     state = row[REG]
     new[at + CURRENT], waited, new[at + N] = 1, row[at + N] if row[at + PC] == WAIT else 0, row[REG_EPOCH]
-    old = state == COMMITTED and row[STALE] and not _is_own(world, row, at)
+    old = state in (COMMITTED, GRAVE) and row[STALE] and not _is_own(world, row, at)
     if _has_failed(world, row, at):
         new[at + PC] = END_FAILED
     elif state not in (ABSENT, RELEASED) and not old and world.inputs_checked and row[REG_PRINT] != print_of(world, at):
         new[at + PC] = END_OTHER
     elif state == COMMITTED and (not row[STALE] or not world.fresh_only or _is_own(world, row, at)):
         _adopt(world, row, new, at)
-    elif state == GRAVE and world.graves_hold and not world.pure:
+    elif state == GRAVE and world.graves_hold and not world.pure and not old:
         new[at + PC] = END_GONE
     elif state == PARKED:
         new[at + PC] = END_PARKED
@@ -158,7 +158,9 @@ def intend(world: World, row: bytes, at: int, out: Steps) -> None:
 
 def _beginning(row: bytes) -> str:
     """The event by which an intent comes about."""
-    return {INTENT: "take over", COMMITTED: "renew"}.get(row[REG], "begin")
+    if row[STALE]:
+        return "renew"
+    return "take over" if row[REG] == INTENT else "begin"
 
 
 def begin(world: World, row: bytes, at: int, out: Steps) -> None:

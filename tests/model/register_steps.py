@@ -60,7 +60,8 @@ def put(world: World, row: bytearray, event: str, state: int, epoch: int, at: in
         row[APPLIED] = 0  # it is wished anew
     row[REG], row[REG_EPOCH] = state, epoch
     row[TOP_REG] = max(row[TOP_REG], epoch)
-    row[FAILURE] = row[OWN_WORD] = row[STALE] = 0
+    row[FAILURE] = row[OWN_WORD] = 0
+    row[STALE] = row[STALE] if event == "bury" else 0
     if not world.told_outlives and holder:
         row[REG_TOLD] = 0
     if holder:

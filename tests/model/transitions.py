@@ -21,6 +21,7 @@ ROWS: dict[tuple[int, str], tuple[int, bool, str]] = {
     (GRAVE, "publish"): (COMMITTED, True, PURE),
     (COMMITTED, "refresh"): (COMMITTED, True, PURE),
     (COMMITTED, "renew"): (INTENT, True, EFFECT),
+    (GRAVE, "renew"): (INTENT, True, EFFECT),
     (COMMITTED, "bury"): (GRAVE, False, ALL),
 }
 """By state and event: the state after it, whether the epoch grows, and the classes that it is for."""

@@ -46,7 +46,7 @@ def _intend(real: RealRegister, at: int, before: bytes, after: bytes, lost: bool
 
 
 def _beginning(state: RegisterState | None) -> RegisterEvent:
-    events = {RegisterState.INTENT: E.TAKE_OVER, RegisterState.COMMITTED: E.RENEW}
+    events = {RegisterState.INTENT: E.TAKE_OVER, RegisterState.COMMITTED: E.RENEW, RegisterState.GRAVE: E.RENEW}
     return E.BEGIN if state is None else events.get(state, E.BEGIN)
 
 

@@ -29,6 +29,7 @@ _KINDS = {
     "value": "values",
     "parameters": "parameters",
     "grave": "graves",
+    "key": "keys",
 }
 
 
@@ -56,11 +57,21 @@ class Age(click.ParamType[float]):
     type=Age(),
     help="Graves of runs that went so long ago; their ids can come again. [default: KAPSTAN_KEY_RETENTION_DAYS]",
 )
+@click.option(
+    "--results-older-than",
+    type=Age(),
+    help="Results of keys (caches, effects) that were written so long ago. [default: KAPSTAN_RETENTION_DAYS]",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; print all that would go.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @target_options
 def command(
-    older_than: float | None, keys_older_than: float | None, dry_run: bool, output: str, target: Target
+    older_than: float | None,
+    keys_older_than: float | None,
+    results_older_than: float | None,
+    dry_run: bool,
+    output: str,
+    target: Target,
 ) -> None:
     """Remove flow runs that ended long ago, and values that nobody can reach.
 
@@ -69,7 +80,7 @@ def command(
     refused.
     """
     current = replace(settings.current(), namespace=target.namespace_or_default)
-    ages = _ages(current, older_than, keys_older_than)
+    ages = _ages(current, older_than, keys_older_than, results_older_than)
     _check_home(current)
     knows = target.remote or not current.s3_endpoint  # a store of many machines has FlowRuns that this one cannot see
     kept = target.run(lambda cluster: held(cluster, current.namespace)) if knows else None
@@ -90,7 +101,7 @@ def command(
         sys.exit(1)
 
 
-def _ages(current: Settings, runs: float | None, keys: float | None) -> Ages:
+def _ages(current: Settings, runs: float | None, keys: float | None, registers: float | None) -> Ages:
     """
     Raises:
         ConfigurationError: no age of runs is given.
@@ -102,7 +113,9 @@ def _ages(current: Settings, runs: float | None, keys: float | None) -> Ages:
         )
     runs = found.runs if runs is None and found is not None else runs
     assert runs is not None
-    return Ages(runs, keys if keys is not None else current.key_retention_days * DAY or None)
+    if registers is None and found is not None:
+        registers = found.registers
+    return Ages(runs, keys if keys is not None else current.key_retention_days * DAY or None, registers=registers)
 
 
 def _check_home(current: Settings) -> None:

@@ -120,6 +120,9 @@ class KeyIntent:
             record = None if there is None else there.record
             if there is None or record is None:
                 raise StoreUnsafe(f"the register {self.path} is gone")
+            if record.state is RegisterState.GRAVE and record.epoch == self._own().record.epoch:
+                self._end()  # it landed, and was so long ago that retention has taken it
+                return None
             if self._is_mine(record) and record.state in (RegisterState.INTENT, RegisterState.PARKED):
                 self._mine = there
                 continue

@@ -123,7 +123,7 @@ class KeyedRun(KeyIntent):
             return self._told(record, claim)
         is_own = record.holder is not None and record.holder.run_id == self._run.run_id
         is_old = not is_own and (self._spec.refresh_cache or self._is_expired(record))
-        if record.state is RegisterState.COMMITTED and is_old:
+        if record.state in (RegisterState.COMMITTED, RegisterState.GRAVE) and is_old:
             return self._try(entry, RegisterEvent.RENEW)
         if record.state is not RegisterState.RELEASED and not is_own and self._differs(record):
             return self._conflict(record)

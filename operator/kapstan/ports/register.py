@@ -99,6 +99,7 @@ TRANSITIONS: Mapping[tuple[RegisterState, RegisterEvent], Transition] = {
     (_S.GRAVE, _E.PUBLISH): Transition(_S.COMMITTED, True, Proof.NOTHING, _PURE),
     (_S.COMMITTED, _E.REFRESH): Transition(_S.COMMITTED, True, Proof.EXPIRED, _PURE),
     (_S.COMMITTED, _E.RENEW): Transition(_S.INTENT, True, Proof.EXPIRED, _EFFECT),
+    (_S.GRAVE, _E.RENEW): Transition(_S.INTENT, True, Proof.EXPIRED, _EFFECT),
     (_S.COMMITTED, _E.BURY): Transition(_S.GRAVE, False, Proof.OVER, _ALL),
 }
 """Every change that a register may undergo. What is not here is refused."""

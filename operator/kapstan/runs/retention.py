@@ -30,21 +30,24 @@ class Ages:
     Attributes:
         runs: flow runs, since their last record; values that nobody can reach, since they were written.
         keys: graves, since the run was buried; None: they stay.
+        registers: results of keys, since they were written; None: they stay.
     """
 
     runs: float
     keys: float | None = None
     grace: float = GRACE_SECONDS
+    registers: float | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Ages | None:
         """Those of the settings; None: nothing goes."""
         if not settings.retention_days:
             return None
-        return cls(settings.retention_days * DAY, settings.key_retention_days * DAY or None)
+        runs = settings.retention_days * DAY
+        return cls(runs, settings.key_retention_days * DAY or None, registers=runs)
 
     def __post_init__(self) -> None:
-        if self.runs <= 0 or (self.keys is not None and self.keys <= 0) or self.grace < 0:
+        if self.grace < 0 or any(age is not None and age <= 0 for age in (self.runs, self.keys, self.registers)):
             raise ConfigurationError("ages of retention: give more than 0")
 
     @property

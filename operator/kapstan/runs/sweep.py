@@ -21,6 +21,7 @@ from kapstan.ids import RunId
 from kapstan.journal import Changed, bury, log_name, read_journal
 from kapstan.ports import Listed, ListedLog
 from kapstan.runs.holdings import Holdings, holdings
+from kapstan.runs.old_keys import keys_of, look_at
 from kapstan.runs.retention import Ages, Held, Kept, Place, caller_of, is_old, why_kept
 
 _BATCH = 500  # values whose runs are looked up, and deleted, together
@@ -29,8 +30,8 @@ _DEEPEST = 100
 
 
 class Item(NamedTuple):
-    """Something that went. ``kind``: ``journal``, ``definition``, ``value``, ``parameters`` or ``grave``; ``name``: the
-    id of a run, for values and parameters the key."""
+    """Something that went. ``kind``: ``journal``, ``definition``, ``value``, ``parameters``, ``grave`` or ``key`` (its
+    result); ``name``: the id of a run, for values and parameters the key, for a key the task and it."""
 
     kind: str
     name: str
@@ -121,6 +122,8 @@ class Sweep:
                 self.report.stopped = True
                 return self.report
             self._look_at(found)
+        if not self.report.stopped:
+            self._registers()
         if not self.report.stopped:
             self._parameters()
         return self.report
@@ -269,6 +272,19 @@ class Sweep:
             return set()  # nothing was ever submitted here; asking would start a server
         asked = list(dict.fromkeys(run_ids))
         return {run_id for run_id, record in zip(asked, self._backend.queue.records(asked), strict=True) if record}
+
+    def _registers(self) -> None:
+        for key in keys_of(self._store):
+            if self._stop():
+                self.report.stopped = True
+                return
+            found = look_at(self._backend, key, self._ages, self._now, dry_run=self._dry_run)
+            if isinstance(found, Kept):
+                self.report.keep(found, key.name)
+            elif found is not None:
+                if found.buried is not None:
+                    self._went(Item("key", key.name, 1, found.buried.size))
+                self._delete("value", found.values)
 
     def _parameters(self) -> None:
         for entry in self._store.listed("parameters/"):

@@ -49,7 +49,7 @@ def main(settings: dict[str, Any], now: float, last: int) -> None:
         return made
 
     store.log = log
-    Sweep(backend, Ages(30 * DAY), Held(), now=now).run()
+    Sweep(backend, Ages(30 * DAY, registers=30 * DAY), Held(), now=now).run()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_a_sweep_that_is_killed_at_any_step_leaves_a_whole_run_or_one_that_the_n
         child = shop.run(run_id=derived_id("memo", run_id), caller=run_id, tasks=1)
         living = shop.run("", tasks=1)
         shop.later = 31
-        died = _killed(shop, step)
+        died = killed(shop, step)
         for one in (run_id, child):
             history = read_journal(shop.store, shop.backend.codec, one)
             assert history.end is not None, "it can be read at every moment"
@@ -56,7 +56,7 @@ def test_a_sweep_that_is_killed_at_any_step_leaves_a_whole_run_or_one_that_the_n
     raise AssertionError("a sweep of two runs needs more than 40 changes")
 
 
-def _killed(shop: Shop, step: int) -> bool:
+def killed(shop: Shop, step: int) -> bool:
     """Whether a sweep in a process of its own came to its ``step``-th change."""
     settings = json.dumps(dataclasses.asdict(shop.backend.settings))
     command = [sys.executable, str(Path(__file__).with_name("dying.py")), settings, str(shop.now), str(step)]

@@ -255,6 +255,6 @@ def test_ages_that_would_take_what_ended_just_now_are_refused(ages: tuple[float,
 def test_ages_come_from_settings(shop: Shop) -> None:
     changed = dataclasses.replace
     assert Ages.from_settings(shop.backend.settings) is None, "nothing goes by itself"
-    assert Ages.from_settings(changed(shop.backend.settings, retention_days=30.0)) == Ages(30 * DAY)
+    assert Ages.from_settings(changed(shop.backend.settings, retention_days=30.0)) == Ages(30 * DAY, registers=30 * DAY)
     both = changed(shop.backend.settings, retention_days=30.0, key_retention_days=90.0)
-    assert Ages.from_settings(both) == AGES
+    assert Ages.from_settings(both) == changed(AGES, registers=30 * DAY)
