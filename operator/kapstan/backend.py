@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from kapstan import settings as settings_module
 from kapstan.codec import Codec
-from kapstan.errors import ConfigurationError, UnreadableValue
 from kapstan.settings import Settings
+from kapstan.store import named
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -86,13 +86,28 @@ class Backend:
         return self._part("store", self._open_store)
 
     def objects(self, storage: str) -> Objects:
-        """The result storage of that address (see ``add_block`` for ``block:``); "" is ``store``.
+        """The result storage of that address (see ``store.named`` for ``block:``); "" is ``store``.
 
         Raises:
             ConfigurationError: an address that cannot be used with these settings.
             Unreadable: a block that this process does not have.
         """
-        return self._part(f"objects {storage}", lambda: self._open_objects(storage)) if storage else self.store
+        return (
+            self._part(f"objects {storage}", lambda: named.objects(storage, self.settings)) if storage else self.store
+        )
+
+    def conditional(self, storage: str) -> Store:
+        """As ``objects``, for what is changed by conditional writes.
+
+        Raises:
+            ConfigurationError: as ``objects``; or an object of the user's, which has none.
+            StoreUnsafe, StoreUnavailable: as ``store``.
+        """
+        return (
+            self._part(f"conditional {storage}", lambda: named.conditional(storage, self.settings))
+            if storage
+            else self.store
+        )
 
     def store_time(self) -> float:
         """Unix seconds by the store's clock, which is asked once a minute and counted on from in between: a clock of
@@ -217,27 +232,10 @@ class Backend:
             table = RedisTable(settings, said_for_people)
         return Locks(table, self.settings.lease_seconds, self.settings.beat_seconds, self)
 
-    def _open_objects(self, storage: str) -> Objects:
-        kind, _, place = storage.partition(":")
-        if kind == "block":
-            from kapstan.store.blocks import BlockObjects
-
-            return BlockObjects(_block(storage), place.partition("#")[0])
-        if kind == "file":
-            from kapstan.store.local import LocalStore
-
-            return LocalStore.at(Path(place.removeprefix("//")), self.settings)
-        if not self.settings.s3_endpoint:
-            raise ConfigurationError(f"the result storage {storage!r} needs KAPSTAN_S3_ENDPOINT")
-        from kapstan.store.s3 import S3Store
-
-        bucket, _, prefix = place.removeprefix("//").partition("/")
-        return S3Store.at(bucket, prefix, self.settings)
-
     def _open_register(self) -> Register:
         from kapstan.store.register import StoredRegister
 
-        return StoredRegister(self.store, self.codec)
+        return StoredRegister(self.store, self.codec, self.conditional)
 
     def _open_background_runs(self) -> BackgroundRuns:
         from kapstan.queue.background_runs import RedisBackgroundRuns
@@ -290,23 +288,6 @@ def _make_threads() -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(_ASYNC_THREADS, thread_name_prefix="kapstan-call")
-
-
-_blocks: dict[str, Any] = {}
-
-
-def add_block(address: str, block: Any) -> None:
-    """Have ``objects(address)`` mean an object of the user's, in this process: ``block:<class>#<digest>``."""
-    _blocks[address] = block
-
-
-def _block(address: str) -> Any:
-    if address not in _blocks:
-        raise UnreadableValue(
-            f"a value is in the result storage {address!r}, an object that this process does not have: import the "
-            "module with the task or flow that names it"
-        )
-    return _blocks[address]
 
 
 _alive: weakref.WeakSet[Backend] = weakref.WeakSet()

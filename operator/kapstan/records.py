@@ -126,7 +126,7 @@ def check(key: str) -> str:
     quoted = quote(key, safe=_SAFE)
     try:
         check_key(quoted)
-        if quoted.partition("/")[0] in ("values", ".kapstan"):
+        if quoted.partition("/")[0] in ("values", "registers", ".kapstan"):
             raise ValueError(f"{key!r} stands where Kapstan has its own objects")
     except ValueError as error:
         raise ConfigurationError(f"the key {key!r} of a result cannot be: {error}") from None

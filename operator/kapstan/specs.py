@@ -101,6 +101,7 @@ class TaskSpec(TaskPolicy):
     Attributes:
         identity: ``module:qualname`` or the explicit name; what the queue, the journal and keys carry.
         signature: of the function below its decorators, whose parameters have names.
+        key_storage: where its registers are, as ``RegisterKey.storage``: that of its cache policy.
         own_signature: of what is called, where a decorator (``functools.wraps``) may take other arguments than the
             function below it; None: the same.
         task: the ``Task`` that users hold, for their own code that is given it (conditions).
@@ -112,6 +113,7 @@ class TaskSpec(TaskPolicy):
     is_async: bool
     signature: inspect.Signature
     own_signature: inspect.Signature | None = None
+    key_storage: str = ""
     task: Any = field(default=None, repr=False, compare=False)
     chain: Any = field(default=None, init=False, repr=False, compare=False)
     """The steps of its runs; ``engine.chain`` makes them at the first."""

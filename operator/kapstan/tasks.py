@@ -93,6 +93,7 @@ class Task(_Attributes, Generic[P, R]):
             is_async=runs_async(plain),
             signature=signature,
             own_signature=own_signature,
+            key_storage=storages.key_storage(values.get("cache_policy")),
             task=self,
             **values,
         )

@@ -166,7 +166,7 @@ def resolve(run: str, result: str | None, not_applied: bool, epoch: int | None, 
         raise click.UsageError("--committed, --not-applied and --ended contradict each other")
     if ended:
         parked.say_ended(key)
-        click.echo(f"Key {key.key} is parked; say --committed or --not-applied")
+        click.echo(f"Key {key.text} is parked; say --committed or --not-applied")
         return
     if result is None and not not_applied:
         print_json(parked.view(key))
@@ -185,7 +185,7 @@ def resolve(run: str, result: str | None, not_applied: bool, epoch: int | None, 
             parked.go_on(key)
         raise
     gone_on = parked.go_on(key)
-    click.echo(f"Key {key.key} is {'committed' if result is not None else 'released'}; {len(gone_on)} runs go on")
+    click.echo(f"Key {key.text} is {'committed' if result is not None else 'released'}; {len(gone_on)} runs go on")
     for run_id in gone_on:
         click.echo(f"  task run {run_id}")
 

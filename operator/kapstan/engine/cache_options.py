@@ -14,7 +14,7 @@ class CachePolicy(Protocol):
     """Says which calls of a task share a result; see ``kapstan.cache_policies``.
 
     Attributes:
-        key_storage: where the records of its keys are kept; None: with the results.
+        key_storage: where the records of its keys are kept; None: in the store of the namespace.
         isolation_level: READ_COMMITTED or SERIALIZABLE; None: as the transaction around the call.
         lock_manager: orders the callers of one key; None for none.
     """

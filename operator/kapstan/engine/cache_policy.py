@@ -32,8 +32,8 @@ class CachePolicy:
     """The base of all policies; your own ones define ``compute_key``.
 
     Attributes:
-        key_storage: a folder, a store's address or a block in which the records of its keys are kept; None: where the
-            results are.
+        key_storage: a folder or ``s3://bucket/prefix`` in which the registers of its keys are kept; None: the store of
+            the namespace.
         isolation_level: ``"READ_COMMITTED"`` or ``"SERIALIZABLE"`` (or an ``IsolationLevel``). None: as it is where the
             call is made.
         lock_manager: orders the callers of one key (``kapstan.locking``). A task with one has the effect class
@@ -238,7 +238,7 @@ def _checked(name: str, value: Any) -> Any:
             raise ConfigurationError(f"lock_manager={value!r}: give one of kapstan.locking, such as RedisLockManager()")
         return value
     if isinstance(value, (bool, int, float, bytes, Mapping, list, tuple, set)) or value == "":
-        raise ConfigurationError(f"key_storage={value!r}: give a folder, an address such as s3://bucket/keys, a block")
+        raise ConfigurationError(f"key_storage={value!r}: give a folder, or an address such as s3://bucket/keys")
     return str(cast("PathLike[str]", value)) if isinstance(value, PathLike) else value
 
 

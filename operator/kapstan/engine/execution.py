@@ -10,12 +10,12 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.context import TaskRun
 from kapstan.engine.branch import Branch
-from kapstan.engine.keeping import keeping
+from kapstan.engine.keeping import Keeping, keeping
 from kapstan.engine.operations import Do, Operation, Steps
 from kapstan.engine.transaction import Transaction
 from kapstan.ids import RunId
 from kapstan.logging import tell_end
-from kapstan.specs import TaskSpec
+from kapstan.specs import FlowSpec, TaskSpec
 from kapstan.states import State
 
 
@@ -26,6 +26,7 @@ class Ledger:
         remembers: whether there may be outcomes of earlier attempts. Otherwise ``known`` is not asked.
         retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
         waits_in_place: whether a run whose key somebody else holds waits here. Otherwise ``not_now`` takes it back.
+        calling_flow: the flow that calls its tasks; None: no flow does, or not in this process.
         waits_for_store: whether a store that is away is waited for, however long.
     """
 
@@ -34,6 +35,7 @@ class Ledger:
     retries_in_place = True
     waits_in_place = True
     waits_for_store = False
+    calling_flow: FlowSpec | None = None
 
     @property
     def claim(self) -> str:
@@ -43,6 +45,10 @@ class Ledger:
     def its_backend(self) -> Backend:
         """Where the register of its runs is."""
         return backends.current()
+
+    def keeping(self, execution: TaskExecution, /) -> Keeping:
+        """How the result of a run is kept."""
+        return keeping(execution.spec, self.calling_flow, self.its_backend().settings, execution.storage_key)
 
     def check_stopped(self) -> None:
         """Raises what ends this run, if it must end now."""
@@ -83,8 +89,7 @@ def _write_record(execution: TaskExecution, state: State) -> None:
         SerializationError, BackendError: it cannot be kept.
     """
     backend = backends.current()
-    kept = keeping(execution.spec, None, backend.settings, execution.storage_key)
-    kept.write_record(backend, state.result(), execution.spec.name)
+    execution.ledger.keeping(execution).write_record(backend, state.result(), execution.spec.name)
 
 
 @dataclass(slots=True)  # not frozen: that would triple the cost of making one, on the way of every task call

@@ -67,6 +67,7 @@ class FlowRun(Ledger):
         log_prints: bool = False,
     ) -> None:
         self.spec = spec
+        self.calling_flow = spec
         self.run_id = run_id
         self.name = name
         self.parameters = parameters

@@ -41,8 +41,9 @@ class Keeping(NamedTuple):
         """Whether the storage takes it, however small it is."""
         return bool(self.storage or self.record)
 
-    def whole(self, backend: Backend, value: Any, key: RunId, name: str, *, however_long: bool = False) -> bytes | None:
-        """The envelope of a result, signed for run ``key``; None: it is longer than ``STREAMED_BYTES``.
+    def whole(self, backend: Backend, value: Any, key: str, name: str, *, however_long: bool = False) -> bytes | None:
+        """The envelope of a result, signed for ``key``: its run, or the path of its register; None: it is longer than
+        ``STREAMED_BYTES``.
 
         Raises:
             SerializationError, ValueTooLarge: it cannot be kept; the message names the task or flow ``name``.
@@ -54,7 +55,7 @@ class Keeping(NamedTuple):
         except LongValue:
             return None
 
-    def streamed(self, backend: Backend, value: Any, key: RunId, name: str, owner: RunId = "") -> bytes:
+    def streamed(self, backend: Backend, value: Any, key: str, name: str, owner: RunId = "") -> bytes:
         """As ``whole``, of any length: the envelope that refers to the storage, which has it now. ``owner``: as
         ``values.to_store``.
 
@@ -62,7 +63,7 @@ class Keeping(NamedTuple):
             SerializationError, ValueTooLarge: as ``whole``.
             BackendError: the storage does not take it.
         """
-        place, nonce = values.new_name(key, owner), sealed_stream.new_nonce()
+        place, nonce = values.new_name(key, owner, self.storage), sealed_stream.new_nonce()
         with backend.objects(self.storage).upload(place) as target:
             size = sealed_stream.write(
                 backend.codec,
@@ -76,13 +77,26 @@ class Keeping(NamedTuple):
         reference = Reference(place, sealed_stream.digest_of(nonce), size, self.storage)
         return backend.codec.refer(reference, "result", key)
 
-    def stored(self, backend: Backend, envelope: bytes, key: RunId, owner: RunId = "") -> bytes:
+    def stored(self, backend: Backend, envelope: bytes, key: str, owner: RunId = "") -> bytes:
         """The envelope that refers to ``envelope``, which the storage has now.
 
         Raises:
             BackendError: the storage does not take it.
         """
         return values.to_store(backend, envelope, "result", key, owner, self.storage)
+
+    def sealed(self, backend: Backend, value: Any, key: str, name: str, owner: RunId = "") -> bytes:
+        """The envelope of a result, of whatever length: its storage has it now where it does not ride along.
+
+        Raises:
+            SerializationError, ValueTooLarge, BackendError: as ``streamed``.
+        """
+        envelope = self.whole(backend, value, key, name)
+        if envelope is None:
+            return self.streamed(backend, value, key, name, owner)
+        if self.storage or len(envelope) > backend.settings.inline_bytes:
+            return self.stored(backend, envelope, key, owner)
+        return envelope
 
     def write_record(self, backend: Backend, value: Any, name: str) -> None:
         """Put ``value`` under ``record``, where ``ResultStore.read`` finds it.

@@ -16,12 +16,11 @@ from typing import Any
 
 from kapstan import states
 from kapstan.backend import Backend
-from kapstan.codec import Reference, digest
 from kapstan.engine import key_watch, returns, values
 from kapstan.engine.cache_key import Inputs
 from kapstan.engine.execution import TaskExecution
 from kapstan.errors import Fenced, MissingResult, ParkedRun, SerializationError, StoreUnsafe
-from kapstan.ids import new_id, new_nonce, to_uuid
+from kapstan.ids import new_nonce, to_uuid
 from kapstan.ports import Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs import deaths
 from kapstan.states import EffectClass, State, StateType
@@ -48,6 +47,8 @@ class KeyIntent:
     ) -> None:
         self._backend = backend
         self._spec = execution.spec
+        self._kept = execution.ledger.keeping(execution)
+        backend.objects(self._kept.storage)  # one that cannot be used is found before anything is executed
         self._run = execution.run
         self._register = backend.register
         self._effect = execution.spec.effect
@@ -104,8 +105,11 @@ class KeyIntent:
             try:
                 self._sealed = self._seal(state)
             except SerializationError as error:
-                self._sealed = b""  # it happened, and is not repeated; its result cannot be kept
-                state.data = error
+                self._cannot_be_kept(state, error)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if not self._given_up:
+                    raise  # it may have come from outside; then ``broken_off`` has it written by another thread
+                self._cannot_be_kept(state, error)
         while True:
             entry = self._changed(
                 self._own(), RegisterEvent.COMMIT, outcome="completed", result=self._sealed, expires=self._expires(),
@@ -133,6 +137,11 @@ class KeyIntent:
                 return self._adopted(record)
             return self._superseded(record)
 
+    def _cannot_be_kept(self, state: State, error: BaseException) -> None:
+        """It happened, and is not repeated, though nobody will see its result."""
+        self._sealed = b""
+        state.data = error
+
     def _superseded(self, record: RegisterRecord) -> State:
         text = f"the result of {self._spec.name} came when its key was {record.state} in epoch {record.epoch}"
         logger.error("%s; it is dropped: %r", text, self._mine)
@@ -146,10 +155,10 @@ class KeyIntent:
         if state is not None and (state.is_failed() or state.is_crashed()):
             error = state.result(raise_on_failure=False)
             outcome = "failed" if state.is_failed() else "crashed"
-            failure = self._stored(values.failure_envelope(self._backend, error, self.path))
             if self._claim:
                 told.pop(self._run.run_id, None)
                 told = dict([*told.items(), (self._run.run_id, self._claim)][-_MOST_TOLD:])
+            failure = values.seal_failure(self._backend, error, self.path).envelope
         self._leave(lambda mine: self._changed(
             mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, told=told, at=self._now(),
         ))  # fmt: skip
@@ -241,14 +250,7 @@ class KeyIntent:
     def _seal(self, state: State) -> bytes:
         """The result as the register holds it: whole, or a reference to an object of its own."""
         value = state.data if state.has_data else state.result()
-        return self._stored(values.whole_result(self._backend, value, self.path, self._spec.name))
-
-    def _stored(self, envelope: bytes) -> bytes:
-        if len(envelope) <= self._backend.settings.inline_bytes:
-            return envelope
-        name = f"results/{self.path.partition('/')[2]}/{new_id()}"
-        self._backend.store.put(name, envelope)
-        return self._backend.codec.refer(Reference(name, digest(envelope), len(envelope)), "result", self.path)
+        return self._kept.sealed(self._backend, value, self.path, self._spec.name)
 
     def _adopted(self, record: RegisterRecord) -> State:
         """The outcome that another run of this key left. Its checksum is verified.
@@ -274,7 +276,7 @@ def parked_state(task: str, key: RegisterKey, record: RegisterRecord) -> State:
     why = record.evidence.get("why", "nobody knows whether its effect happened")
     seen = record.evidence.get("seen")
     what = f"{task}{run} is parked: {why}{f' ({seen})' if seen else ''}"
-    return states.parked(f"{what}; a person or a probe must decide (key {key.key})")
+    return states.parked(f"{what}; a person or a probe must decide (key {key.text})")
 
 
 def _until_done(settle: Callable[[], object], name: str, closed: threading.Event) -> None:

@@ -40,6 +40,11 @@ def failed(error: BaseException, what: str, *, timed_out: bool = False) -> State
 def _made_by_hand(state: State) -> State:
     if not state.is_final():
         return states.Failed(message=f"the flow returned the state {state}, which is not final")
+    return with_result(state)
+
+
+def with_result(state: State) -> State:
+    """A state that code returned: ``Completed()`` without data has the result None."""
     if state.is_completed() and not state.has_data and state.loader is None:
         return state.with_data(None)
     return state

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from kapstan import backend, ids, records
+from kapstan import ids, records
 from kapstan.context import TaskRun, current_flow
 from kapstan.engine import canonical
 from kapstan.errors import ConfigurationError
 from kapstan.identity import importable_name
+from kapstan.store import named
 from kapstan.store.keys import check_key
 
 NAMESPACE = "namespace:"
@@ -54,6 +55,22 @@ def address(option: str, value: Any) -> str:
         raise ConfigurationError(f"{option}={value!r}: this user has no home directory") from None
 
 
+def key_storage(policy: Any) -> str:
+    """Where a cache policy has the registers of its keys, as ``address``; "" for the store of the namespace.
+
+    Raises:
+        ConfigurationError: as ``address``; or an object of the user's, since those have no conditional writes.
+    """
+    value = getattr(policy, "key_storage", None)
+    found = "" if value is None else address("key_storage", value)
+    if found.startswith("block:"):
+        raise ConfigurationError(
+            f"key_storage={value!r}: two callers can write to an object with read_path and write_path at once, and "
+            "neither would know; give a folder or s3://bucket/prefix"
+        )
+    return found
+
+
 _METHODS = " with read_path(path) and write_path(path, content)"
 
 
@@ -74,7 +91,7 @@ def _block(option: str, block: Any) -> str:
         raise ConfigurationError(f"{option}={block!r}: give a folder, s3://bucket/prefix, or an object{_METHODS}")
     kind = cast("type[Any]", type(block))
     name = f"block:{importable_name(kind.__module__)}:{kind.__qualname__}#{canonical.digest({'block': block})[:16]}"
-    backend.add_block(name, block)
+    named.add_block(name, block)
     return name
 
 

@@ -47,11 +47,6 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, owne
     )
 
 
-def whole_result(backend: Backend, value: Any, key: str, name: str) -> bytes:
-    """As ``seal_value``: the result of the task or flow called ``name``, however large it is; touches no store."""
-    return backend.codec.encode(value, "result", key, what=f"the result of {name}")
-
-
 def to_store(
     backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "", storage: str = ""
 ) -> bytes:
@@ -59,14 +54,21 @@ def to_store(
 
     ``owner``: as ``new_name``. ``storage``: as ``Backend.objects``.
     """
-    name = new_name(key, owner)
+    name = new_name(key, owner, storage)
     backend.objects(storage).put(name, envelope)
     return backend.codec.refer(Reference(name, digest(envelope), len(envelope), storage), purpose, key)
 
 
-def new_name(key: str, owner: RunId = "") -> str:
+def new_name(key: str, owner: RunId = "", storage: str = "") -> str:
     """A name for a value that says who may need it: ``owner``, the flow run in whose journal the reference may stand
-    (default: the run itself), and the run. Retention deletes what neither of them needs any more."""
+    (default: the run itself), and the run. Retention deletes what neither of them needs any more.
+
+    A value of a register, whose ``key`` is the register's path, stands elsewhere: no age of a run ends it.
+    """
+    folder, _, rest = key.partition("/")
+    if rest:
+        assert folder == "registers", key
+        return f"values/keys/{rest}/{new_id()}" if storage else f"results/{rest}/{new_id()}"
     run_id = key.partition(_PLACE)[0]
     return f"values/{owner or run_id}/{run_id}/{new_id()}"
 

@@ -180,6 +180,19 @@ class RegisterKey(NamedTuple):
     """Identity."""
     key: str
     """What the run's key is made to, in characters of base 32."""
+    storage: str = ""
+    """Where its object is: an address of ``Backend.conditional``; "": in the store of the namespace."""
+
+    @property
+    def text(self) -> str:
+        """Key and storage, as people and the queue name it."""
+        return f"{self.key}@{self.storage}" if self.storage else self.key
+
+    @classmethod
+    def of(cls, task: str, text: str) -> RegisterKey:
+        """The key of ``task`` that has this ``text``."""
+        key, _, storage = text.partition("@")
+        return cls(task, key, storage)
 
 
 class Register(Protocol):
@@ -212,8 +225,8 @@ class Register(Protocol):
         """
         ...
 
-    def all_keys(self) -> Iterator[RegisterKey]:
-        """Every key that has an object."""
+    def all_keys(self, storage: str = "") -> Iterator[RegisterKey]:
+        """Every key that has an object in ``storage``."""
         ...
 
     def path(self, key: RegisterKey) -> str:

@@ -19,7 +19,8 @@ from kapstan.errors import NotFound, NotPossible
 from kapstan.ports import BackgroundFilter, Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs import deaths
 
-_KEY = re.compile(r"[A-Za-z2-7]{52}")
+_KEY = re.compile(r"[A-Za-z2-7]{52}(@.+)?")
+_SHORTENED = re.compile(r"-[0-9a-f]{32}$")  # a task whose identity is too long for a path, as ``all_keys`` gives it
 _PAGE = 200
 _CLOCK_ERROR = 1.0  # of the time that an S3 store tells, in whole seconds
 
@@ -52,8 +53,8 @@ class ParkedKeys:
             NotPossible: the run is not parked.
         """
         if _KEY.fullmatch(text):
-            for key in self._register.all_keys():
-                if key.key == text:
+            for key in self._register.all_keys(RegisterKey.of("", text).storage):
+                if key.text == text:
                     return key
             raise NotFound(f"no register has the key {text}")
         try:
@@ -65,7 +66,7 @@ class ParkedKeys:
             raise NotFound(f"the queue does not know task run {text}; of a task in a flow, give the key")
         if record.state != "parked":
             raise NotPossible(f"task run {text} is {record.state} and not parked")
-        return RegisterKey(record.task, record.key)
+        return RegisterKey.of(record.task, record.key)
 
     def view(self, key: RegisterKey) -> dict[str, Any]:
         """What is known, for people.
@@ -77,7 +78,7 @@ class ParkedKeys:
         holder = None if record.holder is None else asdict(record.holder)
         return {
             "task": key.task,
-            "key": key.key,
+            "key": key.text,
             "state": record.state.value,
             "epoch": record.epoch,
             "effect": record.effect.name.lower(),
@@ -149,10 +150,11 @@ class ParkedKeys:
         """Have the parked background runs of ``key`` look at it again, which somebody has decided on; their ids."""
         gone_on: list[str] = []
         runs, cursor = self._backend.background_runs, ""
+        task = "" if _SHORTENED.search(key.task) else key.task
         while True:
-            page = runs.page(BackgroundFilter(frozenset({"parked"}), task=key.task), _PAGE, cursor)
+            page = runs.page(BackgroundFilter(frozenset({"parked"}), task=task), _PAGE, cursor)
             for listed in page.runs:
-                if listed.record.key == key.key:
+                if listed.record.key == key.text:
                     runs.rerun(listed.record.run_id)
                     gone_on.append(str(ids.to_uuid(listed.record.run_id)))
             if page.cursor is None:

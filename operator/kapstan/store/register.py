@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any, cast
 from urllib.parse import quote, unquote
@@ -38,22 +38,33 @@ _LONGEST_TASK = 150  # characters of a task's identity in a path; a file name ma
 class StoredRegister:
     """See ``ports.Register``."""
 
-    def __init__(self, store: Store, codec: Codec) -> None:
+    def __init__(self, store: Store, codec: Codec, others: Callable[[str], Store] | None = None) -> None:
+        """
+        Args:
+            others: the store of a key that has a storage of its own.
+        """
         self._store = store
         self._codec = codec
+        self._others = others
+
+    def _store_of(self, storage: str) -> Store:
+        if not storage:
+            return self._store
+        assert self._others is not None, storage
+        return self._others(storage)
 
     def path(self, key: RegisterKey) -> str:
         return f"{FOLDER}/{_folder_of(key.task)}/{key.key}"
 
-    def all_keys(self) -> Iterator[RegisterKey]:
+    def all_keys(self, storage: str = "") -> Iterator[RegisterKey]:
         """The task of a key whose identity is too long for a path is the path's."""
-        for path in self._store.keys(f"{FOLDER}/"):
+        for path in self._store_of(storage).keys(f"{FOLDER}/"):
             _, task, key = path.split("/", 2)
-            yield RegisterKey(unquote(task), key)
+            yield RegisterKey(unquote(task), key, storage)
 
     def read(self, key: RegisterKey) -> Entry | None:
         path = self.path(key)
-        stored = self._store.get(path)
+        stored = self._store_of(key.storage).get(path)
         return None if stored is None else Entry(self._record(stored, path), stored.version)
 
     def change(
@@ -63,9 +74,9 @@ class StoredRegister:
         record = changed(None if before is None else before.record, event, effect, **fields)
         body = self._codec.encode(_to_json(record), "register", path, what=f"the register of {key.task}")
         if before is None:
-            version = self._store.create_version(path, body)
+            version = self._store_of(key.storage).create_version(path, body)
         else:
-            version = self._store.replace(path, body, before.version)
+            version = self._store_of(key.storage).replace(path, body, before.version)
         return None if version is None else Entry(record, version)
 
     def _record(self, stored: Stored, path: str) -> RegisterRecord:
@@ -99,10 +110,19 @@ def changed(before: RegisterRecord | None, event: RegisterEvent, effect: EffectC
 
 
 def _folder_of(task: str) -> str:
-    quoted = quote(task, safe="-_").replace(".", "%2E") if task.startswith(".") else quote(task, safe="-_.")
+    """The folder of a task. It is that of its own name, too: ``all_keys`` gives the task of a long one in short."""
+    quoted = _quoted(task)
     if len(quoted) <= _LONGEST_TASK:
         return quoted
-    return f"{quoted[: _LONGEST_TASK - 33]}-{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+    start = task[: _LONGEST_TASK - 33]
+    while len(_quoted(start)) > _LONGEST_TASK - 33:
+        start = start[:-1]
+    return f"{_quoted(start)}-{hashlib.sha256(task.encode()).hexdigest()[:32]}"
+
+
+def _quoted(task: str) -> str:
+    quoted = quote(task, safe="-_.")
+    return quoted.replace(".", "%2E") if task.startswith(".") else quoted
 
 
 def _to_json(record: RegisterRecord) -> dict[str, Any]:

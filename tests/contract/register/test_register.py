@@ -182,6 +182,8 @@ TASKS = [
     "x" * 500,
     "x" * 499 + "y",
     "ü" * 90,
+    "überweisung-" + "ä" * 60,
+    "." + "a.b/c d:" * 25,
 ]
 
 
@@ -192,8 +194,11 @@ def test_tasks_of_any_name_have_a_place_of_their_own(backend: Backend) -> None:
         read = backend.register.read(RegisterKey(task, "k"))
         assert read is not None
         assert read.record.begun == number
-    listed = [key.task for key in backend.register.all_keys()]
+    keys = list(backend.register.all_keys())
+    listed = [key.task for key in keys]
     assert len(listed) == len(TASKS)
+    found = [backend.register.read(key) for key in keys]
+    assert sorted(entry.record.begun for entry in found if entry is not None) == list(range(len(TASKS)))
     assert {"a:b", "shop.tasks:charge", "..", "a/b", "päckchen"} <= set(listed)
 
 

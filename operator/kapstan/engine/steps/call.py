@@ -46,4 +46,4 @@ def call(execution: TaskExecution) -> Steps[State]:
         current_task.reset(mark)
         if branch_mark is not None:
             branch.current.reset(branch_mark)
-    return result if isinstance(result, State) else states.returned(result)
+    return returns.with_result(result) if isinstance(result, State) else states.returned(result)

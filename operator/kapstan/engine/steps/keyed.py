@@ -34,7 +34,8 @@ def keyed(execution: TaskExecution, proceed: Next) -> Steps[State]:
         if key is None:
             return (yield from proceed(execution))
         inputs = cache_key.inputs_of(execution)
-        run = KeyedRun(execution, execution.ledger.its_backend(), RegisterKey(spec.identity, key), inputs)
+        register = RegisterKey(spec.identity, key, spec.key_storage)
+        run = KeyedRun(execution, execution.ledger.its_backend(), register, inputs)
     except BackendError:
         raise
     except KapstanError as error:
@@ -85,7 +86,7 @@ def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State
         if answer is BEGUN:
             answer = yield from _executed(execution, proceed, run)
         if isinstance(answer, State):
-            return ledger.parked(execution, answer, run.key.key) if answer.is_paused() else answer
+            return ledger.parked(execution, answer, run.key.text) if answer.is_paused() else answer
         if isinstance(answer, Held):
             if not ledger.waits_in_place:
                 logger.info("Run %s of %s waits: its key is held", execution.run.name, execution.spec.name)
@@ -109,7 +110,7 @@ def _tell_once(execution: TaskExecution, held: Held, run: KeyedRun) -> None:
         logger.warning(
             "Run %s of %s waits for a run on %s, which holds its key. If that machine is gone for good: "
             "kapstan task-run resolve %s --ended",
-            execution.run.name, execution.spec.name, holder.host, run.key.key,
+            execution.run.name, execution.spec.name, holder.host, run.key.text,
         )  # fmt: skip
 
 
