@@ -333,10 +333,11 @@ def _state_of(record: RunRecord) -> State:
     if record.state == "completed":
         return _completed(record)
     if record.state == "cancelled":
-        return states.Cancelled()
+        return states.Cancelled(message=record.doubt)
     error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
     make = states.Failed if record.state == "failed" else states.Crashed
-    return make(message=f"{type(error).__name__}: {values.printable(error)}", data=error)
+    parts = f"{type(error).__name__}: {values.printable(error)}", record.doubt
+    return make(message="; ".join(filter(None, parts)), data=error)
 
 
 def _completed(record: RunRecord) -> State:

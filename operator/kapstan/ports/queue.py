@@ -65,6 +65,15 @@ class RunRecord:
     """Parked: the key of the register that tells of the effect in doubt."""
     effect: EffectClass = field(default=EffectClass.PURE, compare=False)
 
+    @property
+    def doubt(self) -> str:
+        """What a person must know of a run that the queue ended, not its code: "" where there is nothing. Its process
+        may have died in its effect; the register of its key tells, once somebody looks at it."""
+        begun = self.token.epoch > 0 if self.state == "cancelled" else self.state == "crashed" and self.crashes > 0
+        if not begun or self.effect is not EffectClass.AT_MOST_ONCE:
+            return ""
+        return "whether its effect happened is in doubt: the next call of its key finds out or is parked"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:

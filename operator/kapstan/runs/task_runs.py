@@ -230,7 +230,7 @@ def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
         ended=ended,
         took=took,
         worker=listed.session,
-        why=reason or _why(listed, now),
+        why="; ".join(filter(None, (reason or _why(listed, now), record.doubt))),
     )
 
 

@@ -19,7 +19,7 @@ from tests.servers.worker import Worker, await_exit
 
 from kapstan import backend, ids
 from kapstan.cli.task_run import command
-from kapstan.errors import NotPossible, ParkedRun
+from kapstan.errors import CancelledRun, NotPossible, ParkedRun
 from kapstan.futures import Future
 from kapstan.ports.register import RegisterRecord, RegisterState
 from kapstan.runs.parked import ParkedKeys
@@ -217,3 +217,35 @@ def test_retries_go_through_the_queue_and_each_has_an_intent_of_its_own(begin: B
     done = effects(folder, "15")
     assert [(line[2], line[3]) for line in done] == [(1, 1), (2, 2), (3, 3)]
     assert len({line[1] for line in done}) == 1
+
+
+def test_a_run_that_is_cancelled_while_its_worker_dies_is_told_to_be_in_doubt(
+    begin: Begin, sink: Sink, gate: Gate, folder: Path
+) -> None:
+    """Nobody is left to say whether it happened: the state says so, and the next call of the key is parked."""
+    first = begin()
+    future = charged.once.delay("16", gate.path)
+    sink.expect("began", "16")
+    first.signal_all(signal.SIGSTOP)
+    runs, run_id = TaskRuns(backend.current()), ids.parse(future.task_run_id)
+    assert runs.cancel(run_id) == "Running"
+    first.kill()
+    begin()
+    with pytest.raises(CancelledRun, match="in doubt: the next call of its key"):
+        future.result(timeout=30)
+    assert "in doubt" in runs.view(run_id)[0].why
+    parks(charged.once.delay("16", gate.path))
+    assert len(effects(folder, "16")) == 1
+
+
+@pytest.mark.parametrize("subject", [charged.once, charged.again], ids=["before it began", "another class"])
+def test_a_run_of_which_nothing_is_in_doubt_is_just_cancelled(
+    begin: Begin, sink: Sink, gate: Gate, subject: Any
+) -> None:
+    if subject is charged.again:
+        begin()
+    future = subject.delay("17", gate.path)
+    if subject is charged.again:
+        sink.expect("began", "17")
+    assert TaskRuns(backend.current()).cancel(ids.parse(future.task_run_id), wait=20) == "Cancelled"
+    assert future.state.message == ""
