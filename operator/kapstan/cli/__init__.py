@@ -33,7 +33,7 @@ COMMANDS = {
     "operator": "Run the operator in a cluster.",
     "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",
     "scale": "Change how many replicas a TaskWorker has.",
-    "server": "The embedded Redis of this home.",
+    "server": "The embedded Redis of this home; ACL users for a Redis of your own.",
     "task": "Serve tasks: run what `.delay()` submitted. Inspect one: what makes up its keys.",
     "task-run": "List, inspect, cancel, retry and delete background runs.",
     "worker": "Run the deployments of a process work pool on this machine.",

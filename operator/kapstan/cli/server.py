@@ -7,11 +7,12 @@ import click
 from kapstan import settings
 from kapstan.backend import Backend
 from kapstan.queue import server
+from kapstan.queue.access import ROLES, rules
 
 
 @click.group()
 def command() -> None:
-    """The embedded Redis of this home."""
+    """The embedded Redis of this home; users for a Redis of your own."""
 
 
 @command.command()
@@ -34,3 +35,19 @@ def stop() -> None:
     """End it after it has written everything. Its runs are there at the next start."""
     home = settings.current().home_path
     click.echo("stopped" if server.stop(home) else f"the embedded server of {home} does not run")
+
+
+@command.command()
+@click.option(
+    "--role", required=True, type=click.Choice(list(ROLES)), help="; ".join(f"{n}: {r.about}" for n, r in ROLES.items())
+)
+@click.option("--user", default="", help="Name of the Redis user; without it, role and namespace.")
+@click.option("--namespace", "-n", default="", help="Which namespace; without it, that of KAPSTAN_NAMESPACE.")
+def acl(role: str, user: str, namespace: str) -> None:
+    """Print the ACL rule of a Redis user with the rights of one role in one namespace, and no others.
+
+    Give it to `redis-cli` or into an ACL file, with a password in place of PASSWORD. Repeat it after an upgrade: the
+    rights are those that this release's scripts need.
+    """
+    namespace = namespace or settings.current().namespace
+    click.echo(f"ACL SETUSER {user or f'{namespace}-{role}'} reset on >PASSWORD {rules(role, namespace)}")

@@ -97,8 +97,14 @@ class Dialer:
             line.clock.told_time(*divmod(int(time_there[1]), 1_000_000))
         missing = [script for script, there in zip(hashes.values(), line.read(), strict=True) if not there]
         line.send(b"".join(pack("SCRIPT", "LOAD", script.text) for script in missing))
-        for _ in missing:
-            line.read()
+        try:
+            for _ in missing:
+                line.read()
+        except ConfigurationError as error:  # a client or a reader (queue/access.py): others load them as they connect
+            raise Refused(
+                f"this user may not load scripts, and {len(missing)} of this release are not there: start a worker or "
+                f"the operator of this release, or grant +script|load ({error})"
+            ) from None
 
     def patiently(
         self, attempt: Callable[[], T], seconds: float | None, given_up: Callable[[], bool] | None = None

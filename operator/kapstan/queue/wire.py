@@ -32,6 +32,9 @@ _PASSING = frozenset(
 )
 
 
+_IN_A_SCRIPT = ("The user executing the script can't", "ACL failure in script")
+
+
 class ConnectionLost(Exception):
     """The connection broke, or this server cannot answer now; whether the last command was carried out is unknown."""
 
@@ -201,7 +204,7 @@ def refusal(message: str) -> Exception:
         return Refused(message)
     if word == "OOM":
         return QueueFull(f"Redis is full ({message}): nothing was accepted; raise maxmemory, or let workers catch up")
-    if word in ("NOAUTH", "NOPERM", "WRONGPASS"):
+    if word in ("NOAUTH", "NOPERM", "WRONGPASS") or any(part in message for part in _IN_A_SCRIPT):
         return ConfigurationError(f"Redis refuses this user: {message}; see KAPSTAN_REDIS_URL and the ACL in the docs")
     return BackendError(f"Redis refused a command: {message}")
 

@@ -14,6 +14,8 @@ from tests.servers.redis import RedisServer
 
 from kapstan import backend, flow
 from kapstan.errors import KapstanError
+from kapstan.ports import BackgroundFilter
+from kapstan.queue.access import ROLES, rules
 from kapstan.runs.flow_runs import FlowRunFilter, FlowRuns
 from kapstan.runs.task_runs import TaskRuns
 from kapstan.worker import in_process
@@ -51,6 +53,33 @@ def test_it_is_enough_for_a_tenant(tenant: None, start: Start) -> None:
     runs.cancel(runs.find(str(waiting.task_run_id)))
     assert waiting.state.is_cancelled()
     assert [run.flow for run in FlowRuns(backend.current()).page(FlowRunFilter(), 10).runs] == ["sums-of-a-tenant"]
+
+
+def test_clients_workers_and_readers_have_users_of_their_own(
+    server: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``kapstan server acl`` prints them; nobody else may use the server."""
+    with server.client() as client:
+        for role in ROLES:
+            client.execute_command(*shlex.split(f"ACL SETUSER {role} reset on >secret {rules(role, 'team')}"))
+        client.execute_command("ACL", "SETUSER", "default", "resetkeys", "-@all", "+acl", "+ping", "+shutdown")
+
+    def url(role: str) -> str:
+        return f"redis://{role}:secret@127.0.0.1:{server.port}/0"
+
+    monkeypatch.setenv("KAPSTAN_NAMESPACE", "team")
+    monkeypatch.setenv("KAPSTAN_REDIS_URL", url("worker"))
+    start(2)
+    monkeypatch.setenv("KAPSTAN_REDIS_URL", url("client"))
+    backend.use(None)
+    assert served.add.map([1, 2, 3], 1, deferred=True).result(timeout=30) == [2, 3, 4]
+    assert sums_of_a_tenant(3) == 1 + 2 + 3
+    monkeypatch.setenv("KAPSTAN_REDIS_URL", url("reader"))
+    backend.use(None)
+    assert len(TaskRuns(backend.current()).page(BackgroundFilter(), 10).runs) == 6
+    assert [run.flow for run in FlowRuns(backend.current()).page(FlowRunFilter(), 10).runs] == ["sums-of-a-tenant"]
+    with pytest.raises(KapstanError, match="Redis refuses this user"):
+        served.add.delay(1, 2)
 
 
 def test_it_reaches_no_other_namespace(tenant: None, monkeypatch: pytest.MonkeyPatch) -> None:

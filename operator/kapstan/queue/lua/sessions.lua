@@ -63,6 +63,7 @@ end
 -- is for the next call.
 local function end_session(session, ttl)
   local w = P .. 'w:' .. session
+  call('ZADD', P .. 's', 'XX', 0, session) -- first: a user who may not end sessions (access.py) changes nothing
   local info = call('HGET', w, '@')
   local claims = claims_of(session)
   local more = #claims > 1000
@@ -74,7 +75,6 @@ local function end_session(session, ttl)
   end
   if more then
     call('HDEL', w, '@')
-    call('ZADD', P .. 's', 0, session)
   else
     call('DEL', w)
     call('ZREM', P .. 's', session)
