@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kapstan.errors import MissingContextError
 from kapstan.ids import RunId, to_uuid
-from kapstan.specs import checked_tags
+from kapstan.tag_checks import checked_tags
 
 
 class TaskRun:

@@ -6,11 +6,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from kapstan import settings
+from kapstan.engine import queue_options
 from kapstan.errors import ConfigurationError
 from kapstan.identity import doubt_about_main
 from kapstan.worker import entrypoints, service
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kapstan.tasks import Task
 
 __all__ = ["serve"]
@@ -20,6 +23,7 @@ def serve(
     *tasks: Task[..., Any],
     limit: int | None = None,
     name: str = "",
+    queue: str | Iterable[str] | None = None,
     drain_seconds: float = service.DRAIN_SECONDS,
 ) -> None:
     """Serve ``tasks``: execute their background runs until SIGTERM or Ctrl-C, then finish what runs and return.
@@ -30,6 +34,8 @@ def serve(
     Args:
         limit: runs at a time; 10 unless ``KAPSTAN_WORKER_LIMIT`` says otherwise.
         name: the worker's name in lists; empty: the program's name.
+        queue: the name of the queue, or the names of those, from which runs are claimed. Default: of each task
+            `default`, and the queue that its option `queue` names.
         drain_seconds: how many seconds runs may go on after the first signal; then they go back to the queue. A second
             signal breaks them off at once.
 
@@ -44,6 +50,8 @@ def serve(
     for task, spec in zip(tasks, specs, strict=True):
         if spec is None:
             raise ConfigurationError(f"serve() takes tasks; {task!r} is none: decorate it with @task")
+    named = () if queue is None else (queue,) if isinstance(queue, str) else queue
+    queues = [queue_options.queue("queue", each) for each in named]
     if doubt := doubt_about_main():
         warnings.warn(doubt, UserWarning, stacklevel=2)
     by_identity = entrypoints.by_identity(spec for spec in specs if spec is not None)
@@ -51,5 +59,6 @@ def serve(
         lambda: by_identity,
         lanes=settings.current().worker_limit if limit is None else limit,
         worker=name,
+        queues=queues,
         drain_seconds=drain_seconds,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from kapstan import cache_policies, identity, settings, specs
 from kapstan.cache_policies import task_input_hash
 from kapstan.context import current_flow
-from kapstan.engine import effect_options, forks, storages, submission, task_run
+from kapstan.engine import effect_options, forks, registry, storages, submission, task_run
 from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
 from kapstan.engine.execution import TaskExecution
@@ -22,7 +22,7 @@ from kapstan.engine.hooked import Hooked
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
-from kapstan.errors import ConfigurationError, DuplicateTask
+from kapstan.errors import ConfigurationError
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
@@ -234,6 +234,8 @@ class Task(_Attributes, Generic[P, R]):
         eta: datetime | None = None,
         idempotency_key: str | None = None,
         wait_for: Iterable[Any] | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
     ) -> Future[Any]:
         """As ``delay``, with the arguments in a tuple and a dict.
 
@@ -243,6 +245,7 @@ class Task(_Attributes, Generic[P, R]):
             idempotency_key: one key is one run, whoever submits it and however often.
             wait_for: futures whose runs must have completed. This call waits for them, because a run in the queue
                 waits for no other run.
+            queue, priority: other ones than those of the task.
 
         Raises:
             IdempotencyConflict: the key was used for other arguments.
@@ -257,6 +260,8 @@ class Task(_Attributes, Generic[P, R]):
                 dict(kwargs or {}),
                 delay=submission.delay_of(countdown, eta),
                 idempotency_key=idempotency_key,
+                queue=queue,
+                priority=priority,
             )
         )
 
@@ -313,18 +318,19 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     opts.checked("@task", TaskOptions, options)
 
     def decorate(function: Callable[..., Any]) -> Task[..., Any]:
-        return _register(Task(function, **options))
+        made = Task(function, **options)
+        registry.add(made)
+        return made
 
     return decorate if fn is None else decorate(fn)
 
 
 _future: type[Future[Any]] = Future  # a call of Future[Any] itself costs a microsecond more
-_registered: dict[str, Task[..., Any]] = {}
 
 
 def registered() -> dict[str, Task[..., Any]]:
     """The decorated tasks of this process by identity."""
-    return dict(_registered)
+    return registry.tasks()
 
 
 def start_background() -> None:
@@ -332,17 +338,3 @@ def start_background() -> None:
     from kapstan.worker import in_process
 
     in_process.start(registered)
-
-
-def _register(new: Task[P, R]) -> Task[P, R]:
-    before = _registered.get(new.spec.identity)
-    if before is not None and _origin(before) != _origin(new):
-        raise DuplicateTask(
-            f"{_origin(before)} and {_origin(new)} are both the task {new.spec.identity!r}: give one another name"
-        )
-    _registered[new.spec.identity] = cast("Task[..., Any]", new)
-    return new
-
-
-def _origin(subject: Task[..., Any]) -> str:
-    return f"{identity.importable_name(subject.__module__)}:{subject.__qualname__}"

@@ -15,6 +15,7 @@ from kapstan import settings
 from kapstan.cli import task_pause
 from kapstan.cli.seconds import SECONDS
 from kapstan.cli.task_key import inspect
+from kapstan.engine import queue_options
 from kapstan.errors import ConfigurationError
 from kapstan.logging import configure_process
 from kapstan.ports import launch
@@ -39,6 +40,13 @@ for _each in (inspect, task_pause.ls, task_pause.pause, task_pause.resume):
     "--limit",
     type=click.IntRange(1, service.MOST_LANES),
     help="Runs at a time, each in a process of its own. [default: 10]",
+)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Claim runs from this queue; may be given more than once. [default: `default`, and the queue that a task's "
+    "option `queue` names]",
 )
 @click.option("--name", envvar=launch.WORKER_NAME, default="", help="Name of this worker in lists.")
 @click.option(
@@ -74,6 +82,7 @@ def serve(**options: Any) -> None:
             ),
             lanes=asked.concurrency,
             worker=asked.name,
+            queues=asked.queues,
             drain_seconds=asked.drain_seconds,
             ready_file=Path(asked.ready_file) if asked.ready_file else None,
             say=click.echo,
@@ -86,6 +95,7 @@ def read(
     entrypoints: tuple[str, ...],
     modules: tuple[str, ...],
     limit: int | None,
+    queues: tuple[str, ...],
     name: str,
     drain_seconds: float,
     ready_file: Path | None,
@@ -111,4 +121,5 @@ def read(
         drain_seconds,
         ready_file=str(ready_file or ""),
         session=os.environ.get(launch.SESSION, ""),
+        queues=tuple(queue_options.queue("--queue", each) for each in queues),
     )

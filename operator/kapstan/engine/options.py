@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypedDict
 
 from kapstan import serializers
-from kapstan.engine import storages
+from kapstan.engine import queue_options, storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
 from kapstan.engine.effect_options import effect_class, probe
 from kapstan.engine.hook_options import Hooks, hooks
@@ -30,8 +30,8 @@ from kapstan.engine.option_checks import (
     whole,
 )
 from kapstan.serializers import Serializer
-from kapstan.specs import checked_tags
 from kapstan.states import EffectClass, State
+from kapstan.tag_checks import checked_tags
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
@@ -103,6 +103,17 @@ class TaskOptions(TypedDict, total=False):
         bool | None,
         flag,
         "False keeps the result out of journal and queue: a resumed flow runs the task again.",
+    ]
+    queue: Annotated[
+        str | None,
+        queue_options.queue,
+        "In which queue its background runs wait, for workers that serve that queue. Default: `default`.",
+    ]
+    priority: Annotated[
+        int | None,
+        queue_options.priority,
+        "-100 to 100: of its background runs that wait in one queue those of greater priority begin first; every tenth "
+        "turn goes to what has waited longest for one. Default: 0.",
     ]
     result_storage: Annotated[
         ResultStorage | None,

@@ -15,7 +15,7 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow
-from kapstan.engine import branch, canonical, forks, values
+from kapstan.engine import branch, canonical, forks, queue_options, values
 from kapstan.engine import options as opts
 from kapstan.errors import ConfigurationError, SerializationError
 from kapstan.identity import unfindable
@@ -37,12 +37,14 @@ def submit(
     *,
     delay: float = 0.0,
     idempotency_key: str | None = None,
-    queue: str = "default",
+    queue: str | None = None,
+    priority: int | None = None,
     named: Callable[[RunId], object] = lambda _: None,
 ) -> RunId:
     """Submit one run; its id.
 
     Args:
+        queue, priority: other ones than those of the task.
         named: called with the id before the queue is given the run.
 
     Raises:
@@ -67,7 +69,11 @@ def submit(
         if call is not None and not call.submit:
             return run_id
     owner = "" if call is None or flow is None else flow.run_id
-    submission = _submission(backend, backend.codec, spec, run_id, body, content, owner, queue, delay)
+    submission = _submission(backend, backend.codec, spec, run_id, body, content, owner, delay)
+    if queue is not None:
+        submission = submission._replace(queue=queue_options.queue("queue", queue))
+    if priority is not None:
+        submission = submission._replace(priority=queue_options.priority("priority", priority))
     named(run_id)
     backend.queue.submit(submission)
     if flow is not None and call is not None:
@@ -170,7 +176,6 @@ def _submission(
     body: tuple[bytes, bytes],
     content: str,
     owner: RunId,
-    queue: str = "default",
     delay: float = 0.0,
 ) -> Submission:
     identity = spec.identity
@@ -179,7 +184,7 @@ def _submission(
     content = content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
         envelope = values.to_store(backend, envelope, "arguments", key, owner)
-    return Submission(run_id, identity, envelope, content, queue, delay, spec.effect)
+    return Submission(run_id, identity, envelope, content, spec.queue, delay, spec.effect, spec.priority)
 
 
 def _blamed(

@@ -22,7 +22,7 @@ from kapstan.ports.launcher import (
 )
 from kapstan.ports.locks import LockHolder, LockManager, LockTable, Place, Wait
 from kapstan.ports.objects import Download, Objects, Stored, Upload
-from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports.queue import Depth, Queue, RunRecord, RunState, Served, SessionInfo, Submission, Submitted
 from kapstan.ports.register import (
     Entry,
     Holder,
@@ -85,6 +85,7 @@ __all__ = [
     "RunRecord",
     "RunRecords",
     "RunState",
+    "Served",
     "Session",
     "SessionInfo",
     "Stepped",

@@ -94,6 +94,7 @@ class WorkerLaunch:
         tasks: a task by ``module:name`` or ``file.py:name``, a module or file with all its tasks.
         concurrency: runs at a time.
         ready_file: exists while the worker serves; "" for none.
+        queues: from which it claims; none: `default`, and of each task the queue that it names.
         session: see `SESSION`; "" where the launcher cannot know it beforehand (a pod's UID).
     """
 
@@ -104,11 +105,13 @@ class WorkerLaunch:
     drain_seconds: float
     ready_file: str = ""
     session: str = ""
+    queues: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """The arguments of ``kapstan``."""
         options = [f"--module={task}" for task in self.tasks if ":" not in task]
         options += [f"--limit={self.concurrency}", f"--drain-seconds={self.drain_seconds}"]
+        options += [f"--queue={queue}" for queue in self.queues]
         if self.ready_file:
             options.append(f"--ready-file={self.ready_file}")
         return ["task", "serve", *options, "--", *(task for task in self.tasks if ":" in task)]

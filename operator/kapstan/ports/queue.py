@@ -13,9 +13,17 @@ from kapstan.states import EffectClass
 
 ENDS_SECONDS = 30 * 86_400
 """How long the end of a process is known."""
+MOST_PRIORITY = 100
+"""Priorities go from this below 0 to this above."""
+LONGEST_GROUP = 128
+"""Bytes of the name of a group."""
 
 RunState = Literal["ready", "delayed", "running", "completed", "failed", "crashed", "cancelled", "parked"]
 """Where a background run stands. Terminal: completed, failed, crashed, cancelled."""
+
+
+Served = str | tuple[str, str]
+"""A task in the queue ``default``, or (task, queue)."""
 
 
 class Submission(NamedTuple):
@@ -33,6 +41,10 @@ class Submission(NamedTuple):
     """Seconds until it may start, by the server's clock."""
     effect: EffectClass = EffectClass.PURE
     """Only runs that are PURE are ever claimed in batches."""
+    priority: int = 0
+    """-100 to 100; of one task's runs in a queue those of greater priority go first, but for every tenth."""
+    group: str = ""
+    """Runs of one priority go in turns, one of each group."""
 
 
 class Submitted(NamedTuple):
@@ -64,6 +76,8 @@ class RunRecord:
     key: str = field(default="", compare=False)
     """Parked: the key of the register that tells of the effect in doubt."""
     effect: EffectClass = field(default=EffectClass.PURE, compare=False)
+    priority: int = 0
+    group: str = ""
 
     @property
     def doubt(self) -> str:
@@ -82,13 +96,17 @@ class SessionInfo:
     session: str
     worker: str
     """Name of the TaskWorker, or of the program that serves."""
-    tasks: tuple[str, ...]
+    served: tuple[tuple[str, str], ...]
+    """(task, queue) of each route from which it claims."""
     lanes: int
     claimed: int
     draining: bool
     lease_left: float
     """Seconds."""
-    queue: str = "default"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(task for task, _ in self.served))
 
 
 class Depth(NamedTuple):
@@ -151,13 +169,11 @@ class Queue(Protocol):
         before, None if unknown."""
         ...
 
-    def open_session(
-        self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
-    ) -> Session:
-        """Begin to serve ``tasks``. ``session`` defaults to host, process and a boot nonce."""
+    def open_session(self, worker: str, served: Sequence[Served], lanes: int, *, session: str | None = None) -> Session:
+        """Begin to claim runs of ``served``. ``session`` defaults to host, process and a boot nonce."""
         ...
 
-    def open_lane(self, session: str, lane: int, tasks: Sequence[str], *, queue: str = "default") -> Lane:
+    def open_lane(self, session: str, lane: int, served: Sequence[Served]) -> Lane:
         """The line of child number ``lane`` (0-based) of ``session``; called in the child."""
         ...
 
@@ -188,7 +204,7 @@ class Queue(Protocol):
 
     def sessions(self) -> list[SessionInfo]: ...
 
-    def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth: ...
+    def depth(self, served: Sequence[Served]) -> Depth: ...
 
     def runs(self, limit: int = 100) -> list[RunRecord]:
         """The records of the runs that were submitted last, newest first; ``BackgroundRuns`` has pages and filters."""

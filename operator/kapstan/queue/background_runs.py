@@ -22,7 +22,7 @@ from kapstan.queue.wire import pack
 if TYPE_CHECKING:
     from kapstan.queue.redis import RedisQueue
 
-_HEAD = 599  # the last byte that is read of a record: past the longest route and session
+_HEAD = 799  # the last byte that is read of a record: past the longest place and session
 _RUNNING = frozenset[RunState]({"running"})
 _BAD_ENDS = frozenset[RunState]({"failed", "crashed", "cancelled", "parked"})
 _ANSWERS = {b"OK": Change.DONE, b"NONE": Change.UNKNOWN, b"NOT": Change.REFUSED, b"GONE": Change.GONE}

@@ -14,7 +14,7 @@ from kapstan.ids import RunId
 from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import check_format, route_of, state_of, tail_of
+from kapstan.queue.record import check_format, place_of, state_of, tail_of
 from kapstan.queue.server_clock import ServerClock
 from kapstan.queue.wire import Wire, pack
 
@@ -105,19 +105,20 @@ class BulkSubmit:
         self._unanswered.popleft()
 
     def _calls(self, submissions: Iterator[Submission]) -> Iterator[tuple[bytes, int]]:
-        """Calls of one route and delay each, with their number of runs."""
-        place: tuple[str, str, float] | None = None
+        """Calls of one place and delay each, with their number of runs."""
+        place: tuple[str, str, float, int, str] | None = None
         items: dict[RunId, bytes] = {}
 
         def packed() -> tuple[bytes, int]:
             assert place is not None
-            task, queue, delay = place
+            task, queue, delay, priority, group = place
             flat = [part for item in items.items() for part in item]
-            return scripts.submit_many.pack(self._prefix, milliseconds(delay), route_of(task, queue), *flat), len(items)
+            name = place_of(task, queue, priority, group)
+            return scripts.submit_many.pack(self._prefix, milliseconds(delay), name, *flat), len(items)
 
         for submission in submissions:
             run_id = submission.run_id
-            where = (submission.task, submission.queue, submission.delay)
+            where = (submission.task, submission.queue, submission.delay, submission.priority, submission.group)
             if items and (where != place or len(items) == _BULK or run_id in items):
                 yield packed()
                 items.clear()

@@ -30,7 +30,7 @@ class Minted(NamedTuple):
 
 
 Held = tuple[Minted, bytes, int, int]
-"""A claim that a lane holds: with its record as it was before, and where in that its route begins and ends."""
+"""A claim that a lane holds: with its record as it was before, and where in that its place begins and ends."""
 
 
 def claimed(run_id: RunId, made: Minted, record: bytes) -> tuple[Claim, Held]:
@@ -62,8 +62,8 @@ def _counts_of(part: bytes) -> tuple[int, int, EffectClass]:
 
 
 @lru_cache(maxsize=4096)
-def _task_of(route: bytes) -> str:
-    return Route.parse(route.decode()).task
+def _task_of(place: bytes) -> str:
+    return Route.parse(place.decode()).task
 
 
 def hand_in(
@@ -77,7 +77,7 @@ def hand_in(
     """
     groups: dict[tuple[str, bytes, bytes], list[str | bytes]] = {}
     tokens: dict[RunId, str] = {}
-    client = route = head = b""
+    client = place = head = b""
     items: list[str | bytes] = []
     made_before: Minted | None = None
     for run_id, token, state, envelope in outcomes:
@@ -94,10 +94,10 @@ def hand_in(
             continue
         if made is not made_before:
             made_before, head = made, b"".join((b"1c", made.text.encode(), now))
-        if record[start:end] != route or record[32:40] != client:
-            route, client = record[start:end], record[32:40]
-            items = groups.setdefault(("c", client, route), [])
-        # crashes and attempt, no flags, then class to route
+        if record[start:end] != place or record[32:40] != client:
+            place, client = record[start:end], record[32:40]
+            items = groups.setdefault(("c", client, place.partition(b"||")[0]), [])
+        # crashes and attempt, no flags, then class to place
         ended = b"".join((head, record[26:30], b"0", record[31:end], made.holder, envelope))
         items += (run_id, made.claim, ended)
     return [part for group, items in groups.items() for part in (*group, len(items) // 3, *items)], tokens

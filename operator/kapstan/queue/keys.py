@@ -29,16 +29,17 @@ class KeySpec:
 
 
 KEYS = (
-    KeySpec("m", "hash", "permanent", "set_era", "era, run_id of its start; renewals; clock; any pause"),
+    KeySpec("m", "hash", "permanent", "set_era", "era, run_id of its start; renewals; clock; any pause, any turns"),
     KeySpec(
         "n",
         "hash",
         "empties",
         "every script",
-        "per route: runs delayed (d:) and running (r:), stale entries of q: (k:)",
+        "per route: runs delayed (d:), running (r:), in lists of places (l:), turns (u:), stale entries of q: (k:)",
     ),
     KeySpec("t:<run_id>", "string", "ending", "submit", "the record of a run; a TTL from its end on"),
-    KeySpec("q:<route>", "list", "empties", "step", "ids of ready runs, next first"),
+    KeySpec("q:<place>", "list", "empties", "step", "ids of ready runs, next first"),
+    KeySpec("turn:<route>", "zset", "empties", "step", "places of a route that have runs, next first"),
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),

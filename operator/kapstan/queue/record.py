@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, Token
-from kapstan.ports import RunRecord, RunState, Submission
+from kapstan.ports import RunRecord, RunState, Served, Submission
+from kapstan.ports.queue import LONGEST_GROUP, MOST_PRIORITY
 from kapstan.states import EffectClass
 
 FORMAT = b"1"
@@ -48,8 +50,10 @@ class Route(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Route:
-        queue, bar, task = text.partition("|")
-        return cls(queue, task) if bar else cls("default", text)
+        """The route of a route, or of a place."""
+        route = text.partition("||")[0]
+        queue, bar, task = route.partition("|")
+        return cls(queue, task) if bar else cls("default", route)
 
 
 @lru_cache(maxsize=4096)
@@ -66,30 +70,62 @@ def route_of(task: str, queue: str) -> str:
     return str(Route(queue, task))
 
 
+@lru_cache(maxsize=4096)
+def place_of(task: str, queue: str, priority: int, group: str) -> str:
+    """The name of a ready list: the route, and where they are given priority and group.
+
+    Raises:
+        ConfigurationError: as ``route_of``; a priority or a group that cannot be.
+    """
+    route = route_of(task, queue)
+    if not priority and not group:
+        return route
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MOST_PRIORITY:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"priority={priority!r}: give a whole number, -{MOST_PRIORITY} to {MOST_PRIORITY}")
+    if not group.isprintable() or len(group.encode()) > LONGEST_GROUP:
+        raise ConfigurationError(f"group={group!r}: give at most {LONGEST_GROUP} bytes that screens show")
+    return f"{route}||{priority}|{group}"
+
+
+def place_of_run(run: Submission) -> str:
+    return place_of(run.task, run.queue, run.priority, run.group)
+
+
+def routes_of(served: Sequence[Served]) -> list[str]:
+    """The routes of tasks, each once.
+
+    Raises:
+        ConfigurationError: as ``route_of``.
+    """
+    pairs = [(each, "default") if isinstance(each, str) else each for each in served]
+    return list(dict.fromkeys(route_of(task, queue) for task, queue in pairs))
+
+
 def state_of(letter: int) -> RunState:
     return _STATES[letter]
 
 
 def tail_of(submission: Submission, client: bytes) -> bytes:
-    """The part of the record that the submitter writes: crashes, attempt, flags, class, client, fingerprint, route,
+    """The part of the record that the submitter writes: crashes, attempt, flags, class, client, fingerprint, place,
     envelope.
 
     Raises:
         ConfigurationError: a field that does not fit.
     """
-    _, task, envelope, fingerprint, queue, _, effect = submission
+    _, task, envelope, fingerprint, queue, _, effect, priority, group = submission
     if not (8 <= len(fingerprint) <= 16 and fingerprint.isascii() and fingerprint.isprintable()):
         raise ConfigurationError(f"fingerprint={fingerprint!r}: give 8 to 16 printable characters")
-    head, route = _ends_of(task, queue, effect)
-    return b"".join((head, client, fingerprint.encode(), route, envelope))
+    head, place = _ends_of(task, queue, priority, group, effect)
+    return b"".join((head, client, fingerprint.encode(), place, envelope))
 
 
 @lru_cache(maxsize=4096)
-def _ends_of(task: str, queue: str, effect: str) -> tuple[bytes, bytes]:
-    """What stands before the client, and the route between its NULs."""
+def _ends_of(task: str, queue: str, priority: int, group: str, effect: str) -> tuple[bytes, bytes]:
+    """What stands before the client, and the place between its NULs."""
     if effect not in CLASSES.values():
         raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
-    return f"00010{effect}".encode(), f"\0{route_of(task, queue)}\0".encode()  # crashes 0, attempt 001, no flags
+    place = place_of(task, queue, priority, group)
+    return f"00010{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001, no flags
 
 
 def check_format(reply: list[bytes]) -> None:
@@ -127,8 +163,10 @@ def _read(run_id: RunId, record: bytes) -> RunRecord:
     if record[:1] != FORMAT:
         raise ValueError
     _, place, envelope = record[HEAD:].split(b"\0", 2)
-    route, _, held = place.partition(HELD)
-    queue, task = Route.parse(route.decode())
+    where, _, held = place.partition(HELD)
+    route, bars, wish = where.decode().partition("||")
+    queue, task = Route.parse(route)
+    priority, _, group = wish.partition("|")
     state = _STATES[record[1]]
     since = moment(record[16:26])
     started = moment(held[:10]) if held else since if state == "running" else None
@@ -146,6 +184,8 @@ def _read(run_id: RunId, record: bytes) -> RunRecord:
         "" if state == "parked" else held[10:].decode(),
         held[10:].decode() if state == "parked" else "",
         CLASSES[record[31]],
+        int(priority) if bars else 0,
+        group,
     )
 
 

@@ -18,7 +18,17 @@ from typing import Any, TypeVar
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, host_label, new_nonce
-from kapstan.ports import BackgroundFilter, Depth, EraRegister, RunRecord, RunState, SessionInfo, Submission, Submitted
+from kapstan.ports import (
+    BackgroundFilter,
+    Depth,
+    EraRegister,
+    RunRecord,
+    RunState,
+    Served,
+    SessionInfo,
+    Submission,
+    Submitted,
+)
 from kapstan.ports.queue import ENDS_SECONDS
 from kapstan.queue import scripts
 from kapstan.queue.background_runs import RedisBackgroundRuns
@@ -27,7 +37,18 @@ from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
 from kapstan.queue.lane import RedisLane
-from kapstan.queue.record import Route, check_format, fields_of, is_run_id, record_of, route_of, state_of, tail_of
+from kapstan.queue.record import (
+    Route,
+    check_format,
+    fields_of,
+    is_run_id,
+    place_of_run,
+    record_of,
+    route_of,
+    routes_of,
+    state_of,
+    tail_of,
+)
 from kapstan.queue.session import RedisSession
 from kapstan.queue.wire import ConnectionLost, Wire, pack
 from kapstan.settings import Settings
@@ -72,9 +93,9 @@ class RedisQueue:
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
-        delay, route = milliseconds(submission.delay), route_of(submission.task, submission.queue)
+        delay, place = milliseconds(submission.delay), place_of_run(submission)
         _, answer, letter = self.call(
-            scripts.submit.pack(self.prefix, submission.run_id, delay, route, tail_of(submission, self._client))
+            scripts.submit.pack(self.prefix, submission.run_id, delay, place, tail_of(submission, self._client))
         )
         if answer == b"CONFLICT":
             raise conflict([submission.run_id])
@@ -122,10 +143,10 @@ class RedisQueue:
     def wait(self, run_ids: Sequence[RunId], timeout: float | None) -> set[RunId]:
         return self._inbox.wait(run_ids, timeout)
 
-    def depth(self, tasks: Sequence[str], queue: str = "default") -> Depth:
+    def depth(self, served: Sequence[Served]) -> Depth:
         ready = delayed = running = paused = 0
         oldest = -1
-        routes = [route_of(task, queue) for task in tasks]
+        routes = routes_of(served)
         for at in range(0, len(routes), 500):
             reply = self.call(scripts.depth.pack(self.prefix, *routes[at : at + 500]))
             ready, delayed, running = ready + reply[1], delayed + reply[2], running + reply[3]
@@ -159,7 +180,7 @@ class RedisQueue:
         return sorted((route.task, route.queue) for route in routes)
 
     def open_session(
-        self, worker: str, tasks: Sequence[str], lanes: int, *, queue: str = "default", session: str | None = None
+        self, worker: str, served: Sequence[Served], lanes: int, *, session: str | None = None
     ) -> RedisSession:
         name = session or f"{host_label()}-{os.getpid()}-{new_nonce()[-8:]}"
         if not _SESSION.fullmatch(name):
@@ -168,11 +189,11 @@ class RedisQueue:
             raise ConfigurationError(f"lanes={lanes}: give at least 1")
         return RedisSession(
             self._dialer, self.call, self._register, self.prefix, name,
-            worker=worker, tasks=tasks, queue=queue, routes=[route_of(task, queue) for task in tasks], lanes=lanes,
+            worker=worker, routes=routes_of(served), lanes=lanes,
         )  # fmt: skip
 
-    def open_lane(self, session: str, lane: int, tasks: Sequence[str], *, queue: str = "default") -> RedisLane:
-        return RedisLane(self._dialer, self.prefix, session, lane, [route_of(task, queue) for task in tasks])
+    def open_lane(self, session: str, lane: int, served: Sequence[Served]) -> RedisLane:
+        return RedisLane(self._dialer, self.prefix, session, lane, routes_of(served))
 
     def expire_session(self, session_prefix: str, *, seen: bool = False) -> list[str]:
         exact = 2 if seen else 0
@@ -311,12 +332,11 @@ def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> Sessi
         return SessionInfo(
             session=name,
             worker=str(info["worker"]),
-            tasks=tuple(str(task) for task in info["tasks"]),
+            served=tuple((route.task, route.queue) for route in map(Route.parse, map(str, info["routes"]))),
             lanes=int(info["lanes"]),
             claimed=sum(is_run_id(field) for field in fields),
             draining=b"!" in fields,
             lease_left=(float(info["lease"]) - max(0.0, now_ms - int(fields[b"="]))) / 1000,
-            queue=str(info["queue"]),
         )
     except (LookupError, TypeError, ValueError, OverflowError):
         return None

@@ -2,7 +2,7 @@
 
 A stub's parameters are compared with the header when this module is imported, so that neither changes without the
 other. A script's text is its first line, the head of ``prelude.lua``, and its own lines with the sections (of
-``prelude.lua``, ``handover.lua``, ``sessions.lua`` and ``locks.lua``) that they include; it is called by hash.
+the files in ``_SHARED``) that they include; it is called by hash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_comma
 _FOLDER = Path(__file__).with_name("lua")
 _SHARED = [
     re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
-    for name in ("prelude.lua", "handover.lua", "sessions.lua", "locks.lua")
+    for name in ("prelude.lua", "turns.lua", "handover.lua", "sessions.lua", "locks.lua")
 ]
 _HEAD = _SHARED[0][0]
 _SECTIONS = {section: text for _, *rest in _SHARED for section, text in zip(rest[::2], rest[1::2], strict=True)}
@@ -35,7 +35,7 @@ class Script(Generic[P]):
     def __init__(self, stub: Callable[P, None]) -> None:
         self.name: str = stub.__name__
         first, body = (_FOLDER / f"{self.name}.lua").read_text().split("\n", 1)
-        self.text = f"{first}\n{_HEAD}{_INCLUDE.sub(lambda found: _SECTIONS[found[1]], body)}"
+        self.text = f"{first}\n{_HEAD}{_with_sections(body)}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         _check_header(self.name, body, stub)
         SCRIPTS[self.name] = self
@@ -43,6 +43,10 @@ class Script(Generic[P]):
     def pack(self, prefix: str, *args: P.args, **_none: P.kwargs) -> bytes:
         """The call as it goes over the wire."""
         return _pack_command(("EVALSHA", self.sha, 1, prefix, *args))
+
+
+def _with_sections(text: str) -> str:
+    return _INCLUDE.sub(lambda found: _with_sections(_SECTIONS[found[1]]), text)
 
 
 def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
@@ -55,11 +59,11 @@ def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
 
 
 @Script
-def submit(run_id: str, delay_ms: int, route: str, tail: bytes) -> None: ...
+def submit(run_id: str, delay_ms: int, place: str, tail: bytes) -> None: ...
 
 
 @Script
-def submit_many(delay_ms: int, route: str, *items: Argument) -> None: ...
+def submit_many(delay_ms: int, place: str, *items: Argument) -> None: ...
 
 
 @Script

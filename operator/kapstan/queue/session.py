@@ -48,8 +48,6 @@ class RedisSession:
         name: str,
         *,
         worker: str,
-        tasks: Sequence[str],
-        queue: str,
         routes: Sequence[str],
         lanes: int,
     ) -> None:
@@ -60,7 +58,7 @@ class RedisSession:
         self._name = name
         self._routes = tuple(routes)
         settings = dialer.settings
-        info = {"worker": worker, "tasks": list(tasks), "queue": queue, "routes": list(routes), "lanes": lanes}
+        info = {"worker": worker, "routes": list(routes), "lanes": lanes}
         info |= {"host": socket.gethostname(), "lease": round(settings.lease_seconds * 1000)}
         self._info = json.dumps(info).ljust(80)
         self._silence = Silence(settings.beat_seconds, settings.lease_seconds)

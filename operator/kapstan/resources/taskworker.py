@@ -27,6 +27,7 @@ from kapstan.resources.base import (
 from kapstan.resources.rule import Rule, at_most
 
 SERVED = r"^[^\x00-\x20\x7f:]+(:[A-Za-z_][A-Za-z0-9_.]*)?$"
+QueueName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]
 TaskEntry = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -95,6 +96,12 @@ class TaskWorkerSpec(Model, frozen=True):
         min_length=1,
         max_length=64,
         description="Code to serve: a module or file (all its tasks), or one task of it, such as shop.tasks:send_mail.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    queues: list[QueueName] = Field(
+        default_factory=list[QueueName],
+        max_length=64,
+        description="Queues from which runs are claimed; none: default, and of each task the queue that it names.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     concurrency: int = Field(

@@ -47,7 +47,7 @@ class Tasks:
         served = self._served()
         views: list[TaskView] = []
         for task, name in sorted(self._known(served, paused)):
-            depth = queue.depth([task], name)
+            depth = queue.depth([(task, name)])
             views.append(
                 TaskView(
                     task=task,
@@ -95,7 +95,7 @@ class Tasks:
         return found
 
     def _served(self) -> Counter[tuple[str, str]]:
-        return Counter((task, session.queue) for session in self._backend.queue.sessions() for task in session.tasks)
+        return Counter(each for session in self._backend.queue.sessions() for each in session.served)
 
     def _known(self, served: Counter[tuple[str, str]], paused: set[tuple[str, str]]) -> set[tuple[str, str]]:
         known = {*served, *((task, queue) for task, queue in paused if task)}

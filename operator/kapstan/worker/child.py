@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,9 @@ Load = Callable[[], Mapping[str, TaskSpec]]
 """The tasks to serve, by identity. Called once, in the child."""
 
 
-def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, queue: str, board: Board) -> int:
+def main(
+    lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, queues: Sequence[str], board: Board
+) -> int:
     """Serve until ordered to leave; the exit code."""
     try:
         specs = load()
@@ -41,14 +43,14 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
         reason = str(error) if isinstance(error, KapstanError) else traceback.format_exc()
         parent.report(problem=reason)
         return ExitCode.USAGE
-    tasks = sorted(specs)
-    parent.report(tasks=tasks)
+    served = routes(specs, queues)
+    parent.report(served=served)
     parent.await_go()
 
     ours = backend.current()
     deaths.in_worker(session, parent.mark)
     engine = BackgroundEngine(specs, ours)
-    line = ours.queue.open_lane(session, lane, tasks, queue=queue)
+    line = ours.queue.open_lane(session, lane, served)
     recall.register()
     guard = Guard(slot, line, parent.channel)
 
@@ -68,6 +70,16 @@ def main(lane: int, slot: Slot, parent: Parent, *, load: Load, session: str, que
     engine.close()
     line.close()
     return REPLACE if executor.replace else ExitCode.DONE
+
+
+def routes(specs: Mapping[str, TaskSpec], queues: Sequence[str]) -> list[tuple[str, str]]:
+    """(task, queue) of all that is claimed: each task from each of ``queues``; where none is named, from ``default``
+    and from the one that the task names."""
+    return [
+        (task, queue)
+        for task, spec in sorted(specs.items())
+        for queue in dict.fromkeys(queues or ("default", spec.queue))
+    ]
 
 
 class _Place:

@@ -45,7 +45,7 @@ class Child:
     Attributes:
         mark: names it in the environment of what its runs start.
         born: monotonic time of its fork.
-        tasks: identities it serves, once it has reported.
+        served: (task, queue) of all that it serves, once it has reported.
         problem: why it cannot serve, if it reported that or died before.
         kill_at: monotonic time at which it is killed unless it has gone.
         cancelled: the run that it was ordered to break off.
@@ -58,7 +58,7 @@ class Child:
     slot: Slot
     mark: str
     born: float = field(default_factory=time.monotonic)
-    tasks: tuple[str, ...] | None = None
+    served: tuple[tuple[str, str], ...] | None = None
     problem: str = ""
     kill_at: float | None = None
     cancelled: str = ""
@@ -68,7 +68,7 @@ class Child:
     @property
     def silent(self) -> bool:
         """Whether it has not reported yet."""
-        return self.tasks is None and not self.problem
+        return self.served is None and not self.problem
 
     def look(self) -> None:
         """Make it look at the board."""
@@ -97,7 +97,7 @@ class Child:
             if self._received.endswith(b"\n"):
                 report = json.loads(self._received)
                 self.problem = report.get("problem", "")
-                self.tasks = tuple(report["tasks"]) if "tasks" in report else None
+                self.served = tuple((task, queue) for task, queue in report["served"]) if "served" in report else None
 
 
 class Parent:
@@ -109,7 +109,7 @@ class Parent:
         self._pid = pid
 
     def report(self, **report: Any) -> None:
-        """Say ``tasks=[identities]`` or ``problem="why not"``."""
+        """Say ``served=[(task, queue)]`` or ``problem="why not"``."""
         self.channel.sendall(json.dumps(report).encode() + b"\n")
         self.look()
 

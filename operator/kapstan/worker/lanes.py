@@ -41,9 +41,10 @@ class Service:
     Attributes:
         load: brings the tasks by identity; called in each child, never here.
         lanes: children, that is, runs at a time.
+        queues: from which queues it claims; none: see ``child.routes``.
         drain_seconds: how long runs may go on after the first SIGTERM.
         patience: for how many seconds it waits at its start for a queue or a store that is away.
-        on_ready: called once with the identities that are served, when the session stands.
+        on_ready: called once with (task, queue) of all that is served, when the session stands.
         on_drain: called once when nothing more is claimed.
     """
 
@@ -51,10 +52,10 @@ class Service:
     worker: str
     session: str
     lanes: int
-    queue: str
+    queues: Sequence[str]
     drain_seconds: float
     patience: float
-    on_ready: Callable[[Sequence[str]], None]
+    on_ready: Callable[[Sequence[tuple[str, str]]], None]
     on_drain: Callable[[], None]
 
 
@@ -97,7 +98,7 @@ class Lanes:
 
     # ------------------------------------------------------------------ begin and end
 
-    def begin(self, bell: int, stopped: Callable[[], bool]) -> tuple[str, ...] | None:
+    def begin(self, bell: int, stopped: Callable[[], bool]) -> tuple[tuple[str, str], ...] | None:
         """Fork the first children and hear what they serve; None: ``stopped`` before they had said. ``bell`` is rung
         when it is time to ask.
 
@@ -113,16 +114,16 @@ class Lanes:
             if stopped():
                 return None
         for child in first:
-            if child.tasks is None:
+            if child.served is None:
                 raise ConfigurationError(f"the tasks cannot be served: {child.problem}")
-        return first[0].tasks
+        return first[0].served
 
     def go(self) -> None:
         """The session stands: those that have reported may claim."""
         for child in self:
             if child.silent:
                 child.hear()
-            if child.tasks is not None:
+            if child.served is not None:
                 child.go()
 
     def kill_all(self) -> None:
@@ -170,7 +171,7 @@ class Lanes:
     def _fork(self, lane: int) -> None:
         service = self._service
         main = partial(
-            child_module.main, load=service.load, session=service.session, queue=service.queue, board=self.board
+            child_module.main, load=service.load, session=service.session, queues=service.queues, board=self.board
         )
         self._children[lane] = children.fork(lane, self.board.slots[lane], main, list(self))
         self.board.slots[lane].order = self.order
@@ -202,7 +203,7 @@ class Lanes:
         replaced = code == children.REPLACE
         delay = self._delay_after(child, charged=executing is not None or replaced)
         self._fork_at[child.lane] = time.monotonic() + delay
-        if child.tasks is None:
+        if child.served is None:
             logger.error("Executor %d could not start: %s", child.lane, child.problem or cause_of(code))
 
     def _delay_after(self, child: Child, *, charged: bool) -> float:
@@ -222,7 +223,7 @@ class Lanes:
         for child in self:
             if child.silent:
                 child.hear()
-                if child.tasks is not None:
+                if child.served is not None:
                     child.go()
         now = time.monotonic()
         untold = self._deaths.lanes

@@ -32,7 +32,7 @@ def run(
     *,
     lanes: int,
     worker: str = "",
-    queue: str = "default",
+    queues: Sequence[str] = (),
     drain_seconds: float = DRAIN_SECONDS,
     ready_file: Path | None = None,
     say: Callable[[str], None] = print,
@@ -42,6 +42,9 @@ def run(
     The session is called ``KAPSTAN_SESSION`` (a pod's UID), else host and process, and a nonce of this start: whoever
     sees the pod or process end can end the session by the first part.
 
+    Args:
+        queues: from which it claims; none: see ``child.routes``.
+
     Raises:
         ConfigurationError: not the main thread, a platform without fork, or numbers that make no sense.
         QueueUnavailable, StoreUnavailable: at the start one of them was away for KAPSTAN_REDIS_RETRY_SECONDS.
@@ -50,9 +53,8 @@ def run(
     ours = settings.current()
     name = os.environ.get(launch.SESSION) or f"{host_label()}-{os.getpid()}"
 
-    def ready(tasks: Sequence[str]) -> None:
-        at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
-        say(f"Serving {len(tasks)} task{'s' if len(tasks) > 1 else ''}, {at_a_time}: {', '.join(tasks)}")
+    def ready(served: Sequence[tuple[str, str]]) -> None:
+        say(_serving(served, lanes))
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
 
@@ -65,7 +67,7 @@ def run(
         worker=worker or os.environ.get(launch.WORKER_NAME) or Path(sys.argv[0]).stem or "worker",
         session=f"{name}-{new_nonce()}",
         lanes=lanes,
-        queue=queue,
+        queues=queues,
         drain_seconds=drain_seconds,
         patience=ours.redis_retry_seconds,
         on_ready=ready,
@@ -85,6 +87,14 @@ def run(
     finally:
         patient.close()
         not_ready()
+
+
+def _serving(served: Sequence[tuple[str, str]], lanes: int) -> str:
+    tasks = sorted({task for task, _ in served})
+    named = sorted({queue for _, queue in served})
+    at_a_time = f"{lanes} run{'s' if lanes > 1 else ''} at a time"
+    at_a_time += "" if named == ["default"] else f", from queue{'s' if len(named) > 1 else ''} {', '.join(named)}"
+    return f"Serving {len(tasks)} task{'s' if len(tasks) > 1 else ''}, {at_a_time}: {', '.join(tasks)}"
 
 
 def _check(lanes: int, drain_seconds: float) -> None:

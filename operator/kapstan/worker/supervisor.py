@@ -76,10 +76,10 @@ class Supervisor:
         before |= {name: signal.signal(name, self._on_look) for name in (signal.SIGCHLD, children.LOOK)}
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_fence)
         try:
-            tasks = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
-            if tasks is None:
+            served = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
+            if served is None:
                 return ExitCode.DONE
-            opened = self._open(tasks)
+            opened = self._open(served)
             if opened is None:
                 return ExitCode.DONE
             session, lease = opened
@@ -93,14 +93,14 @@ class Supervisor:
             for name, handler in before.items():
                 signal.signal(name, handler)
 
-    def _open(self, tasks: tuple[str, ...]) -> tuple[Session, Lease] | None:
+    def _open(self, served: tuple[tuple[str, str], ...]) -> tuple[Session, Lease] | None:
         """The session, as soon as the queue takes it; None: told to stop before."""
         service = self._service
         until = time.monotonic() + service.patience
         while True:
             try:
                 session = self._backend.queue.open_session(
-                    service.worker, tasks, service.lanes, queue=service.queue, session=service.session
+                    service.worker, served, service.lanes, session=service.session
                 )
                 break
             except (QueueUnavailable, StoreUnavailable) as error:
@@ -113,7 +113,7 @@ class Supervisor:
         self._session = session
         lease = self._lease = Lease(session, self._backend.settings, self._lanes)
         self._lanes.go()
-        service.on_ready(tasks)
+        service.on_ready(served)
         return session, lease
 
     def _end(self, session: Session) -> int:

@@ -62,7 +62,7 @@ class ThreadLanes:
         self.specs = dict(specs)
         self.expected: dict[RunId, TaskSpec] = before.expected if before is not None else {}
         self._tasks = sorted(tasks)
-        self._queue = queue
+        self._served = [(task, queue) for task in self._tasks]
         self._numbers: set[int] = set()  # in use
         self._lock = threading.Lock()
         self._lanes: list[_Lane] = []
@@ -70,7 +70,7 @@ class ThreadLanes:
         self._order = Order.SERVE
         self.deaths = Deaths(backend, "its lane")
         self._left_alone = False  # what still runs does not let itself be broken off
-        self._session: Session = backend.queue.open_session(queue, self._tasks, lanes, queue=queue)
+        self._session: Session = backend.queue.open_session(queue, self._served, lanes)
         self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
         self._fill()
         self._supervisor.start()
@@ -139,7 +139,7 @@ class ThreadLanes:
             number = next(number for number in itertools.count() if number not in taken)
             self._numbers.add(number)
         try:
-            line = self.backend.queue.open_lane(self._session.name, number, self._tasks, queue=self._queue)
+            line = self.backend.queue.open_lane(self._session.name, number, self._served)
         except TROUBLE as error:
             logger.warning("The queue is away; a lane of this process is opened later: %s", error)
             with self._lock:

@@ -41,8 +41,8 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
     """Use every key of the table; runs by what became of them. Its sessions live on, as those of dead processes do."""
     runs: dict[str, RunId] = {}
 
-    def submitted(name: str, delay: float = 0.0) -> None:
-        submission = run(delay=delay)
+    def submitted(name: str, delay: float = 0.0, priority: int = 0) -> None:
+        submission = run(delay=delay, priority=priority)
         runs[name] = submission.run_id
         queue.submit(submission)
 
@@ -62,6 +62,7 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
             assert ours.lane.step([], 1).claims
     for number in range(3):
         submitted(f"ready{number}")
+    submitted("urgent", priority=3)
     idle.lane.step([], 1)
     watcher.wait([runs["held"], runs["ready0"]], 0.2)
     queue.cancel(runs["held"])

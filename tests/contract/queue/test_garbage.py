@@ -167,7 +167,7 @@ def test_no_other_run_is_lost_or_claimed_twice(server: RedisServer, name: str) -
     runs = garbage.fill(queue, watcher)
     client.set(f"{queue.prefix}bad:{runs['ready1']}", "an earlier one")
     whole = {key: client.dump(key) for key in client.keys("*")}
-    waiting = sorted(runs[which] for which in ("ready0", "ready1", "ready2", "due"))
+    waiting = sorted(runs[which] for which in ("ready0", "ready1", "ready2", "due", "urgent"))
     key = next(key for key in whole if key.decode().split(":", 2)[1] == name)
     if name == "t":
         key = f"{queue.prefix}t:{runs['ready1']}".encode()

@@ -43,8 +43,8 @@ def test_a_paused_queue_holds_back_no_other_queue(queue: RedisQueue) -> None:
     slow, fast = run(queue="slow"), run()
     queue.submit_many([slow, fast])
     for name, wanted in (("slow", []), ("default", [fast.run_id])):
-        session = queue.open_session("shop", [TASK], 1, queue=name)
-        lane = queue.open_lane(session.name, 0, [TASK], queue=name)
+        session = queue.open_session("shop", [(TASK, name)], 1)
+        lane = queue.open_lane(session.name, 0, [(TASK, name)])
         assert [claim.run_id for claim in lane.step([], 5).claims] == wanted
         lane.close()
         session.close()

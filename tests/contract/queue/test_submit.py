@@ -69,10 +69,10 @@ def test_tasks_and_queues_are_kept_apart(queue: RedisQueue, hire) -> None:
     queue.submit_many([run(), run("shop.tasks:other"), run(queue="slow")])
     assert queue.depth([TASK]) == Depth(1, 0, 0, 0.0)
     assert queue.depth([TASK, "shop.tasks:other"]).ready == 2
-    assert queue.depth([TASK], "slow").ready == 1
+    assert queue.depth([(TASK, "slow")]).ready == 1
     assert [claim.task for claim in hire().lane.step([], 10).claims] == [TASK]
-    session = queue.open_session("slow-shop", [TASK], 1, queue="slow")
-    lane = queue.open_lane(session.name, 0, [TASK], queue="slow")
+    session = queue.open_session("slow-shop", [(TASK, "slow")], 1)
+    lane = queue.open_lane(session.name, 0, [(TASK, "slow")])
     assert [claim.task for claim in lane.step([], 10).claims] == [TASK]
     lane.close()
     session.close()

@@ -63,6 +63,12 @@ def mark(tag: str) -> str:
     return tag
 
 
+@task(queue="slow")
+def marked_in_a_queue(tag: str) -> str:
+    tell("marked", tag, os.getpid())
+    return tag
+
+
 @task
 def work(tag: str) -> str:
     """An effect, and some milliseconds of work."""

@@ -116,15 +116,15 @@ class Protocol(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ clients
 
-    @rule(effect=st.sampled_from("ipat"))
-    def submit(self, effect: str) -> None:
-        submission = run(effect=effect)
+    @rule(effect=st.sampled_from("ipat"), priority=st.sampled_from([0, 0, 2, -1]), group=st.sampled_from(["", "", "g"]))
+    def submit(self, effect: str, priority: int, group: str) -> None:
+        submission = run(effect=effect, priority=priority, group=group)
         assert self.queue.submit(submission) == Submitted("ready", duplicate=False)
         self.runs[submission.run_id] = Modelled(effect=effect)
 
-    @rule(count=st.integers(1, 6))
-    def submit_many(self, count: int) -> None:
-        submissions = [run(effect="pppi"[index % 4]) for index in range(count)]
+    @rule(count=st.integers(1, 6), priority=st.sampled_from([0, 1]))
+    def submit_many(self, count: int, priority: int) -> None:
+        submissions = [run(effect="pppi"[index % 4], priority=priority) for index in range(count)]
         self.queue.submit_many(submissions)
         self.runs.update({submission.run_id: Modelled(effect=submission.effect) for submission in submissions})
 
@@ -159,10 +159,10 @@ class Protocol(RuleBasedStateMachine):
         model.state, model.attempt, model.crashes, model.cancelling = "ready", 1, 0, False
         model.envelope = b"arguments"
 
-    @rule()
-    def stands_twice(self) -> None:
+    @rule(group=st.sampled_from(["", "g"]))
+    def stands_twice(self, group: str) -> None:
         """Cancelled in the middle of its list and begun anew: the first of its two entries is stale."""
-        submissions = [run() for _ in range(3)]
+        submissions = [run(group=group) for _ in range(3)]
         self.queue.submit_many(submissions)
         self.runs.update({submission.run_id: Modelled() for submission in submissions})
         twice = submissions[1].run_id

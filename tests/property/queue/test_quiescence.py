@@ -73,9 +73,15 @@ class Quiescence(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ clients
 
-    @rule(task=st.sampled_from(TASKS), delay=st.sampled_from([0.0, 0.0, 3600.0]), effect=st.sampled_from("pi"))
-    def submit(self, task: str, delay: float, effect: str) -> None:
-        submission = run(task, delay=delay, effect=effect)
+    @rule(
+        task=st.sampled_from(TASKS),
+        delay=st.sampled_from([0.0, 0.0, 3600.0]),
+        effect=st.sampled_from("pi"),
+        priority=st.sampled_from([0, 0, 3, -3]),
+        group=st.sampled_from(["", "", "g", "h"]),
+    )
+    def submit(self, task: str, delay: float, effect: str, priority: int, group: str) -> None:
+        submission = run(task, delay=delay, effect=effect, priority=priority, group=group)
         self.queue.submit(submission)
         self.submitted.append(submission.run_id)
 
@@ -231,7 +237,9 @@ class Quiescence(RuleBasedStateMachine):
                 assert not played.waits or not ready, f"runs of {ready} are ready, and lane {played.number} waits"
 
     def ready_of(self, task: str) -> list[RunId]:
-        ids = [each.decode() for each in self.queue.command(pack("LRANGE", f"{self.queue.prefix}q:{task}", 0, -1))]
+        lists = self.queue.command(pack("KEYS", f"{self.queue.prefix}q:{task}*"))
+        entries = self.queue.commands([pack("LRANGE", each, 0, -1) for each in lists])
+        ids = [each.decode() for some in entries for each in some]
         return [record.run_id for record in self.queue.records(ids) if record is not None and record.state == "ready"]
 
     def teardown(self) -> None:

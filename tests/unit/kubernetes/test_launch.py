@@ -122,8 +122,10 @@ def test_kapstan_task_serve_reads_what_both_launchers_made(
 ) -> None:
     place = ("".join(text.split()).replace(":", "") + ".py")[-200:]
     tasks = (place, "shop.tasks", f"{place}:send")
-    request = workers_request({"tasks": list(tasks), "drain": {"timeoutSeconds": 1_234_567}}, replicas=1)
-    wanted = WorkerLaunch("mail", "team", tasks, 4, 1_234_567, render.READY_FILE)
+    request = workers_request(
+        {"tasks": list(tasks), "drain": {"timeoutSeconds": 1_234_567}, "queues": ["slow", "-x"]}, replicas=1
+    )
+    wanted = WorkerLaunch("mail", "team", tasks, 4, 1_234_567, render.READY_FILE, queues=("slow", "-x"))
     container = render.app_deployment(request)["spec"]["template"]["spec"]["containers"][0]
     assert read_worker(*in_a_pod(container)) == wanted
     here = read_worker(*on_this_machine(request, tmp_path, monkeypatch))

@@ -148,7 +148,7 @@ def member(name: str, **fields: Any) -> WorkerMember:
 
 
 def session(name: str, claimed: int = 0, *, draining: bool = False) -> SessionInfo:
-    return SessionInfo(f"{name}-boot", "mailer", ("shop.tasks:send",), 2, claimed, draining, 9.0)
+    return SessionInfo(f"{name}-boot", "mailer", (("shop.tasks:send", "default"),), 2, claimed, draining, 9.0)
 
 
 def workers_observed(

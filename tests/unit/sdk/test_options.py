@@ -82,6 +82,8 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "timeout_seconds": (5, 5.0),
     "log_prints": (True, True),
     "persist_result": (False, False),
+    "queue": ("slow", "slow"),
+    "priority": (7, 7),
     "result_storage": ("/results", "file:///results"),
     "result_storage_key": ("sum-{parameters[a]}", "sum-{parameters[a]}"),
     "result_serializer": ("compressed/json", CompressedSerializer("json")),

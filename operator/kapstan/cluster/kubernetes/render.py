@@ -117,7 +117,13 @@ def app_deployment(request: WorkersRequest, *, restricted: bool = True) -> Manif
     drain = worker.spec.drain.timeout_seconds
     labels = {MANAGED_LABEL: MANAGED, TASK_WORKER_LABEL: name}
     launch = WorkerLaunch(
-        name, namespace, tuple(worker.spec.tasks), worker.spec.concurrency, drain, ready_file=READY_FILE
+        name,
+        namespace,
+        tuple(worker.spec.tasks),
+        worker.spec.concurrency,
+        drain,
+        ready_file=READY_FILE,
+        queues=tuple(worker.spec.queues),
     )
     container = _container(WORKER_CONTAINER, worker.spec.image, launch)
     container["readinessProbe"] = {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2}

@@ -210,6 +210,7 @@ class ProcessLauncher:
             worker.spec.drain.timeout_seconds,
             ready_file=str(ready),
             session=name,
+            queues=tuple(worker.spec.queues),
         )
         await self._execute(process, {"digest": digest}, launch, cwd)
         self._bells.hang(process, key, ready)
@@ -328,7 +329,7 @@ def _cost(process: Process) -> int:
 
 def _digest(worker: TaskWorker) -> str:
     spec = worker.spec
-    served = [spec.directory, spec.tasks, spec.concurrency, spec.drain.timeout_seconds]
+    served = [spec.directory, spec.tasks, spec.concurrency, spec.drain.timeout_seconds, *spec.queues]
     return hashlib.sha256(json.dumps(served).encode()).hexdigest()[:16]
 
 

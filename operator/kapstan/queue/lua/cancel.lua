@@ -33,17 +33,19 @@ if session then
 elseif state == 'q' or state == 'd' then
   if state == 'd' then
     call('ZREM', P .. 'd', rid)
-    count('d:', route_of(record), -1)
+    count('d:', (route_of(record)), -1)
   end
-  local route = finish(rid, record, 'k', token_of(record), '', ARGV[2])
+  finish(rid, record, 'k', token_of(record), '', ARGV[2])
   if state == 'q' then
-    local list = P .. 'q:' .. route
+    local route, _, place = route_of(record)
+    local list = P .. 'q:' .. place
+    if place ~= route then count('l:', route, -1) end
     if call('LINDEX', list, 0) == rid then
       call('LPOP', list)
     elseif call('LINDEX', list, -1) == rid then
       call('RPOP', list)
     else
-      count('k:', route, 1)
+      count('k:', place, 1)
     end
   end
 end

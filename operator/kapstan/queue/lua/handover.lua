@@ -16,25 +16,30 @@ end
 -- What another program wrote is no run of this list (dropped) or no record (set aside, see there: it is claimed as pure).
 -- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
 -- counted as stale until it is popped, that is known: then the claim is written into the record, too.
-local function take(route, want, empty)
-  local list, rids, records, size, stale, ask = P .. 'q:' .. route, {}, {}, 0, 0, want
-  local place, sound = '\0' .. route .. '\0', {}
+-- `place`: of the list that is meant; nil: of all that the route has, by turns.
+local function take(route, want, empty, place)
+  if not place and any_turns and call('EXISTS', P .. 'turn:' .. route) == 1 then
+    -- include: turns
+  end
+  place = place or route
+  local list, rids, records, size, stale, ask = P .. 'q:' .. place, {}, {}, 0, 0, want
+  local between, sound = '\0' .. place .. '\0', {}
   local seen -- the runs that were taken, where a run may stand twice
   local function put_back(popped, from)
     local back = {}
     for i = #popped, from, -1 do back[#back + 1] = popped[i] end
     if #back > 0 then call('LPUSH', list, unpack(back)) end
-    local known = stale > 0 and tonumber(call('HGET', P .. 'n', 'k:' .. route) or 0) or 0 -- others may put in what they like
-    if known > 0 then count('k:', route, -math.min(stale, known)) end
+    local known = stale > 0 and tonumber(call('HGET', P .. 'n', 'k:' .. place) or 0) or 0 -- others may put in what they like
+    if known > 0 then count('k:', place, -math.min(stale, known)) end
   end
   while size < want and stale < 5000 do
     local popped = call('LPOP', list, format('%d', ask))
     if not popped then
-      if stale > 0 then call('HDEL', P .. 'n', 'k:' .. route) end -- an empty list has none
+      if stale > 0 then call('HDEL', P .. 'n', 'k:' .. place) end -- an empty list has none
       return rids, records, false
     end
     if seen == nil then
-      seen = redis.pcall('HEXISTS', P .. 'n', 'k:' .. route)
+      seen = redis.pcall('HEXISTS', P .. 'n', 'k:' .. place)
       if type(seen) ~= 'number' then call('DEL', P .. 'n') end -- another program wrote to n
       seen = seen == 1 and {}
     end
@@ -51,12 +56,12 @@ local function take(route, want, empty)
         if sound[epoch] == nil then sound[epoch] = find(epoch, '^%d%d%d%d%d%d%d%d$') and epoch ~= '99999999' end
         if sound[counts] == nil then sound[counts] = find(counts, '^%d%d%d%d%d[piat]$') ~= nil end
         ready = form == 49 and state == 113 and sound[epoch] and sound[counts]
-          and at and sub(record, at, at + #place - 1) == place -- of this list
+          and at and sub(record, at, at + #between - 1) == between -- of this list
       end
       if #rid ~= RID or foreign and find(rid, '[^%w_-]') then
         ready = false
       elseif not ready and (record and not is_whole(record) or not record and call('EXISTS', names[i]) == 1) then
-        record, ready = whole(rid, record, route), true
+        record, ready = whole(rid, record, place), true
       end
       if ready and not (seen and seen[rid]) then
         local alone = byte(record, 32) ~= 112 -- p
@@ -123,7 +128,8 @@ end
 local function offer(route)
   local list = P .. 'q:' .. route
   for _ = 1, 1000 do
-    if call('EXISTS', P .. 'idle:' .. route) == 0 or call('LLEN', list) == 0 or not era() or paused(route) then return end
+    if call('EXISTS', P .. 'idle:' .. route) == 0 or not era() then return end
+    if call('EXISTS', list) == 0 and not (any_turns and call('EXISTS', P .. 'turn:' .. route) == 1) or paused(route) then return end
     local session, lane = idle_lane(route)
     if not session then return end
     local rids, records, _, more = take(route, 1, true)
@@ -139,7 +145,9 @@ local function offer(route)
     if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then
       call('SETRANGE', T .. rid, 1, 'q' .. token)
       call('HDEL', P .. 'w:' .. session, rid)
-      call('LPUSH', list, rid)
+      local _, _, place = route_of(record)
+      local first = true
+      -- include: enlist
       count('r:', route, -1)
       pass('r', route, -1)
     end
@@ -162,8 +170,9 @@ local function promote()
     if record and not is_whole(record) then
       finish(rid, whole(rid, record, ''), 'x', '00000000000000', '', 86400)
     elseif record and state_of(record) == 'd' then
-      local route = route_of(record)
-      call('RPUSH', P .. 'q:' .. route, rid)
+      local route, _, place = route_of(record)
+      local first = false
+      -- include: enlist
       call('SETRANGE', P .. 't:' .. rid, 1, 'q' .. token_of(record) .. since)
       count('d:', route, -1)
       routes[route] = true

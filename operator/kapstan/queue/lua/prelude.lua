@@ -6,7 +6,7 @@
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
 --   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (2 cancel asked), 32 effect class, 33-40 client,
---   then fingerprint NUL route NUL envelope. After the end, US (character 31), when the run started (as since; nothing if
+--   then fingerprint NUL place NUL envelope (place: see route_of). After the end, US (character 31), when the run started (as since; nothing if
 --   it never did) and the session that held it stand behind the route; of a parked run, the start and the key in doubt.
 -- States: q ready or running, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled. A claim stands
 -- in the hash of its session alone, so the record of a run that is held says q, as before the claim, and its token is the
@@ -55,11 +55,14 @@ local function state_now(rid, record)
 end
 
 -- section: route
--- The route of a record, and the position of the NUL behind it.
+-- The route of a record, the position of the NUL behind it, and the place: the name of the run's ready list. That is the
+-- route; with '||', priority, '|' and group behind it, where the run has another priority than 0 or a group.
 local function route_of(record)
   local from = find(record, '\0', 41, true) + 1
   local to = find(record, '\0', from, true)
-  return sub(record, from, to - 1), to
+  local place = sub(record, from, to - 1)
+  local bars = find(place, '||', 1, true)
+  return bars and sub(place, 1, bars - 1) or place, to, place
 end
 
 -- section: whole
@@ -98,12 +101,12 @@ end
 
 -- section: era
 -- The era in which this server may mint tokens; false from its start until set_era names this very start.
--- Whether anything is paused is read on the way (see paused).
-local known_era, any_paused
+-- Whether anything is paused is read on the way (see paused), and whether runs have ever had places (see turns).
+local known_era, any_paused, any_turns
 local function era()
   if known_era == nil then
-    local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift', 'paused')
-    any_paused = stored[4]
+    local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift', 'paused', 'turns')
+    any_paused, any_turns = stored[4], stored[5]
     shift = tonumber(stored[3] or 0) or 0
     known_era = stored[1] and stored[2] and find(stored[1], '^%d%d%d%d%d%d$')
       and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
@@ -158,7 +161,8 @@ local function tally(kind, route, by)
   call('EXPIRE', minute, 10800)
 end
 
--- How many runs of a route run ('r:') or are delayed ('d:') and how many entries of its list are stale ('k:'), in hash n,
+-- How many runs of a route run ('r:'), are delayed ('d:') or stand in lists of places ('l:'), and how many entries of a
+-- list are stale ('k:' and its place), in hash n,
 -- and how many began or ended (see tally): collected here, written once by settle(). A field that came to 0 goes.
 local moved, passed = {}, {}
 local function add(sums, kind, route, by)

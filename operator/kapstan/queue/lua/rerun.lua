@@ -22,17 +22,19 @@ if not record then return {'1', 'NONE', ''} end
 if not is_whole(record) then return {'1', 'GONE', 'x'} end
 local state = state_now(rid, record)
 if not find('fxkp', state, 1, true) then return {'1', 'NOT', state} end
-local route, to = route_of(record)
+local route, to, place = route_of(record)
 -- A parked run has its arguments still, and goes on with the count of its attempts.
 local arguments = state == 'p' and sub(record, to + 1) or call('GETDEL', P .. 'args:' .. rid)
 if not arguments then return {'1', 'GONE', state} end
-local meta = find(route, '\31', 1, true)
+local meta = find(place, '\31', 1, true)
 if meta then
-  to = to - #route + meta - 1
-  route = sub(route, 1, meta - 1)
+  to = to - #place + meta - 1
+  place = sub(place, 1, meta - 1)
+  if #place < #route then route = place end
 end
 call('SET', key, '1q' .. token_of(record) .. since .. '0' .. (state == 'p' and sub(record, 28, 30) or '001') .. '0' .. sub(record, 32, to - 1) .. '\0' .. arguments)
-call('RPUSH', P .. 'q:' .. route, rid)
+local first = false
+-- include: enlist
 tally('s', route, 1)
 offer(route)
 settle()

@@ -27,7 +27,7 @@ if not record or not claim or sub(claim, 1, 14) ~= token then
   return {'1', mine and 'OK' or 'LOST'}
 end
 record = whole(rid, record, '')
-local route = route_of(record)
+local route, _, place = route_of(record)
 count('r:', route, -1)
 if to_cancel(record) or route == '' then -- '': another program wrote over it
   finish(rid, record, route == '' and 'x' or 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
@@ -39,7 +39,8 @@ else
     delay_until(rid, route, now() + delay)
     call('HDEL', w, rid) -- after what may fail where another program wrote to d or the list: nothing is lost then
   else
-    call('RPUSH', P .. 'q:' .. route, rid)
+    local first = false
+    -- include: enlist
     call('HDEL', w, rid)
     offer(route)
   end

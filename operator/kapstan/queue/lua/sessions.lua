@@ -30,7 +30,7 @@ local function release(session, claims, ttl, mark)
     local record = call('MGET', P .. 't:' .. rid)[1]
     if record and find('qr', state_of(record), 1, true) or record and not is_whole(record) then
       record = whole(rid, record, '')
-      local route = route_of(record)
+      local route, _, place = route_of(record)
       count('r:', route, -1)
       if mark then record = mark(claims[i], record) end
       if record and to_cancel(record) then
@@ -38,7 +38,8 @@ local function release(session, claims, ttl, mark)
       elseif record and route == '' then
         finish(rid, record, 'x', token, '', ttl, session, started)
       elseif record then
-        call('LPUSH', P .. 'q:' .. route, rid)
+        local first = true
+        -- include: enlist
         call('SETRANGE', P .. 't:' .. rid, 0, '1q' .. token .. since .. sub(record, 27, 31))
         routes[route] = true
       end

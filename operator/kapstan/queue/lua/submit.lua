@@ -1,11 +1,13 @@
 #!lua
 -- submit: accept one run and hand it to an idle lane if there is one.
 -- KEYS: prefix
--- ARGV: run_id delay_ms route tail
---   tail: the record from its 27th character on (crashes ... envelope)
+-- ARGV: run_id delay_ms place tail
+--   place: of its ready list, see route_of; tail: the record from its 27th character on (crashes ... envelope)
 -- Reply: format, OK | DUP | CONFLICT, state
 -- Needs no era: what it accepts waits for the first claim of the new one.
-local rid, delay, route, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. ARGV[1]
+local rid, delay, place, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. ARGV[1]
+local bars = find(place, '||', 1, true)
+local route = bars and sub(place, 1, bars - 1) or place
 local record = (delay and '1d00000000000000' or '1q00000000000000') .. since .. ARGV[4]
 if call('SETNX', key, record) == 0 then
   -- include: record
@@ -34,12 +36,12 @@ if delay then
   settle()
   return {'1', 'OK', 'd'}
 end
-local queued = redis.pcall('RPUSH', P .. 'q:' .. route, rid)
+local queued = redis.pcall('RPUSH', P .. 'q:' .. place, rid)
 if type(queued) ~= 'number' then
   call('DEL', key)
   return queued
 end
-if call('EXISTS', P .. 'idle:' .. route) == 1 then
+if bars or call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: now
   -- include: record
   -- include: whole
@@ -50,6 +52,10 @@ if call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: settle
   -- include: claim
   -- include: offer
+  if bars then
+    count('l:', route, 1)
+    -- include: line_up
+  end
   offer(route)
   settle()
 end

@@ -1,14 +1,16 @@
 #!lua
 -- submit_many: accept up to 500 runs of one route, in order.
 -- KEYS: prefix
--- ARGV: delay_ms route items...
---   items: run_id and record of each run; no run_id stands there twice
+-- ARGV: delay_ms place items...
+--   place: of their ready list, see route_of; items: run_id and record of each run; no run_id stands there twice
 -- Reply: format, one string of two characters a run: state and '0' new, '1' duplicate, '!' conflict
 -- Runs that are all new are written by one command, which costs a quarter of one command each. The records come whole,
 -- with a moment that the client took of this server's clock: Lua would hash each that it put together, byte by byte.
 -- include: index
 -- include: settle
-local route, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
+local place, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
+local bars = find(place, '||', 1, true)
+local route = bars and sub(place, 1, bars - 1) or place
 local written, fresh, answer = {}, {}, nil
 for i = 3, #ARGV, 2 do
   local rid = ARGV[i]
@@ -57,7 +59,11 @@ elseif #fresh > 0 then
   -- include: paused
   -- include: claim
   -- include: offer
-  if type(redis.pcall('RPUSH', P .. 'q:' .. route, unpack(fresh))) ~= 'number' then none_of(fresh) end
+  if type(redis.pcall('RPUSH', P .. 'q:' .. place, unpack(fresh))) ~= 'number' then none_of(fresh) end
+  if bars then
+    count('l:', route, #fresh)
+    -- include: line_up
+  end
   offer(route)
 end
 settle()

@@ -39,7 +39,7 @@ def _look_at_queue(
         queue = world.queues(namespace)
         sessions = tuple(queue.sessions())
         prefixes = tuple(member.session_prefix for member in members.members)
-        served = {task for session in sessions if session.session.startswith(prefixes) for task in session.tasks}
+        served = {each for session in sessions if session.session.startswith(prefixes) for each in session.served}
         return sessions, queue.depth(sorted(served)) if served else None, ""
     except BackendError as error:  # Redis is away, or the operator was given no key for this namespace
         return None, None, str(error)

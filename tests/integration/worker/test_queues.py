@@ -1,0 +1,45 @@
+"""Workers that serve queues: what a worker claims and what it leaves to others."""
+
+from __future__ import annotations
+
+from tests.integration.worker import served
+from tests.integration.worker.conftest import Sink, Start
+
+from kapstan import backend
+from kapstan.ports import Served
+
+MARK = "tests.integration.worker.served:mark"
+PLACED = "tests.integration.worker.served:marked_in_a_queue"
+
+
+def routes() -> list[Served]:
+    """What the only session serves of two tasks."""
+    (session,) = backend.current().queue.sessions()
+    return [each for each in session.served if each[0] in (MARK, PLACED)]
+
+
+def test_a_worker_serves_the_queues_that_its_tasks_name(start: Start, sink: Sink) -> None:
+    worker = start()
+    assert "from queues default, slow" in worker.await_line("Serving ")
+    assert routes() == [(MARK, "default"), (PLACED, "default"), (PLACED, "slow")]
+    assert served.marked_in_a_queue.delay("own").result(timeout=20) == "own"
+    assert served.marked_in_a_queue.apply_async(("other",), queue="default").result(timeout=20) == "other"
+
+
+def test_a_worker_of_a_queue_leaves_the_others_alone(start: Start, sink: Sink) -> None:
+    start(arguments=("--queue=night", "--queue=slow"))
+    assert routes() == [(task, queue) for task in (MARK, PLACED) for queue in ("night", "slow")]
+    left = served.mark.delay("default")
+    assert served.mark.apply_async(("night",), queue="night").result(timeout=20) == "night"
+    assert served.marked_in_a_queue.delay("slow").result(timeout=20) == "slow"
+    assert [event[1] for event in sink.events] == ["night", "slow"]
+    start()
+    assert left.result(timeout=20) == "default"
+
+
+def test_within_a_queue_the_greater_priority_goes_first(start: Start, sink: Sink) -> None:
+    tags = {"low": -5, "plain": None, "high": 5}
+    futures = [served.mark.apply_async((tag,), priority=priority) for tag, priority in tags.items()]
+    start()
+    assert [future.result(timeout=20) for future in futures] == list(tags)
+    assert [event[1] for event in sink.events] == ["high", "plain", "low"]
