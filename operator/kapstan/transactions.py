@@ -202,7 +202,11 @@ class transaction:  # noqa: N801  (used as a function, as Prefect's)
 
     def _left(self) -> _Whole:
         txn, mark = self._entered.pop()
-        transaction_parts.current.reset(mark)
+        try:
+            transaction_parts.current.reset(mark)
+        except ValueError:  # a generator that is closed by other code than began it
+            if transaction_parts.current.get() is txn:
+                transaction_parts.current.set(txn.parent)
         return txn
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.model.state import ID, SLOT, SLOTS, Scenario
 
 INVARIANTS = {
-    "I1": "a commit stays: only a grave, or a newer commit of what has expired, takes its place",
+    "I1": "a commit stays: only a grave, a newer commit of what has expired, or the rollback of it takes its place",
     "I2": "no effect begins after the commit",
     "I3": "a commit's epoch is the highest that the key ever had",
     "I4": "an effect of class at_most_once or transactional comes to pass once",
@@ -56,6 +56,7 @@ class Design:
     answer_after_horizon: bool = True  # ... and no request of its can be under way
     answer_names_version: bool = True  # ... and only for what was looked at
     answer_requeues: bool = True  # a run that is parked comes back when its register is resolved
+    undo_names_version: bool = True  # a rollback releases only the commit that it looked at
     sweep: str = "grave"  # what retention makes of a commit, "delete": nothing stays
     graves_hold: bool = True  # a grave keeps a class with an effect from beginning again
     swept_by_name: bool = True  # retention deletes the bytes that the grave referred to, "False": all of the key

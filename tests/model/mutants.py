@@ -60,6 +60,12 @@ MUTANTS = (
     ),
     Mutant("a parked run stays where it is", Design(answer_requeues=False), Scenario("a", 1, 0, answers=1), "I14"),
     Mutant("the end of a process is known to Redis alone", Design(notes_survive=False), Scenario("i", 1, 0), "I14"),
+    Mutant(
+        "a rollback releases whatever is committed now",
+        Design(undo_names_version=False),
+        Scenario("a", 0, 3, crashes=0, rollbacks=0, losses=0, undoes=2),
+        "I1",
+    ),
     Mutant("retention deletes", Design(sweep="delete"), Scenario("a", 2, 0, sweeps=1), "I15"),
     Mutant("a grave is as good as nothing", Design(graves_hold=False), Scenario("a", 2, 0, sweeps=1), "I4"),
     Mutant("the bytes of a result go first", Design(blob_after_grave=False), Scenario("a", 1, 0, sweeps=1), "I7"),

@@ -49,6 +49,7 @@ from tests.model.state import (
     TOLD_FAILED,
     TOP_EPOCH,
     TOP_ERA,
+    UNDONE,
     UNNOTED,
     N,
     claim_number,
@@ -147,8 +148,10 @@ def hand_in(world: World, row: bytes, at: int, out: Steps) -> None:
 
 
 def _is_unknown(world: World, row: bytes, at: int) -> bool:
-    """Whether the register does not know the result. Of a pure task it need not: its result may not be kept."""
-    return not world.pure and row[REG] not in (COMMITTED, GRAVE) and row[REG_EPOCH] <= row[at + N]
+    """Whether the register does not know the result, and never did. Of a pure task it need not: its result may not be
+    kept."""
+    known = row[REG] in (COMMITTED, GRAVE) or row[UNDONE] == row[at + N]
+    return not world.pure and not known and row[REG_EPOCH] <= row[at + N]
 
 
 def _commits_afterwards(row: bytes, new: bytearray, at: int) -> None:

@@ -28,6 +28,7 @@ class RealRegister:
         entries: by process: what it read of the register, or wrote there last.
         unheard: by process: what it wrote without hearing that it did.
         asked: what the slow person was shown.
+        looked: what the slow rollback saw.
     """
 
     world: World
@@ -35,6 +36,7 @@ class RealRegister:
     entries: dict[int, Entry | None] = field(default_factory=dict[int, "Entry | None"])
     unheard: dict[int, Entry | None] = field(default_factory=dict[int, "Entry | None"])
     asked: Entry | None = None
+    looked: Entry | None = None
 
     def __post_init__(self) -> None:
         self.key = RegisterKey(TASK, f"K{next(_keys):051d}")

@@ -21,9 +21,12 @@ from tests.model.state import (
     REG_HOLDER,
     REG_PRINT,
     REG_TOLD,
+    RELEASED,
     STALE,
     TOLD_FAILED,
     TOP_REG,
+    UNDO_CURRENT,
+    UNDONE,
     N,
 )
 
@@ -44,7 +47,7 @@ def put(world: World, row: bytearray, event: str, state: int, epoch: int, at: in
         if world.table.get((before, event)) != (state, epoch > row[REG_EPOCH]):
             row[BROKEN] = T
         world.used.add((before, event))
-    if before == COMMITTED and state != GRAVE and not (row[STALE] and epoch > row[REG_EPOCH]):
+    if before == COMMITTED and state != GRAVE and event != "undo" and not (row[STALE] and epoch > row[REG_EPOCH]):
         row[BROKEN] = I1
     if state == COMMITTED:
         if epoch < row[TOP_REG]:
@@ -69,9 +72,18 @@ def put(world: World, row: bytearray, event: str, state: int, epoch: int, at: in
         row[REG_PRINT] = print_of(world, at)
     for slot in world.slots:
         row[slot + CURRENT] = 0
-    row[ANSWER_CURRENT] = 0
+    row[ANSWER_CURRENT] = row[UNDO_CURRENT] = 0
     if at:
         row[at + CURRENT] = state == INTENT
+
+
+def undo(world: World, row: bytearray, epoch: int) -> None:
+    """The hooks for a rollback of the commit with this epoch are through: its effect does not count any more."""
+    if row[REG_EPOCH] == epoch:
+        row[APPLIED], row[UNDONE] = 0, epoch
+    else:
+        row[BROKEN] = I1
+    put(world, row, "undo", RELEASED, row[REG_EPOCH])
 
 
 def begins_effect(world: World, row: bytearray, at: int) -> None:

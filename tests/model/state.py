@@ -24,10 +24,13 @@ ANSWER, ANSWER_CURRENT, UNNOTED = range(27, 30)
 # That the run has failed, as the register knows it, and that a person wants it executed once more, as the store does:
 # the claim (see ``claim_number``) that failed, and up to which claim that is no matter any more.
 REG_TOLD, NOTED = range(30, 32)
+# The epoch that a slow rollback, one that was overtaken, looked at, and whether the register is as it was then. And the
+# last epoch whose commit was undone.
+UNDO, UNDO_CURRENT, UNDONE = range(32, 35)
 # What may still go wrong, or happen.
-CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES, RERUNS = range(32, 41)
-BROKEN = 41  # the number of the invariant that the last step broke
-SLOTS = 42
+CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES, RERUNS, UNDOES = range(35, 45)
+BROKEN = 45  # the number of the invariant that the last step broke
+SLOTS = 46
 # Each process: what it does next, its number, the token of its claim, whether the register is as it read it, and an
 # epoch: of its intent, or which it waits for.
 PC, ID, T_ERA, T_EPOCH, CURRENT, N = range(6)
@@ -92,6 +95,7 @@ class Scenario:
     sweeps: int = 0
     ages: int = 0
     reruns: int = 0
+    undoes: int = 0
     other_inputs: bool = False
 
     def initial(self) -> bytes:
@@ -100,7 +104,7 @@ class Scenario:
         row[OLD_QUEUE] = row[QUEUE]
         row[NOW_ERA] = row[RAISED] = 1
         row[NEXT] = self.workers + self.callers + 1
-        row[CRASHES : RERUNS + 1] = bytes(
+        row[CRASHES : UNDOES + 1] = bytes(
             (
                 self.crashes,
                 self.rollbacks,
@@ -111,6 +115,7 @@ class Scenario:
                 self.sweeps,
                 self.ages,
                 self.reruns,
+                self.undoes,
             )
         )
         for index in range(self.workers + self.callers):

@@ -10,7 +10,7 @@ import pytest
 from tests.model.design import INVARIANTS, Design, World
 from tests.model.explore import Found, explore, trapped
 from tests.model.mutants import LIMITS, MUTANTS, Mutant
-from tests.model.state import PARKED, RELEASED, Scenario
+from tests.model.state import PARKED, Scenario
 from tests.model.transitions import ROWS, table
 from tests.model.world_steps import UNCERTAIN
 
@@ -24,6 +24,9 @@ SHIPPED = (
     Scenario("a", 0, 3, rollbacks=0, losses=0, raises=2, breaks=1, answers=1, sweeps=1, ages=1),
     Scenario("a", 0, 2, rollbacks=0, raises=1, breaks=1, answers=2, sweeps=1, ages=1, other_inputs=True),
     Scenario("a", 0, 3, crashes=0, rollbacks=0, losses=0, raises=2, breaks=1, other_inputs=True),
+    Scenario("a", 0, 3, rollbacks=0, losses=0, ages=1, undoes=2),
+    Scenario("p", 1, 2, claims=2, crashes=0, rollbacks=0, losses=0, undoes=1),
+    Scenario("t", 1, 1, claims=2, rollbacks=0, losses=0, undoes=1),
     Scenario("a", 3, 0, claims=3, crashes=0, losses=0),
     Scenario("i", 2, 0, claims=2, crashes=2, sweeps=1),
     Scenario("i", 0, 3, rollbacks=0, raises=1, breaks=1, sweeps=1),
@@ -37,7 +40,6 @@ GOES_ON = (
 )
 UNREACHED = {
     (PARKED, "commit"): "late truth: only after somebody was wrongly thought dead",
-    (RELEASED, "publish"): "only after a deploy that gave the task another class",
 }
 """Rows of the register's table that no scenario needs, and why they are there."""
 LEAST = 3_000_000

@@ -23,6 +23,7 @@ ROWS: dict[tuple[int, str], tuple[int, bool, str]] = {
     (COMMITTED, "renew"): (INTENT, True, EFFECT),
     (GRAVE, "renew"): (INTENT, True, EFFECT),
     (COMMITTED, "bury"): (GRAVE, False, ALL),
+    (COMMITTED, "undo"): (RELEASED, False, ALL),
 }
 """By state and event: the state after it, whether the epoch grows, and the classes that it is for."""
 

@@ -62,6 +62,10 @@ def _late_answer(real: RealRegister, at: int, before: bytes, after: bytes, lost:
     real.by_another(E.APPLIED if before[ANSWER] == 1 else E.NOT_APPLIED, real.asked)
 
 
+def _looked(real: RealRegister, at: int, before: bytes, after: bytes, lost: bool) -> None:
+    real.looked = real.register.read(real.key)
+
+
 ACTIONS: dict[str, Action] = {
     "look": _look,
     "intend": _intend,
@@ -77,5 +81,8 @@ ACTIONS: dict[str, Action] = {
     "asked": _asked,
     "asked and answered": _answered,
     "answer written": _late_answer,
+    "undone": lambda real, *_: real.by_another(E.UNDO, outcome="", result=b""),
+    "about to be undone": _looked,
+    "undone late": lambda real, *_: real.by_another(E.UNDO, real.looked, outcome="", result=b""),
     "buried": lambda real, *_: real.by_another(E.BURY),
 }

@@ -18,7 +18,20 @@ Walk = Callable[[World, Random, Counter[str]], None]
 
 def scenario(effect: str) -> Scenario:
     return Scenario(
-        effect, 2, 1, 9, crashes=2, rollbacks=2, losses=4, raises=1, breaks=1, answers=1, sweeps=1, ages=1, reruns=1
+        effect,
+        2,
+        1,
+        9,
+        crashes=2,
+        rollbacks=2,
+        losses=4,
+        raises=1,
+        breaks=1,
+        answers=1,
+        sweeps=1,
+        ages=1,
+        reruns=1,
+        undoes=2,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.model.design import NUMBER, World
 from tests.model.keyed_steps import STEPS
 from tests.model.queue_steps import Steps, claim, give_back, hand_in, over_at, queue_moves, tell
-from tests.model.register_steps import LOST, comes_to_pass, put
+from tests.model.register_steps import LOST, comes_to_pass, put, undo
 from tests.model.state import (
     ABSENT,
     AGES,
@@ -50,6 +50,9 @@ from tests.model.state import (
     SLOT,
     STALE,
     SWEEPS,
+    UNDO,
+    UNDO_CURRENT,
+    UNDOES,
     UNNOTED,
 )
 
@@ -64,6 +67,9 @@ UNCERTAIN = frozenset(
         "broken into",
         "told to go before it began",
         "buried",
+        "undone",
+        "about to be undone",
+        "undone late",
         "expired",
         "asked",
         "asked and answered",
@@ -111,6 +117,8 @@ def successors(world: World, row: bytes) -> Steps:
         _requests(world, row, out)
     if row[ANSWERS] or row[ANSWER]:
         _people(world, row, out)
+    if row[UNDOES] or row[UNDO]:
+        _rollbacks(world, row, out)
     if row[SWEEPS] or row[AGES] or row[REG] == GRAVE:
         _time(world, row, out)
     return out
@@ -173,6 +181,28 @@ def _write_answer(world: World, row: bytearray, done: bool) -> None:
         put(world, row, "applied", COMMITTED, row[REG_EPOCH])
     else:
         put(world, row, "not applied", RELEASED, row[REG_EPOCH])
+
+
+def _rollbacks(world: World, row: bytes, out: Steps) -> None:
+    """What a caller has committed is undone by the transaction that the call was a part of. One attempt to do that is
+    slow, and is overtaken."""
+    if row[UNDO]:
+        new = bytearray(row)
+        new[UNDO] = 0
+        if row[UNDO_CURRENT] or (not world.undo_names_version and row[REG] == COMMITTED):
+            undo(world, new, row[UNDO])
+        out.append(("undone late", 0, bytes(new)))
+    at = world.slot_of(row, row[REG_HOLDER])
+    told = not world.is_run(row[REG_HOLDER]) and (not at or row[at + PC] == OVER)
+    if row[UNDOES] and row[REG] == COMMITTED and told:
+        new = bytearray(row)
+        new[UNDOES] -= 1
+        if not row[UNDO]:
+            slow = bytearray(new)
+            slow[UNDO], slow[UNDO_CURRENT] = row[REG_EPOCH], 1
+            out.append(("about to be undone", 0, bytes(slow)))
+        undo(world, new, row[REG_EPOCH])
+        out.append(("undone", 0, bytes(new)))
 
 
 def _time(world: World, row: bytes, out: Steps) -> None:

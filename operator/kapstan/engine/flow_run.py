@@ -22,10 +22,12 @@ from kapstan.engine.operations import Do, Operation, Write
 from kapstan.engine.pending import Pending
 from kapstan.engine.recording import Recording
 from kapstan.engine.threads import Threads
-from kapstan.errors import BackendError, Fenced, Parked
+from kapstan.engine.undoing import Undoable
+from kapstan.errors import BackendError, Fenced, Parked, TransactionRolledBack
 from kapstan.ids import RunId
 from kapstan.journal import Journal, TaskOutcome
 from kapstan.logging import RunLogger, flow_run_logger, tell_end
+from kapstan.ports import RegisterKey
 from kapstan.specs import FlowSpec, TaskSpec
 from kapstan.states import EffectClass, State, StateType
 
@@ -137,6 +139,15 @@ class FlowRun(Ledger):
             self.check_inputs(execution.spec, execution.position, execution.run.parameters)
             return None
         transaction_values.restore(self.backend, outcome.key, outcome.left, execution.part)
+        if outcome.register and execution.part is not None:
+            key = RegisterKey.of(execution.spec.identity, outcome.register)
+            execution.part.undoable = Undoable(self.backend, key, execution.spec.effect, outcome.key)
+        if outcome.value is None and outcome.state == "COMPLETED" and execution.part is not None:
+            try:
+                execution.part.check_open()
+            except TransactionRolledBack:
+                execution.part.was_completed = True  # its hooks are due
+                raise
         return self.replay(outcome)
 
     def replay(self, outcome: TaskOutcome) -> Operation | State | None:
@@ -170,8 +181,9 @@ class FlowRun(Ledger):
             Fenced: another attempt has taken over.
             JournalLost: it was not stored, and the run must end.
         """
-        if spec.persist_result is False:
-            return None
+        part = None if execution is None else execution.part
+        if spec.persist_result is False and (part is None or part.parent is None):
+            return None  # in a transaction a later attempt must find again what it has to undo
         self.check_stopped()
         outcome = Recording(self, spec, run_id, run_name, state, execution).outcome()
         inside = inside if execution is None else execution.inside

@@ -19,6 +19,7 @@ from kapstan.backend import Backend
 from kapstan.engine import key_watch, returns, values
 from kapstan.engine.cache_key import Inputs
 from kapstan.engine.execution import TaskExecution
+from kapstan.engine.undoing import Undoable
 from kapstan.errors import Fenced, MissingResult, ParkedRun, SerializationError, StoreUnsafe
 from kapstan.ids import new_nonce, to_uuid
 from kapstan.ports import Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
@@ -50,6 +51,7 @@ class KeyIntent:
         self._kept = execution.ledger.keeping(execution)
         backend.objects(self._kept.storage)  # one that cannot be used is found before anything is executed
         self._run = execution.run
+        self._part = execution.part
         self._register = backend.register
         self._effect = execution.spec.effect
         self._claim = execution.ledger.claim
@@ -141,6 +143,11 @@ class KeyIntent:
         """It happened, and is not repeated, though nobody will see its result."""
         self._sealed = b""
         state.data = error
+
+    def committed(self) -> None:
+        """The register has the result of this run: a rollback of its transaction will release it."""
+        if self._part is not None and self._spec.on_rollback:
+            self._part.undoable = Undoable(self._backend, self.key, self._effect, self._run.run_id)
 
     def _superseded(self, record: RegisterRecord) -> State:
         text = f"the result of {self._spec.name} came when its key was {record.state} in epoch {record.epoch}"
@@ -267,7 +274,10 @@ class KeyIntent:
         if not record.result:
             raise MissingResult(f"{self._spec.name} was done under key {self.key.key}, but its result cannot be kept")
         value = values.open_value(self._backend, record.result, "result", self.path)
-        return states.Completed(name="Cached", data=value)
+        if record.holder is None or record.holder.run_id != self._run.run_id:
+            return states.Completed(name="Cached", data=value)
+        self.committed()  # by a process that died before it could tell: the hooks of the task are still due
+        return states.Completed(data=value)
 
 
 def parked_state(task: str, key: RegisterKey, record: RegisterRecord) -> State:

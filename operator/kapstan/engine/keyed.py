@@ -85,8 +85,12 @@ class KeyedRun(KeyIntent):
                 "The result of %s is not cached: its key is in use by a task with an effect", self._spec.name
             )
             return state
-        entry = self._changed(before, event, outcome="completed", result=self._sealed, expires=self._expires())
+        holder = self._holder if self._part is not None else None
+        entry = self._changed(
+            before, event, outcome="completed", result=self._sealed, expires=self._expires(), holder=holder
+        )
         if entry is not None:
+            self.committed()
             return state
         there = self._register.read(self.key)
         if there is None or there.record.state is not RegisterState.COMMITTED or self._is_expired(there.record):

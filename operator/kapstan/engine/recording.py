@@ -117,7 +117,13 @@ class Recording(NamedTuple):
             effect=spec.effect if isinstance(spec, TaskSpec) else EffectClass.PURE,
             position="" if execution is None else execution.position,
             inputs=canonical.described(execution.run.parameters) if execution is not None and told else "",
+            register="" if execution is None else _committed_key(execution),
             left=None
             if execution is None
             else transaction_values.sealed(self.flow.backend, self.run_id, execution.part),
         )
+
+
+def _committed_key(execution: TaskExecution) -> str:
+    undoable = None if execution.part is None else execution.part.undoable
+    return "" if undoable is None else undoable.key.text

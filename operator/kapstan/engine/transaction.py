@@ -20,6 +20,7 @@ from kapstan import backend as backends
 from kapstan.context import current_flow
 from kapstan.engine.pending import Pending
 from kapstan.engine.transaction_key import KeyStore, TransactionKey
+from kapstan.engine.undoing import Undoable
 from kapstan.errors import TransactionError, TransactionRolledBack, ValueTooLarge
 from kapstan.ids import RunId, derived_id
 from kapstan.states import State
@@ -76,6 +77,7 @@ class Transaction:
         children: the parts and transactions in it that were staged, in that order.
         parameters: arguments of the task by name, of a task's part; else empty.
         keyed: what it stands for in a store, None without a key.
+        undoable: of a task's part, the key under which the task was committed by this very run; None without one.
         found: its key was committed before its body: what is called in it is no part of it.
         committing: an earlier attempt of the flow run has begun to commit its key.
     """
@@ -91,6 +93,8 @@ class Transaction:
         keyed: TransactionKey | None = None,
     ) -> None:
         self.run_id = run_id
+        self.hooks_of: RunId = ""
+        """The transaction that the outcomes of its hooks are named after, "" for itself."""
         self.name = name
         self.parent = parent
         self.commit_mode = commit_mode or (parent.commit_mode if parent is not None else CommitMode.LAZY)
@@ -102,9 +106,12 @@ class Transaction:
         """Why it can only be rolled back."""
         self.decided = False
         """An earlier attempt of the flow run has begun to: no new task is started in it."""
+        self.was_completed = False
+        """Of a task's part: an earlier attempt completed it, and its result cannot be had any more."""
         self.in_task = False
         """It ends with the body of a task, whose retry makes its calls anew."""
         self.keyed = keyed
+        self.undoable: Undoable | None = None
         self.found = self.committing = False
         self.values: dict[str, Any] = {}
         self._parameters = parameters
@@ -191,6 +198,13 @@ class Transaction:
             child.state = TransactionState.STAGED
             self.children.append(child)
 
+    def check_begins(self, name: str) -> None:
+        """Raises:
+        TransactionError: this one has ended: nothing that is called now could be committed or undone with it.
+        """
+        if self.state in (TransactionState.COMMITTED, TransactionState.ROLLED_BACK):
+            raise TransactionError(f"{name} is called in a transaction that is over: it is {self.state}")
+
     def check_open(self) -> None:
         """Raises:
         TransactionRolledBack: an earlier attempt has begun to undo this transaction, or one around it.
@@ -221,6 +235,14 @@ class Transaction:
             inner.on_commit_hooks, self.on_commit_hooks = self.on_commit_hooks, []
             inner.on_rollback_hooks, self.on_rollback_hooks = self.on_rollback_hooks, []
         return inner
+
+    def alone(self) -> Transaction:
+        """This part as a transaction of its own, since the one that it was called in has ended."""
+        own = Transaction(run_id=self.run_id and derived_id("late", self.run_id), name=self.name)
+        own.hooks_of = "" if self.parent is None else self.parent.run_id
+        self.state = TransactionState.STAGED
+        own.children = [self]
+        return own
 
     def returned(self, state: State) -> None:
         """The task returned this."""

@@ -48,6 +48,8 @@ def goes_on_later(error: BaseException | None) -> bool:
         return False
     if flow.stopped is not None:
         return True
+    if isinstance(error, GeneratorExit):  # the code has closed a generator: its body is not gone on with
+        return False
     over = isinstance(error, TimeUp) or limits.remaining() == 0.0
     cancelled = isinstance(error, asyncio.CancelledError)  # by other code: the flow itself would be stopped
     return ends_the_caller(error) and not over and not cancelled

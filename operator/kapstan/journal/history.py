@@ -88,6 +88,8 @@ class TaskOutcome:
     is 1 more for each time that the flow, starting over, submitted it anew."""
     left: bytes | None = None
     """What a task of a transaction left for its hooks: signed envelope of a dict."""
+    register: str = ""
+    """Of a task of a transaction: the key under which it was committed, released when the transaction is undone."""
     undone: tuple[RunId, ...] = ()
     """Of a transaction that was rolled back: the calls that go with it when the flow starts over. With the name
     ``Undone`` they, and this record, are gone at once: a retry of the task around them makes them anew."""

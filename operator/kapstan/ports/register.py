@@ -26,7 +26,7 @@ class RegisterState(enum.StrEnum):
     COMMITTED = "committed"
     """It is done, and this is the result."""
     RELEASED = "released"
-    """Its holder says that it was not done: its code raised, or never began."""
+    """Its holder says that it was not done: its code raised, or never began. Or its transaction has undone it."""
     PARKED = "parked"
     """It was begun, and nobody can tell whether it was done."""
     GRAVE = "grave"
@@ -48,6 +48,7 @@ class RegisterEvent(enum.StrEnum):
     REFRESH = "refresh"
     RENEW = "renew"
     BURY = "bury"
+    UNDO = "undo"
 
 
 class Proof(enum.StrEnum):
@@ -60,6 +61,7 @@ class Proof(enum.StrEnum):
     SAID_NOT_APPLIED = "the holder has ended, the effect horizon is over, and a probe or a person says it was not done"
     EXPIRED = "the result has expired by the store's clock, or the task refreshes it"
     OVER = "the retention of the result is over"
+    UNDONE = "the hooks for a rollback of the very run that committed it are through"
 
 
 class Transition(NamedTuple):
@@ -101,6 +103,7 @@ TRANSITIONS: Mapping[tuple[RegisterState, RegisterEvent], Transition] = {
     (_S.COMMITTED, _E.RENEW): Transition(_S.INTENT, True, Proof.EXPIRED, _EFFECT),
     (_S.GRAVE, _E.RENEW): Transition(_S.INTENT, True, Proof.EXPIRED, _EFFECT),
     (_S.COMMITTED, _E.BURY): Transition(_S.GRAVE, False, Proof.OVER, _ALL),
+    (_S.COMMITTED, _E.UNDO): Transition(_S.RELEASED, False, Proof.UNDONE, _ALL),
 }
 """Every change that a register may undergo. What is not here is refused."""
 

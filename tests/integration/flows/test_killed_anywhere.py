@@ -187,7 +187,7 @@ def test_effects_are_those_of_the_run_that_nobody_killed(
     runs: Runs, attempts: Attempts, request: pytest.FixtureRequest
 ) -> None:
     clean = whole(attempts)
-    assert sum(kind == "once" for kind, _, _ in clean.effects) == 3
+    assert sum(kind == "once" for kind, _, _ in clean.effects) == 5
     seed = random.Random(9)
     points = killed = begun = 0
     wrong: list[str] = []

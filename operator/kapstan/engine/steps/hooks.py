@@ -7,24 +7,29 @@ of what was undone, as soon as the flow starts over.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from kapstan import settings, specs
 from kapstan.context import TaskRun, current_flow
-from kapstan.engine import branch, transaction_records
+from kapstan.engine import branch, outages, transaction_records
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.flow_run import FlowRun
 from kapstan.engine.functions import asettled, runs_async, settled
-from kapstan.engine.operations import Steps
+from kapstan.engine.operations import Do, Steps
 from kapstan.engine.steps import transaction_key
 from kapstan.engine.steps.call import call
 from kapstan.engine.steps.commit import commit as kept
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.transaction import IDENTITY, Due, Hook, Transaction, TransactionState, current, logger
 from kapstan.engine.transaction_records import recorded
-from kapstan.errors import BackendError, Parked
+from kapstan.errors import BackendError, CancelRun, HandBack, KapstanError, Parked
 from kapstan.ids import RunId, derived_id, new_id
+from kapstan.ports import Entry
 from kapstan.specs import TaskSpec, prints_are_lines
+
+T = TypeVar("T")
 
 
 def commit(txn: Transaction) -> Steps[None]:
@@ -66,6 +71,7 @@ def rollback(txn: Transaction, why: str) -> Steps[None]:
 def _rolled_back(txn: Transaction, why: str) -> Steps[None]:
     hooks = list(txn.due("rollback"))
     members = list(txn.members())
+    keyed = [member for member in members if member.undoable is not None and not member.is_committed()]
     looks = [transaction_records.looked(member) for member in members if member.keyed is not None and member.run_id]
     txn.ended(TransactionState.ROLLED_BACK)
     if txn.parent is not None and not txn.parent.doomed:
@@ -73,17 +79,34 @@ def _rolled_back(txn: Transaction, why: str) -> Steps[None]:
     if not hooks and not looks:
         return
     flow: FlowRun | None = current_flow.get()
-    if flow is not None and txn.run_id:
+    flow = flow if txn.run_id else None
+    found: list[tuple[Transaction, Entry]] = []
+    if keyed:
+        found = yield Do(_answered, flow, partial(_found, keyed), found)
+    if flow is not None:
         yield recorded(flow, txn, transaction_records.ROLLING_BACK, why)
     failed: list[str] = []
+    failing: set[Transaction] = set()
     for due in hooks:
         error = yield from _called(txn, due)
         if error is not None:
+            failing.add(due.of)
             failed.append(f"{due.label.partition(' ')[2].partition(' ')[2]} of {due.of.name}: {error}")
-    if flow is None or not txn.run_id:
-        return
-    if failed:
+    if flow is not None and failed:
         raise flow.stop(Parked(f"a rollback is not complete ({why}). Its hook {'; '.join(failed)}"))
+    if flow is not None and (lost := [member.name for member in members if member.was_completed]):
+        raise flow.stop(
+            Parked(
+                f"a rollback is not complete ({why}). The result of {lost[0]} could not be stored, so this attempt "
+                "cannot find what the transaction did after it: look whether there is something to undo"
+            )
+        )
+    for member, entry in found:
+        assert member.undoable is not None
+        if member not in failing:
+            yield Do(_answered, flow, partial(member.undoable.release, entry, why), None)
+    if flow is None:
+        return
     undone = [member.run_id for member in members if member.run_id] + [_key(txn, due) for due in hooks] + looks
     if txn.in_task:
         flow.memo.forget(undone)
@@ -91,11 +114,28 @@ def _rolled_back(txn: Transaction, why: str) -> Steps[None]:
     yield recorded(flow, txn, name, why, state="FAILED", undone=undone)
 
 
+def _found(keyed: list[Transaction]) -> list[tuple[Transaction, Entry]]:
+    """Those of ``keyed`` whose register still has their commit, with what stands there."""
+    entries = [(member, member.undoable.found()) for member in keyed if member.undoable is not None]
+    return [(member, entry) for member, entry in entries if entry is not None]
+
+
+def _answered(flow: FlowRun | None, ask: Callable[[], T], otherwise: T) -> T:
+    """``ask()``; a flow waits for a store that is away. What cannot be read or written stays done for its key."""
+    try:
+        if flow is None:
+            return ask()
+        return outages.waited_for(flow, "The register of what is undone cannot be reached", ask)
+    except KapstanError as error:
+        logger.warning("What was undone stays done for its key: %s", error)
+        return otherwise
+
+
 # ---------------------------------------------------------------------------------------------- hooks
 
 
 def _key(txn: Transaction, due: Due) -> RunId:
-    return derived_id("hook", txn.run_id, due.of.run_id, due.label) if txn.run_id else new_id()
+    return derived_id("hook", txn.hooks_of or txn.run_id, due.of.run_id, due.label) if txn.run_id else new_id()
 
 
 def _called(txn: Transaction, due: Due) -> Steps[BaseException | None]:
@@ -119,6 +159,10 @@ def _called(txn: Transaction, due: Due) -> Steps[BaseException | None]:
     mark = current.set(None)
     try:
         state = yield from replay(execution, lambda run: kept(run, call))
+    except (KeyboardInterrupt, HandBack, CancelRun) as error:
+        if flow is None or flow.on_stop is None or flow.stopped is not None:
+            raise
+        return error  # of the hook itself: a signal would have been noted
     finally:
         current.reset(mark)
     if state.is_completed():

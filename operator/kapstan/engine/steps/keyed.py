@@ -123,6 +123,8 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
         state = yield from proceed(execution)
         if state.is_completed():
             instead = yield from _asked(execution, lambda: run.commit(state), forever=True)
+            if instead is None:
+                run.committed()
             return state if instead is None else instead
         if retries.is_in_doubt(execution.spec, state):
             return (

@@ -8,7 +8,7 @@ from kapstan.engine.execution import Next, TaskExecution
 from kapstan.engine.operations import Steps, Wait
 from kapstan.engine.steps.hooks import commit, rollback
 from kapstan.engine.transaction import Transaction
-from kapstan.errors import KapstanError
+from kapstan.errors import KapstanError, TransactionError, TransactionRolledBack
 from kapstan.specs import TaskSpec
 from kapstan.states import State
 
@@ -27,17 +27,32 @@ def _part(execution: TaskExecution, proceed: Next, around: Transaction | None) -
     part = execution.part = Transaction(
         run_id=run.run_id, name=f"task run '{run.name}'", parent=around, parameters=lambda: run.parameters
     )
-    state = yield from proceed(execution)
+    if around is not None:
+        around.check_begins(part.name)
+    try:
+        state = yield from proceed(execution)
+    except TransactionRolledBack:
+        if part.was_completed and around is not None:
+            around.add(_staged(part, spec))
+        raise
     if not state.is_completed() or state.name == "Cached":
         return state
     if has_hooks(spec):
-        part.stage(on_rollback_hooks=spec.on_rollback, on_commit_hooks=spec.on_commit)
-        part.returned(state)
+        _staged(part, spec).returned(state)
     if around is None or part.commit_mode == "EAGER":
         yield from commit(part)
     elif has_hooks(spec):
-        around.add(part)
+        try:
+            around.add(part)
+        except TransactionError:
+            yield from rollback(part.alone(), "it ended after its transaction")
+            raise
     return state
+
+
+def _staged(part: Transaction, spec: TaskSpec) -> Transaction:
+    part.stage(on_rollback_hooks=spec.on_rollback, on_commit_hooks=spec.on_commit)
+    return part
 
 
 def within(execution: TaskExecution, proceed: Next) -> Steps[State]:
