@@ -101,7 +101,7 @@ def test_the_table_is_what_the_protocol_says() -> None:
         if state is RegisterState.INTENT and row.after is RegisterState.INTENT and row.grows:
             assert ONCE not in row.classes, "nobody takes over what may happen once only"
         if state is RegisterState.COMMITTED:
-            assert event in (_E.REFRESH, _E.RENEW, _E.BURY), "a result stands until it expires"
+            assert event in (_E.REFRESH, _E.RENEW, _E.BURY, _E.UNDO), "a result stands until it expires, or is undone"
 
 
 def test_who_names_an_old_version_changes_nothing(backend: Backend) -> None:
