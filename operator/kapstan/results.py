@@ -7,9 +7,10 @@ from uuid import UUID
 
 from kapstan import backend as backends
 from kapstan import ids, states
-from kapstan.engine import ended
+from kapstan.engine import ended, values
 from kapstan.errors import UnknownRun
 from kapstan.futures import Future
+from kapstan.ids import RunId
 from kapstan.result_store import (
     ResultRecord,
     ResultRecordMetadata,
@@ -17,7 +18,8 @@ from kapstan.result_store import (
     get_default_result_storage,
     get_result_store,
 )
-from kapstan.states import State
+from kapstan.runs import persisted
+from kapstan.states import State, StateType
 
 __all__ = [
     "ResultRecord",
@@ -51,7 +53,8 @@ def read_task_run(run_id: UUID | str, flow_run_id: UUID | str | None = None) -> 
         QueueUnavailable, StoreUnavailable: where it stands is away.
     """
     if flow_run_id is None:
-        return Future[Any](run_id).state
+        state = Future[Any](run_id).state
+        return _persisted(ids.parse(run_id), state) if state.is_pending() else state
     flow, run = ids.parse(flow_run_id), ids.parse(run_id)
     state = ended.task_state(backends.current(), flow, run)
     if state is None:
@@ -74,11 +77,20 @@ def read(run_id: UUID | str, *, flow_run_id: UUID | str | None = None) -> Any:
         return read_task_run(run_id, flow_run_id).result()
     if ended.is_flow_run(backends.current(), ids.parse(run_id)):
         return read_flow_run(run_id).result()
-    future: Future[Any] = Future(run_id)
-    state = future.state
+    state = read_task_run(run_id)
     if state.is_pending():
-        raise UnknownRun(f"no flow run and no background run {future.task_run_id} is known: {UnknownRun.__doc__}")
+        known = ids.to_uuid(ids.parse(run_id))
+        raise UnknownRun(f"no flow run and no background run {known} is known: {UnknownRun.__doc__}")
     return state.result()
+
+
+def _persisted(run_id: RunId, unknown: State) -> State:
+    """The state of a background run that the queue does not know (any more)."""
+    backend = backends.current()
+    envelope = persisted.envelope_of(backend, run_id)
+    if envelope is None:
+        return unknown
+    return State(StateType.COMPLETED, loader=lambda: values.open_result(backend, envelope, run_id)).of_run(run_id)
 
 
 async def aread(run_id: UUID | str, *, flow_run_id: UUID | str | None = None) -> Any:

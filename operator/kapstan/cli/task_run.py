@@ -20,7 +20,7 @@ from kapstan.runs import results
 from kapstan.runs.flow_runs import FlowRuns
 from kapstan.runs.parked import ParkedKeys
 from kapstan.runs.task_runs import TaskRuns, TaskRunView
-from kapstan.runs.words import background_states
+from kapstan.runs.words import NAMES, background_states
 
 _TIMES = ("submitted", "started", "ended")
 
@@ -75,14 +75,26 @@ def ls(
 def inspect(run_id: str, output: str) -> None:
     """Show one background run: its moments, why it is where it is, its arguments, result or error."""
     runs = TaskRuns(backends.current())
-    view, value = runs.view(runs.find(run_id))
-    shown = {**_readable(view), **value}
+    found = runs.find(run_id)
+    view, value = runs.view(found)
+    shown = {**_readable(view), **value, **_doubt(view, found)}
     if output == "json":
         print_json(shown)
         return
     for key, entry in shown.items():
         if entry not in ("", None):
             click.echo(f"{key}: {entry if isinstance(entry, str) else json.dumps(entry)}")
+
+
+def _doubt(view: TaskRunView, run_id: RunId) -> dict[str, Any]:
+    """Of a parked run: what is known of its effect."""
+    if view.state != NAMES["parked"]:
+        return {}
+    parked = ParkedKeys(backends.current())
+    try:
+        return {"doubt": parked.view(parked.find(run_id))}
+    except KapstanError as error:
+        return {"doubt": f"what is known of its effect cannot be read: {error}"}
 
 
 @command.command(cls=RunCommand)

@@ -36,6 +36,7 @@ from kapstan.errors import (
 from kapstan.ids import RunId, Token
 from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
+from kapstan.runs import persisted
 from kapstan.runs.stored import UNREADABLE
 from kapstan.specs import TaskSpec, prints_are_lines
 from kapstan.states import State, StateType
@@ -78,6 +79,7 @@ class BackgroundEngine:
         self._owners: dict[RunId, RunId] = {}
         self.to_store: dict[RunId, Callable[[bytes], bytes]] = {}
         """What takes the envelope of a result to where its task wants it, and gives what is left for the queue."""
+        self._persists: set[RunId] = set()  # runs whose results outlive the queue's record of them
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -146,8 +148,8 @@ class BackgroundEngine:
         execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
         try:
             ended = self._walked(claim, execution)
-            if run.flow_run_id and type(ended) is Outcome and len(ended.envelope) > self.inline_bytes:
-                self._owners[claim.run_id] = run.flow_run_id
+            if type(ended) is Outcome:
+                self._note_owner(ended, spec, run.flow_run_id)
             return ended
         except CancelRun:
             return Outcome(claim.run_id, claim.token, "cancelled", b"")
@@ -158,6 +160,13 @@ class BackgroundEngine:
                 raise
             logger.exception("Task run '%s' crashed outside of its task", run.name)
             return self._failure(claim, error, "crashed")
+
+    def _note_owner(self, outcome: Outcome, spec: TaskSpec, flow_run_id: RunId | None) -> None:
+        """Note what ``stored`` must know of it."""
+        if spec.persist_result:
+            self._persists.add(outcome.run_id)
+        if flow_run_id and len(outcome.envelope) > self.inline_bytes:
+            self._owners[outcome.run_id] = flow_run_id
 
     def _walked(self, claim: Claim, execution: TaskExecution) -> Outcome | RetryLater:
         """The result of the run's chain. A run that waits for others that have not ended goes back to the queue: it
@@ -198,9 +207,17 @@ class BackgroundEngine:
             owner = self._owners.get(outcome.run_id, "")
             envelope = values.to_store(self.backend, outcome.envelope, "result", outcome.run_id, owner)
             outcome = outcome._replace(envelope=envelope)
+        if outcome.run_id in self._persists:
+            outcome = persisted.settled(self.backend, outcome)
+        self._persists.discard(outcome.run_id)
         self._owners.pop(outcome.run_id, None)
         self.to_store.pop(outcome.run_id, None)
         return outcome
+
+    @property
+    def must_store(self) -> bool:
+        """Whether outcomes that it gave go to the store, however small they are."""
+        return bool(self.to_store or self._persists)
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""

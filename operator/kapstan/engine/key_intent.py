@@ -16,7 +16,7 @@ from typing import Any
 
 from kapstan import states
 from kapstan.backend import Backend
-from kapstan.engine import key_watch, returns, values
+from kapstan.engine import key_ends, key_watch, returns, values
 from kapstan.engine.cache_key import Inputs
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.undoing import Undoable
@@ -193,10 +193,7 @@ class KeyIntent:
             settle = partial(self.release, None)
         else:
             settle = self._fence_doubt
-        closed = threading.Event()
-        self._backend.before_close(closed.set)
-        arguments = settle, self._spec.name, closed
-        threading.Thread(target=_until_done, args=arguments, name="kapstan-key", daemon=True).start()
+        key_ends.settle_later(self._backend, settle, self._spec.name)
 
     def _fence_doubt(self) -> None:
         """A write of this run's intent may still arrive: let it find another version."""
@@ -287,18 +284,6 @@ def parked_state(task: str, key: RegisterKey, record: RegisterRecord) -> State:
     seen = record.evidence.get("seen")
     what = f"{task}{run} is parked: {why}{f' ({seen})' if seen else ''}"
     return states.parked(f"{what}; a person or a probe must decide (key {key.text})")
-
-
-def _until_done(settle: Callable[[], object], name: str, closed: threading.Event) -> None:
-    """Call ``settle`` until it succeeds, or the store is ``closed``."""
-    while True:
-        try:
-            settle()
-            return
-        except Exception as error:  # noqa: BLE001
-            logger.warning("What became of the run of %s is not noted yet: %s", name, error)
-        if closed.wait(1.0):
-            return
 
 
 os.register_at_fork(after_in_child=open_intents.clear)

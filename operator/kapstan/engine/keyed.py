@@ -99,6 +99,27 @@ class KeyedRun(KeyIntent):
 
     # ------------------------------------------------------------------ classes with an effect
 
+    def known(self) -> State | None:
+        """The result that counts already; None: it is to be seen in ``look``, when it is this run's turn. A failure of
+        an execution that ends after this was called is this run's, too.
+
+        Raises:
+            as ``look``.
+        """
+        found = self._register.read(self.key)
+        state, epoch = (RegisterState.ABSENT, 0) if found is None else (found.record.state, found.record.epoch)
+        if self._waited is None:
+            self._waited = epoch if state is RegisterState.INTENT else epoch + 1
+        if found is None or state not in (RegisterState.COMMITTED, RegisterState.INTENT):
+            return None
+        is_own = found.record.holder is not None and found.record.holder.run_id == self._run.run_id
+        if state is RegisterState.INTENT:
+            return self._conflict(found.record) if self._differs(found.record) and not is_own else None
+        if not is_own and (self._spec.refresh_cache or self._is_expired(found.record)):
+            return None
+        answer = self._answer(found)
+        return answer if isinstance(answer, State) else None
+
     def look(self, seen: Entry | None = None) -> object:
         """``BEGUN``, a State that counts in the place of an execution, ``Held`` or ``NotYet``.
 
@@ -126,7 +147,9 @@ class KeyedRun(KeyIntent):
         if (claim := record.told.get(self._run.run_id)) and not reruns.is_noted(self._backend, self._run.run_id, claim):
             return self._told(record, claim)
         is_own = record.holder is not None and record.holder.run_id == self._run.run_id
-        is_old = not is_own and (self._spec.refresh_cache or self._is_expired(record))
+        is_waited = self._waited is not None and record.epoch >= self._waited
+        is_over = self._is_expired(record) and not (is_waited and record.state is RegisterState.COMMITTED)
+        is_old = not is_own and (self._spec.refresh_cache or is_over)
         if record.state in (RegisterState.COMMITTED, RegisterState.GRAVE) and is_old:
             return self._try(entry, RegisterEvent.RENEW)
         if record.state is not RegisterState.RELEASED and not is_own and self._differs(record):

@@ -102,7 +102,8 @@ class TaskOptions(TypedDict, total=False):
     persist_result: Annotated[
         bool | None,
         flag,
-        "False keeps the result out of journal and queue: a resumed flow runs the task again.",
+        "False keeps the result out of journal and queue: a resumed flow runs the task again. True: the result of a "
+        "background run outlives the queue's record of it.",
     ]
     queue: Annotated[
         str | None,

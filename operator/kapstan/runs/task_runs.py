@@ -21,7 +21,7 @@ from kapstan.errors import (
 )
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
-from kapstan.runs import reruns
+from kapstan.runs import persisted, reruns
 from kapstan.runs.results import ShownResult, shown
 from kapstan.runs.stored import UNREADABLE, arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
@@ -122,13 +122,16 @@ class TaskRuns:
         """What a background run returned.
 
         Raises:
-            NotFound: the queue does not know it.
+            NotFound: the queue does not know it (any more), and its result was not persisted.
             RunFailed: it ended otherwise, or not yet; the message says how.
             Unreadable, StoreUnavailable: as ``results.shown``.
         """
         record = self._backend.queue.record(run_id)
         if record is None:
-            raise _unknown(run_id)
+            envelope = persisted.envelope_of(self._backend, run_id)
+            if envelope is None:
+                raise _unknown(run_id)
+            return shown(self._backend, envelope, run_id)
         if record.state != "completed":
             reason = _reason(self._backend, record)
             how = f"is {NAMES[record.state]}{f': {reason}' if reason else ''}"

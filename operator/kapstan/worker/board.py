@@ -26,7 +26,8 @@ MAX_BATCH = 128
 """Runs that one claim may bring."""
 _CAPACITY = 2 * MAX_BATCH  # the batch that executes, and the outcomes of the one before, which are on their way
 
-# A slot: what the child writes | what the supervisor writes | recalled, which both write | the runs: ids, then tokens.
+# A slot: what the child writes | what the supervisor writes | recalled, which both write | the runs: ids, then tokens
+# | of which run the last lines are, their length, and they.
 _PROGRESS = struct.Struct(
     "<BBxxid"
 )  # executing, effect class, position, since (monotonic clock, one for all processes)
@@ -39,7 +40,11 @@ _CANCEL_AT = _RECALLED_AT + 1
 _WAITS_AT = _CANCEL_AT + ID_LENGTH
 _RUNS_AT = _WAITS_AT + 1
 _TOKENS_AT = _RUNS_AT + _CAPACITY * ID_LENGTH
-_SLOT = -(-(_TOKENS_AT + _CAPACITY * _TOKEN.size) // 64) * 64
+TAIL_BYTES = 2048
+"""Of the last lines that a run has logged."""
+_TAIL = struct.Struct("<H")
+_TAIL_AT = _TOKENS_AT + _CAPACITY * _TOKEN.size
+_SLOT = -(-(_TAIL_AT + ID_LENGTH + _TAIL.size + TAIL_BYTES) // 64) * 64
 
 
 class Order(enum.IntEnum):
@@ -96,6 +101,12 @@ class Slot:
         """The child executes nothing."""
         self._memory[self._at] = 0
 
+    def tell(self, run_id: RunId, lines: bytes) -> None:
+        """The last lines that ``run_id`` has logged, at most ``TAIL_BYTES``."""
+        at = self._at + _TAIL_AT
+        body = run_id.encode() + _TAIL.pack(len(lines)) + lines
+        self._memory[at : at + len(body)] = body
+
     @property
     def waits(self) -> bool:
         """Whether the run that executes waits for another run: somebody else may use the child's place."""
@@ -146,6 +157,15 @@ class Slot:
             return None
         run_id, token = self._entry(position)
         return Executing(run_id, token, EffectClass(chr(effect)), since)
+
+    def last_lines(self, run_id: RunId) -> list[str]:
+        """What ``run_id`` has logged at last; the process may have died while it wrote that."""
+        at = self._at + _TAIL_AT
+        if self._memory[at : at + ID_LENGTH] != run_id.encode():
+            return []
+        (size,) = _TAIL.unpack_from(self._memory, at + ID_LENGTH)
+        at += ID_LENGTH + _TAIL.size
+        return self._memory[at : at + min(size, TAIL_BYTES)].decode(errors="replace").splitlines()
 
     def held(self) -> list[tuple[RunId, Token]]:
         """Every run of the batch and the outcomes on their way."""

@@ -22,7 +22,7 @@ from kapstan.ports import Lane
 from kapstan.runs import deaths
 from kapstan.specs import TaskSpec
 from kapstan.states import ExitCode
-from kapstan.worker import recall
+from kapstan.worker import last_lines, recall
 from kapstan.worker.board import Board, Order, Slot
 from kapstan.worker.children import LOOK, REPLACE, Parent
 from kapstan.worker.descendants import kill_below
@@ -52,6 +52,7 @@ def main(
     engine = BackgroundEngine(specs, ours)
     line = ours.queue.open_lane(session, lane, served)
     recall.register()
+    last_lines.keep(slot)
     guard = Guard(slot, line, parent.channel)
 
     def batch_begins() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.engine import values
-from kapstan.ids import RunId
+from kapstan.ids import RunId, host_label
 from kapstan.ports import Session
 from kapstan.worker.executor import TROUBLE
 
@@ -47,9 +47,14 @@ class Deaths:
         """``lane`` has died. ``executing`` is charged with a crash; what it held besides goes back unharmed."""
         self._untold.append((lane, executing, time.monotonic()))
 
-    def seen(self, executor: str, cause: str) -> None:
-        """The process of ``executor`` has ended: who finds an intent of its run must know before it finds the run."""
-        self._unnoted.append((executor, {"seen": f"its worker saw the process end: {cause}", "cause": cause}))
+    def seen(self, executor: str, cause: str, lines: list[str]) -> None:
+        """The process of ``executor`` has ended: who finds an intent of its run must know before it finds the run.
+
+        Args:
+            lines: what the run that it executed has logged at last.
+        """
+        evidence = {"seen": f"its worker saw the process end: {cause}", "cause": cause, "host": host_label()}
+        self._unnoted.append((executor, {**evidence, "log": lines} if lines else evidence))
 
     def tell(self, session: Session) -> None:
         """Tell the queue; where it does not answer, the rest is kept."""

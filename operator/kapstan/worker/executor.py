@@ -184,7 +184,7 @@ class Executor:
                     position, at = position + 1, clock()
                     continue
                 if type(outcome) is Outcome:
-                    if len(outcome.envelope) > self._inline_bytes or self._engine.to_store:
+                    if len(outcome.envelope) > self._inline_bytes or self._engine.must_store:
                         outcome = self._stored(outcome, position)
                     outcomes.append(outcome)
                 else:

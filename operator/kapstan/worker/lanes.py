@@ -191,8 +191,9 @@ class Lanes:
             self._note(child, code)
 
     def _note(self, child: Child, code: int) -> None:
-        self._deaths.seen(child.mark, cause_of(code))
         executing = child.slot.executing()
+        lines = [] if executing is None else child.slot.last_lines(executing.run_id)
+        self._deaths.seen(child.mark, cause_of(code), lines)
         if self.order == Order.SERVE or executing is not None or code != ExitCode.DONE:
             blamed = None if child.pardoned or executing is None else executing.run_id
             self._deaths.add(child.lane, blamed)

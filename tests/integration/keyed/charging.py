@@ -18,6 +18,7 @@ from kapstan import backend, flow, task
 from kapstan.context import get_run_context
 from kapstan.engine import flow_engine
 from kapstan.errors import Parked, ParkedRun
+from kapstan.locking import FileSystemLockManager
 from kapstan.settings import Settings
 from kapstan.states import EffectClass
 from kapstan.tasks import Task
@@ -29,7 +30,7 @@ CALLS = ("get", "put", "create_version", "replace")
 class ByInputs:
     """A cache policy: calls with equal arguments are one."""
 
-    key_storage = isolation_level = lock_manager = None
+    key_storage = isolation_level = lock_manager = None  # type: Any
 
     def compute_key(self, task_ctx: Any, inputs: Any, flow_parameters: Any) -> str:
         return repr(sorted(inputs.items()))
@@ -70,8 +71,11 @@ def charge(folder: str, order: str, size: int = 0) -> list[Any]:
     return [order, "x" * size]
 
 
-def of_class(name: str) -> Task[..., Any]:
-    return keyed(charge, effect=EffectClass[name.upper()], effect_horizon=0.0)
+def of_class(name: str, locks: str = "") -> Task[..., Any]:
+    subject = keyed(charge, effect=EffectClass[name.upper()], effect_horizon=0.0)
+    if locks:
+        subject.spec.cache_policy.lock_manager = FileSystemLockManager(locks)
+    return subject
 
 
 @flow(name="keyed-shop")
@@ -111,7 +115,8 @@ def execute(order: dict[str, Any]) -> Any:
         if "flow" in order:
             parameters = {"folder": order["folder"], "order": order["order"], "name": order["class"]}
             return flow_engine.run(flow_engine.make_run(shop.spec, order["flow"], parameters), attempt=1).result()
-        return of_class(order["class"])(order["folder"], order["order"], order.get("size", 0))
+        subject = of_class(order["class"], order.get("locks", ""))
+        return subject(order["folder"], order["order"], order.get("size", 0))
     except (ParkedRun, Parked):
         return "parked"
 

@@ -22,7 +22,7 @@ from kapstan.context import get_run_context
 from kapstan.engine import limits, task_run
 from kapstan.engine.cache_key import key_of as cache_key
 from kapstan.engine.keyed import BEGUN, KeyedRun
-from kapstan.errors import HandBack, NotPossible, ParkedRun, StoreUnavailable
+from kapstan.errors import BackendError, HandBack, NotPossible, ParkedRun, StoreUnavailable
 from kapstan.ids import new_nonce
 from kapstan.ports.register import Holder, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs.parked import ParkedKeys
@@ -363,6 +363,19 @@ def test_an_intent_in_doubt_is_taken_up_by_its_run_or_released_and_never_both(se
     assert run.look() is BEGUN
     assert register.change(run.key, landed, RegisterEvent.RELEASE, ONCE) is None
     run.release(None)
+
+
+def test_runs_whose_end_cannot_be_written_share_a_thread(proxied: FaultProxy) -> None:
+    subject = keyed(note)
+    assert subject(0) == 0
+    proxied.faults = {"forbidden": 1.0}
+    threads = threading.active_count()
+    for number in range(1, 20):
+        with pytest.raises(BackendError):
+            subject(number)
+    assert proxied.counts["forbidden"] >= 19, "the fault did not bite"
+    assert threading.active_count() <= threads + 1
+    assert ran == [0]
 
 
 def test_a_result_that_the_store_does_not_take_is_kept_until_it_does(proxied: FaultProxy) -> None:

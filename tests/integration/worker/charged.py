@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -31,6 +32,7 @@ chain.STEPS = (chain.Link(dies_behind_the_commit, lambda spec: spec.name.startsw
 
 def charge(order: str, gate: str = "") -> str:
     effect(os.environ["EFFECTS"], order)
+    logging.getLogger("shop").warning("charging %s\nand more", order)
     tell("began", order, os.getpid())
     if gate:
         with open(gate, "rb", buffering=0) as pipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -84,6 +85,11 @@ def test_a_child_that_dies_in_the_effect_parks_its_run_and_a_person_commits_it(
     assert seen is not None, "the supervisor did not note what it saw"
     assert seen["cause"] == "killed by SIGKILL"
     assert record.evidence["cause"] == "killed by SIGKILL"
+    assert record.evidence["host"] == record.holder.host
+    assert [line.partition(" WARNING ")[2] for line in record.evidence["log"]] == ["charging 7"]
+    inspected = json.loads(cli("inspect", str(future.task_run_id), "-o", "json"))["doubt"]
+    assert (inspected["state"], inspected["evidence"]["log"]) == ("parked", record.evidence["log"])
+    assert inspected["begun"] == record.begun
     listed = cli("ls", "--state", "parked", "-o", "json")
     assert str(future.task_run_id) in listed
     assert "killed by SIGKILL" in cli("resolve", str(future.task_run_id))

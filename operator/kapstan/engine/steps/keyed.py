@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-from kapstan.engine import cache_key, key_watch, retries, returns
+from kapstan.engine import cache_key, key_lock, key_watch, retries, returns
 from kapstan.engine.execution import Next, TaskExecution
+from kapstan.engine.key_lock import KeyLock, Turn
 from kapstan.engine.keyed import BEGUN, Held, KeyedRun, NotYet
 from kapstan.engine.operations import Do, Sleep, Steps, Wait
-from kapstan.errors import BackendError, Fenced, KapstanError, StoreUnsafe
+from kapstan.errors import BackendError, ConfigurationError, Fenced, KapstanError, StoreUnsafe
 from kapstan.ports import Entry, RegisterKey
 from kapstan.runs import deaths
 from kapstan.states import EffectClass, State
 
 logger = logging.getLogger("kapstan.task_runs")
+_around: ContextVar[frozenset[RegisterKey]] = ContextVar("keys of the runs around", default=frozenset())
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _BACK_SECONDS = 0.1
 """For how long a background run goes back to the queue while another one holds its key."""
@@ -42,7 +45,7 @@ def keyed(execution: TaskExecution, proceed: Next) -> Steps[State]:
         return returns.failed(error, "Task run was not executed")
     if spec.effect is EffectClass.PURE:
         return (yield from _cached(execution, proceed, run))
-    return (yield from _once(execution, proceed, run))
+    return (yield from _ordered(execution, proceed, run))
 
 
 def _cached(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State]:
@@ -58,7 +61,22 @@ def _cached(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[Sta
         return returns.failed(error, "The cache of the task cannot be read")
     if known is not None:
         return known
-    state = yield from proceed(execution)
+
+    def again() -> State | None:
+        try:
+            return run.cached()
+        except BackendError:
+            return None
+
+    return (yield from _in_line(execution, run, again, lambda: _published(execution, proceed, run)))
+
+
+def _published(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State]:
+    mark = _around.set(_around.get() | {run.key})
+    try:
+        state = yield from proceed(execution)
+    finally:
+        _around.reset(mark)
     if not state.is_completed():
         return state
     try:
@@ -66,6 +84,87 @@ def _cached(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[Sta
     except KapstanError as error:
         logger.warning("The result of %s is not cached: %s", execution.spec.name, error)
         return state
+
+
+def _in_line(
+    execution: TaskExecution, run: KeyedRun, known: Callable[[], State | None], work: Callable[[], Steps[State]]
+) -> Steps[State]:
+    """What ``work`` makes, once it is the run's turn by the lock manager of its policy, if that has one; or what
+    ``known`` finds meanwhile. A manager that is away: a pure task works all the same, any other does not."""
+    spec, ledger, pause = execution.spec, execution.ledger, _FIRST_PAUSE
+    while True:
+        lock = key_lock.of(spec, ledger.its_backend(), run.key, execution.run.run_id)
+        if lock is None or run.key in _around.get():
+            return (yield from work())
+        is_made = False
+        try:
+            state = yield from _in_turn(execution, lock, known, work)
+            is_made = state.is_completed()
+        except key_lock.NoTurn as refused:
+            error = refused.error
+        except BaseException:
+            lock.leave_later()
+            raise
+        else:
+            yield Do(partial(lock.leave, is_made=is_made))
+            return state
+        yield Do(lock.leave)
+        if spec.effect is EffectClass.PURE:
+            logger.warning("Nobody orders the callers of %s, it is executed: %s", spec.name, error)
+            return (yield from work())
+        if not isinstance(error, BackendError):
+            return returns.failed(error, "Task run was not executed")
+        if not ledger.waits_for_store:
+            raise error
+        logger.warning("Run %s of %s waits for its lock manager: %s", execution.run.name, spec.name, error)
+        yield Sleep(pause)
+        ledger.check_stopped()
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _in_turn(
+    execution: TaskExecution, lock: KeyLock, known: Callable[[], State | None], work: Callable[[], Steps[State]]
+) -> Steps[State]:
+    """
+    Raises:
+        NoTurn: the lock manager raised.
+    """
+    ledger = execution.ledger
+    while True:
+        turn = yield from lock.turn(waits=ledger.waits_in_place)
+        if turn is Turn.NOT_NOW:
+            return ledger.not_now(execution, _BACK_SECONDS)
+        ledger.check_stopped()
+        try:
+            found = yield from _asked(execution, known, forever=ledger.waits_for_store)
+        except BackendError:
+            raise
+        except KapstanError as error:
+            return returns.failed(error, "Task run was not executed")
+        if found is not None:
+            return found
+        if turn is Turn.MINE:
+            return (yield from work())
+
+
+def _ordered(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State]:
+    """A run whose policy has a lock manager looks first, so that it knows whose end it waits for in the line."""
+    if run.key in _around.get():
+        text = (
+            f"the code of {execution.spec.name} calls it under its own key ({run.key.text}), and would wait for itself"
+        )
+        return returns.failed(ConfigurationError(text), "Task run was not executed")
+    if not key_lock.orders(execution.spec):
+        return (yield from _once(execution, proceed, run))
+    try:
+        known = yield from _asked(execution, run.known, forever=execution.ledger.waits_for_store)
+    except BackendError:
+        raise
+    except KapstanError as error:
+        return returns.failed(error, "Task run was not executed")
+    if known is not None:
+        return known
+    return (yield from _in_line(execution, run, run.known, lambda: _once(execution, proceed, run)))
 
 
 def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State]:
@@ -118,6 +217,7 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
     """The state of the run, its end written; None if the intent was lost, and is to be looked at again."""
     context = execution.run
     context.key, before = run, context.key
+    mark = _around.set(_around.get() | {run.key})
     try:
         run.enter()
         state = yield from proceed(execution)
@@ -140,6 +240,7 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
         raise
     finally:
         context.key = before
+        _around.reset(mark)
 
 
 def _asked(execution: TaskExecution, ask: Callable[[], Any], *, forever: bool) -> Steps[Any]:
