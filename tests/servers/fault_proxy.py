@@ -1,9 +1,10 @@
 """An HTTP proxy in front of a real object store that does what networks and careless proxies do, and counts it.
 
 Faults, drawn with a fixed seed: the request never arrives, it arrives and the reply is lost or cut in the middle, 503,
-500, a signature that does not hold any more (which the real store answers with 403), and late delivery (the client's
-connection is closed at once, the request arrives afterwards). ``faults`` may be changed while it serves. ``strip``
-takes condition headers away; with ``resign`` it also signs anew, as a proxy that holds the credentials does.
+500, a signature that does not hold any more (which the real store answers with 403), late delivery (the client's
+connection is closed at once, the request arrives afterwards), and a request that takes long. ``faults`` may be changed
+while it serves. ``strip`` takes condition headers away; with ``resign`` it also signs anew, as a proxy that holds the
+credentials does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import collections
 import http.client
 import random
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from minio.credentials.credentials import Credentials
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
-Fault = Literal["drop_request", "drop_reply", "cut_reply", "unavailable", "broken", "forbidden", "late"]
+Fault = Literal["drop_request", "drop_reply", "cut_reply", "unavailable", "broken", "forbidden", "late", "slow"]
 _CONDITIONS = ("if-none-match", "if-match")
 
 
@@ -33,6 +35,7 @@ class FaultProxy:
     Attributes:
         counts: how often each fault bit; ``late_<status>`` what late deliveries met, ``gone`` requests that found no
             upstream, ``status_<status>`` answers that were passed on.
+        slowness: seconds by which the fault ``slow`` delays a request.
         seen: (method, path, headers) of every request, names of headers in lower case.
     """
 
@@ -53,6 +56,7 @@ class FaultProxy:
         self._lock = threading.Condition()
         self._late: list[threading.Timer] = []
         self._connections = threading.local()
+        self.slowness = 0.5
         self.counts: collections.Counter[str] = collections.Counter()
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         proxy = self
@@ -115,6 +119,8 @@ class FaultProxy:
             if fault:
                 self.counts[fault] += 1
             delay = self._random.uniform(0, 0.2)
+        if fault == "slow":
+            time.sleep(self.slowness)
         if fault in ("drop_request", "late"):
             if fault == "late":
                 self._deliver_late(delay, handler.command, handler.path, headers, body)

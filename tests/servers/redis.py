@@ -121,6 +121,21 @@ class RedisServer:
         shutil.rmtree(self._folder / "appendonlydir")
         shutil.copytree(copy, self._folder / "appendonlydir")
 
+    def written(self) -> int:
+        """Bytes of what was appended since it began with an empty folder."""
+        return self._appended().stat().st_size
+
+    def cut_tail(self, size: int) -> int:
+        """Cut off what was written behind the first ``size`` bytes; how much that was. The server must be down."""
+        assert self._process is None
+        cut = self.written() - size
+        os.truncate(self._appended(), size)
+        return cut
+
+    def _appended(self) -> Path:
+        (file,) = (self._folder / "appendonlydir").glob("*.incr.aof")
+        return file
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
