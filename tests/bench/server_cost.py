@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import redis
 from tests.bench.measuring import Bench, Line, serving
 from tests.bench.served import noop
+from tests.bench.throughput import bare_stream
 from tests.servers.redis import RedisServer
 
 RUNS = 50_000
@@ -19,14 +20,19 @@ RUNS = 50_000
 def server_cost(bench: Bench) -> Iterator[Line]:
     submits: list[float] = []
     works: list[float] = []
+    bare: list[float] = []
     for number in range(bench.rounds):
         with bench.redis(f"server-cost-{number}") as server, server.client() as client:
+            begun = _used(client)
+            bare_stream(client, RUNS)  # on a busy machine a processor second does less, for both alike
+            bare.append((_used(client) - begun) / RUNS * 1e6)
+            client.flushall()
             submitted, worked = _one_round(server, client)
             submits.append(submitted)
             works.append(worked)
     kind = "background, pure, result stored, the submitter waits"
     both = [submitted + worked for submitted, worked in zip(submits, works, strict=True)]
-    yield Line("server-cost", "server CPU a no-op", kind, "us", both)
+    yield Line("server-cost", "server CPU a no-op", kind, "us", both, "bare stream: XADD, XREADGROUP, SET, XACK", bare)
     yield Line("server-cost-submit", "server CPU a no-op: its bulk submit", kind, "us", submits)
     yield Line("server-cost-work", "server CPU a no-op: claim, end, telling", kind, "us", works)
 

@@ -77,7 +77,7 @@ end
 -- Completed runs of one client and route.
 local function complete(from, to, at)
   local client, route, known = ARGV[from + 1], ARGV[from + 2], #gone
-  local done, parts, expires, v = known, listener(client), expiry(ttl), any_watched()
+  local done, parts, expires, v, ended = known, listener(client), expiry(ttl), any_watched(), {}
   for i = from + 4, to, 3 do
     local rid, claim = ARGV[i], ARGV[i + 1]
     local holder = holders[claim]
@@ -89,15 +89,21 @@ local function complete(from, to, at)
       local record = ARGV[i + 2]
       call('SET', T .. rid, record, 'PXAT', expires)
       if parts then note(parts, rid, record) end
-      if v then note_watchers(rid, record) end
       done = done + 1
       gone[done] = rid
+      if v then ended[done] = record end
     else
       not_held(rid, sub(claim, 1, 14), 'c')
     end
     at = at + 1
   end
   if done == known then return end
+  if v then -- one read tells for all of them whom others wait for
+    local watchers = call('HMGET', P .. 'v', unpack(gone, known + 1, done))
+    for i = known + 1, done do
+      if watchers[i - known] then note_watchers(gone[i], ended[i]) end
+    end
+  end
   count('r:', route, known - done)
   pass('c', route, done - known)
 end
