@@ -19,7 +19,7 @@ from pathlib import Path
 from kapstan.backend import Backend
 from kapstan.cluster.local.processes import ProcessLauncher
 from kapstan.errors import BackendError, ConfigurationError
-from kapstan.ports import Cluster, Key, Manifest, Queue, RunRecords
+from kapstan.ports import BackgroundRuns, Cluster, Key, Manifest, Queue, RunRecords
 from kapstan.reconcile import table
 from kapstan.reconcile.loop import Loop
 from kapstan.reconcile.retention import Retention
@@ -75,11 +75,15 @@ class Control:
             None if pool else self.launcher,
             self.records,
             self.queue,
+            runs=self.runs,
             pool=pool,
         )
 
     def records(self, namespace: str) -> RunRecords:
         return Records(self._backend(namespace))
+
+    def runs(self, namespace: str) -> BackgroundRuns:
+        return self._backend(namespace).background_runs
 
     def queue(self, namespace: str) -> Queue:
         return self._backend(namespace).queue

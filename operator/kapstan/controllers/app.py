@@ -88,6 +88,7 @@ class Operator:
             launcher,
             self._namespaces.records,
             self._namespaces.queue,
+            runs=self._namespaces.runs,
         )
         self._retention = Retention(
             Ages.from_settings(settings),

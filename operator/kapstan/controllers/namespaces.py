@@ -17,7 +17,7 @@ from pathlib import Path
 from kapstan.backend import Backend
 from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ids import RunId
-from kapstan.ports import Queue, RunRecords
+from kapstan.ports import BackgroundRuns, Queue, RunRecords
 from kapstan.runs.records import Records
 from kapstan.settings import Settings
 
@@ -59,6 +59,9 @@ class Namespaces:
 
     def queue(self, namespace: str) -> Queue:
         return self.backend(namespace).queue
+
+    def runs(self, namespace: str) -> BackgroundRuns:
+        return self.backend(namespace).background_runs
 
     def records(self, namespace: str) -> RunRecords:
         return Records(self.backend(namespace))

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from kapstan.errors import ClusterRefused, ClusterUnavailable, InvalidResource, NotFound, ResourceConflict
 from kapstan.ids import RunId
-from kapstan.ports import Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
+from kapstan.ports import BackgroundRuns, Cluster, Key, Kind, Launcher, Manifest, Queue, RunRecords
 from kapstan.reconcile.cache import key_of_manifest
 from kapstan.reconcile.plan import Acting, EmitEvent, Plan, Refused
 from kapstan.reconcile.reconciler import Reconciler, Wake
@@ -39,6 +39,7 @@ class Loop:
         worker_launcher: what keeps the members of TaskWorkers; None leaves them alone.
         records: the records of a namespace's flow runs.
         queues: the queue of a namespace.
+        runs: the background runs of a namespace; None: nobody is told of those that are parked.
         pool: serve this WorkPool only (`kapstan worker start --pool`): its runs, and nothing else.
         clock: Unix seconds.
         table: the kinds that are reconciled.
@@ -52,6 +53,7 @@ class Loop:
         records: Callable[[str], RunRecords],
         queues: Callable[[str], Queue],
         *,
+        runs: Callable[[str], BackgroundRuns] | None = None,
         pool: Key | None = None,
         clock: Callable[[], float] = time.time,
         workers: int = WORKERS,
@@ -59,7 +61,7 @@ class Loop:
     ) -> None:
         self.queue: WorkQueue[Key] = WorkQueue(clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="kapstan-reconcile")
-        self._world = World(cluster, launchers, worker_launcher, records, queues, self._threads, only=pool)
+        self._world = World(cluster, launchers, worker_launcher, records, queues, self._threads, pool, runs)
         self._reconcilers = {reconciler.kind: reconciler for reconciler in table}
         self._clock = clock
         self._workers = workers

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar, cast
 
-from kapstan.ports import Cluster, Key, Launcher, Queue, RunRecords
+from kapstan.ports import BackgroundRuns, Cluster, Key, Launcher, Queue, RunRecords
 from kapstan.reconcile.cache import Cache
 from kapstan.resources import Resource
 
@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Resource)
 
 @dataclass(slots=True)
 class World:
-    """The surroundings of one loop; ``records`` and ``queues`` give those of a namespace.
+    """The surroundings of one loop; ``records``, ``queues`` and ``runs`` give those of a namespace.
 
     ``only``: the one WorkPool that this loop serves; None: everything.
     """
@@ -34,6 +34,7 @@ class World:
     queues: Callable[[str], Queue]
     threads: Executor
     only: Key | None = None
+    runs: Callable[[str], BackgroundRuns] | None = None
     cache: Cache = field(default_factory=Cache)
     _memory: dict[type, Any] = field(default_factory=dict[type, Any])
 

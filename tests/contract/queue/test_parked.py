@@ -12,6 +12,7 @@ from tests.servers.redis import RedisServer
 from kapstan.ports import BackgroundFilter, Change, Claim
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.redis import RedisQueue
+from kapstan.reconcile.kinds.task_worker.parked import look
 
 Hire = Callable[..., Worker]
 KEY = "a" * 52
@@ -38,6 +39,7 @@ def test_it_keeps_its_arguments_names_its_key_and_stays(queue: RedisQueue, claim
     assert queue.depth([TASK])[:3] == (0, 0, 0)
     (listed,) = RedisBackgroundRuns(queue).page(BackgroundFilter(frozenset({"parked"})), 10).runs
     assert (listed.record.run_id, listed.record.key) == (claimed.run_id, KEY)
+    assert look(lambda _: RedisBackgroundRuns(queue), "shop") == (listed.record,), "as the operator sees it"
 
 
 def _key(queue: RedisQueue, run_id: str) -> tuple[int, bytes]:

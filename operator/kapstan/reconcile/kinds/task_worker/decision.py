@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from kapstan import ids
 from kapstan.ports import SessionInfo, WorkerMember, WorkersRequest
 from kapstan.reconcile.kinds.task_worker.actions import (
     DrainMember,
@@ -18,6 +19,7 @@ from kapstan.reconcile.kinds.task_worker.actions import (
     SetReplicas,
 )
 from kapstan.reconcile.kinds.task_worker.observed import WorkersObserved
+from kapstan.reconcile.kinds.task_worker.parked import told
 from kapstan.reconcile.plan import Action, EmitEvent, Plan
 from kapstan.reconcile.status import Conditions, changed_status, key_of
 from kapstan.resources import Condition
@@ -27,6 +29,7 @@ DRAINING_COST = -100
 """Deletion cost of a member that drains."""
 EMPTY_COST = -1000
 """Deletion cost of the member that goes next: lower than that of any other."""
+_DOUBT = "EffectsInDoubt"
 LOOK_AT_DRAIN = timedelta(milliseconds=500)
 LOOK_AT_LOAD = timedelta(seconds=10)
 
@@ -72,7 +75,18 @@ class _Step:
             self._take_away(wanted, asked_for)
             requeue = self.now + LOOK_AT_DRAIN
         self.actions.extend(changed_status(self.observed.worker, self._status(wanted)))
+        self._tell_parked()
         return Plan(tuple(self.actions), requeue)
+
+    def _tell_parked(self) -> None:
+        """An Event where a run is parked that the condition did not name yet."""
+        worker, parked = self.observed.worker, self.observed.parked
+        if not parked:
+            return
+        before = next((c.message for c in worker.status.conditions if c.type == _DOUBT), "")
+        if str(ids.to_uuid(parked[0].run_id)) not in before:
+            event = EmitEvent(key_of(worker), worker.metadata.uid or "", "Warning", "Parked", told(parked))
+            self.actions.append(event)
 
     # ------------------------------------------------------------------ how many
 
@@ -213,6 +227,10 @@ class _Step:
             conditions.set("Degraded", True, "MembersNotReady", stuck)
         else:
             conditions.set("Degraded", False, "AsExpected")
+        if self.observed.parked:
+            conditions.set(_DOUBT, True, "Parked", told(self.observed.parked))
+        elif self.observed.parked is not None:
+            conditions.drop(_DOUBT)
         if worker.spec.autoscaling is not None:
             conditions.set(
                 "ScalingActive",

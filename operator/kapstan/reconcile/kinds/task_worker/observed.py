@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from kapstan.ports import Depth, SessionInfo, WorkerObservation
+from kapstan.ports import Depth, RunRecord, SessionInfo, WorkerObservation
 from kapstan.resources import TaskWorker
 
 
@@ -20,6 +20,8 @@ class WorkersObserved:
     """None: Redis cannot be read."""
     depth: Depth | None
     unreachable: str = ""
+    parked: tuple[RunRecord, ...] | None = None
+    """Runs of the tasks that the members serve whose effect is in doubt, newest first; None: nobody knows."""
     draining_since: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
     """When members were asked to drain, by name."""
     gone: Mapping[str, int | None] = field(default_factory=dict[str, "int | None"])
