@@ -41,9 +41,9 @@ lint: .venv/.dev ## Format, lint, types, layers
 unit contract property model integration e2e chaos: .venv/.dev ## One tier of the tests
 	$(PYTEST) tests/$@
 
-chaos-night: .venv/.dev ## What takes too long for every change, some hours: >= 1,500 real kills, 2,000 random histories of the register on each store, flows killed at 200 random points on each store
+chaos-night: .venv/.dev ## What takes too long for every change, some hours: >= 1,500 real kills, 2,000 random histories on each store and server, flows killed at 200 random points on each store
 	KAPSTAN_TEST_CHAOS_ROUNDS=15 $(PYTEST) tests/chaos
-	KAPSTAN_TEST_SEQUENCES=2000 $(PYTEST) tests/property/register
+	KAPSTAN_TEST_SEQUENCES=2000 $(PYTEST) tests/property/register tests/property/queue/test_protocol.py
 	KAPSTAN_TEST_FLOW_POINTS=200 KAPSTAN_TEST_FLOW_WIDE=1 $(PYTEST) -s tests/integration/flows/test_killed_anywhere.py tests/integration/flows/test_very_many.py
 
 bench: .venv/.dev ## Ratios beside peers and bare Redis, one table

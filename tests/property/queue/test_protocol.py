@@ -1,4 +1,4 @@
-"""The scripts against a model: any order of what clients, workers, crashes and restarts do, on a real Redis.
+"""The scripts against a model: any order of what clients, workers, crashes and restarts do, on real servers.
 
 The model is what docs/protocol.md promises, in Python: who holds which run with which token. After every step the
 records are compared with it, so no run is lost, none has two holders, none commits twice and no token repeats.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +32,7 @@ from kapstan.ids import RunId, Token
 from kapstan.ports import Change, Claim, Outcome, RunState, Submitted
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.redis import RedisQueue
+from kapstan.queue.server import packaged_program
 from kapstan.queue.wire import pack
 from kapstan.settings import Settings
 
@@ -329,23 +332,35 @@ def _hset(key: str, name: str, value: str) -> bytes:
     return pack("HSET", key, name, value)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+@pytest.fixture(scope="module", params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    program = {"redis": shutil.which("redis-server"), "valkey": packaged_program()}[request.param]
+    if program is None:
+        pytest.skip(f"no {request.param}-server on this machine")
+    server = RedisServer(tmp_path_factory.mktemp(request.param), str(program))
     server.start()
+    with server.client() as client:
+        assert client.info("server").get("server_name", "redis") == request.param
     yield server
     server.stop()
 
 
-@pytest.mark.timeout(600)
-def test_every_order_of_events_keeps_the_promises(server: RedisServer) -> None:
+@pytest.mark.timeout(7200)
+def test_every_order_of_events_keeps_the_promises(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
     Protocol.server = server
+    sequences = int(os.environ.get("KAPSTAN_TEST_SEQUENCES", "50"))
     run_state_machine_as_test(
         Protocol,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=sequences,
+            stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+    with server.client() as client, capsys.disabled():
+        name, version = (client.info("server").get(f"{each}_version") for each in ("valkey", "redis"))
+        print(
+            f"\nqueue on {f'valkey {name}' if name else f'redis {version}'}: sequences={sequences} steps=50",
+            file=sys.stderr,
+        )

@@ -53,7 +53,7 @@ def walk(given: Settings, sequences: int, **further: Any) -> dict[str, int]:
     return RegisterMachine.counted
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("store", ["local", "s3"])
 def test_every_order_of_events_keeps_the_promises(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
