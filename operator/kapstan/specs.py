@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from kapstan.errors import ConfigurationError, ParameterError
+from kapstan.run_limits import RateLimit
 from kapstan.states import EffectClass, State
 
 RetryDelay = float | tuple[float, ...]
@@ -47,6 +48,11 @@ class TaskPolicy:
     persist_result: bool | None = None
     queue: str = "default"
     priority: int = 0
+    group: str | Callable[..., Any] | None = None
+    concurrency_limit: int | None = None
+    rate_limit: RateLimit | None = None
+    group_concurrency_limit: int | None = None
+    group_rate_limit: RateLimit | None = None
     result_storage: str | None = None
     result_storage_key: str | None = None
     result_serializer: Any = None

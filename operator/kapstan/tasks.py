@@ -236,6 +236,7 @@ class Task(_Attributes, Generic[P, R]):
         wait_for: Iterable[Any] | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        group: str | None = None,
     ) -> Future[Any]:
         """As ``delay``, with the arguments in a tuple and a dict.
 
@@ -245,7 +246,7 @@ class Task(_Attributes, Generic[P, R]):
             idempotency_key: one key is one run, whoever submits it and however often.
             wait_for: futures whose runs must have completed. This call waits for them, because a run in the queue
                 waits for no other run.
-            queue, priority: other ones than those of the task.
+            queue, priority, group: other ones than those of the task.
 
         Raises:
             IdempotencyConflict: the key was used for other arguments.
@@ -262,6 +263,7 @@ class Task(_Attributes, Generic[P, R]):
                 idempotency_key=idempotency_key,
                 queue=queue,
                 priority=priority,
+                group=group,
             )
         )
 

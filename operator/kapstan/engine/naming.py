@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kapstan.errors import ConfigurationError
+from kapstan.ports.queue import LONGEST_GROUP
 
 
-def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, Any]) -> str:
+def group(given: str | Callable[..., Any] | None, parameters: Mapping[str, Any]) -> str:
+    """The group that ``given`` makes of the parameters, as ``run_name``; "" for none. One that is too long, or that
+    screens do not show, is known by its digest.
+
+    Raises:
+        ConfigurationError: as ``run_name``.
+    """
+    if given is None:
+        return ""
+    made: Any = run_name(given, parameters, "group") if isinstance(given, str) else _called(given, parameters)
+    if made is None:
+        return ""
+    if not isinstance(made, str):
+        raise ConfigurationError(f"the function for groups gave {made!r}; it must give a text, or None for no group")
+    if made.isprintable() and len(made.encode()) <= LONGEST_GROUP:
+        return made
+    return f"sha256:{hashlib.sha256(made.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, Any], what: str = "run name") -> str:
     """The name that ``given`` makes of the parameters; "" if there is no template.
 
     A function gets the parameters as ``parameters``, or as its one argument, if it takes them.
@@ -25,7 +46,7 @@ def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, An
         except (LookupError, AttributeError, ValueError, TypeError) as error:
             known = ", ".join(parameters) or "none"
             reason = f"there is no parameter {error}" if isinstance(error, KeyError) else str(error)
-            raise ConfigurationError(f"run name {given!r}: {reason}; the parameters are {known}") from None
+            raise ConfigurationError(f"{what} {given!r}: {reason}; the parameters are {known}") from None
     name: Any = _called(given, parameters)
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"the function for run names gave {name!r}; it must give a text")

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypedDict
 
-from kapstan import serializers
+from kapstan import run_limits, serializers
 from kapstan.engine import queue_options, storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
 from kapstan.engine.effect_options import effect_class, probe
@@ -35,6 +35,7 @@ from kapstan.tag_checks import checked_tags
 
 RetryDelays = float | Sequence[float] | Callable[[int], Iterable[float]]
 RunName = str | Callable[..., str]
+Group = str | Callable[..., str | None]
 RetryCondition = Callable[[Any, Any, State], Any]
 """(task, task run, state) -> whether to retry; may be a coroutine function."""
 
@@ -115,6 +116,31 @@ class TaskOptions(TypedDict, total=False):
         queue_options.priority,
         "-100 to 100: of its background runs that wait in one queue those of greater priority begin first; every tenth "
         "turn goes to what has waited longest for one. Default: 0.",
+    ]
+    group: Annotated[
+        Group | None,
+        run_name,
+        "Template (`{tenant}`) or function of the parameters: to which group a background run belongs. Groups take "
+        "turns, so that one with many runs does not keep those of others waiting. Default: no group.",
+    ]
+    concurrency_limit: Annotated[
+        int | None,
+        run_limits.slots,
+        "At most so many of its background runs at a time, on all workers together. Default: no limit.",
+    ]
+    rate_limit: Annotated[
+        str | run_limits.RateLimit | None,
+        run_limits.rate,
+        "`100/m`: at most so many of its background runs begin in any second (s), minute, hour or day, evenly spread. "
+        "Default: no limit.",
+    ]
+    group_concurrency_limit: Annotated[
+        int | None, run_limits.slots, "As `concurrency_limit`, for the runs of each group. Default: no limit."
+    ]
+    group_rate_limit: Annotated[
+        str | run_limits.RateLimit | None,
+        run_limits.rate,
+        "As `rate_limit`, for the runs of each group. Default: no limit.",
     ]
     result_storage: Annotated[
         ResultStorage | None,

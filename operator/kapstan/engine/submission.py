@@ -15,7 +15,7 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.codec import Codec, fingerprint
 from kapstan.context import current_flow
-from kapstan.engine import branch, canonical, forks, queue_options, values
+from kapstan.engine import branch, canonical, forks, naming, queue_options, values
 from kapstan.engine import options as opts
 from kapstan.errors import ConfigurationError, SerializationError
 from kapstan.identity import unfindable
@@ -39,12 +39,13 @@ def submit(
     idempotency_key: str | None = None,
     queue: str | None = None,
     priority: int | None = None,
+    group: str | None = None,
     named: Callable[[RunId], object] = lambda _: None,
 ) -> RunId:
     """Submit one run; its id.
 
     Args:
-        queue, priority: other ones than those of the task.
+        queue, priority, group: other ones than those of the task.
         named: called with the id before the queue is given the run.
 
     Raises:
@@ -74,6 +75,10 @@ def submit(
         submission = submission._replace(queue=queue_options.queue("queue", queue))
     if priority is not None:
         submission = submission._replace(priority=queue_options.priority("priority", priority))
+    if group is not None:
+        submission = submission._replace(group=queue_options.group("group", group))
+    elif spec.group is not None:
+        submission = submission._replace(group=naming.group(spec.group, spec.bind(args, kwargs)))
     named(run_id)
     backend.queue.submit(submission)
     if flow is not None and call is not None:
@@ -106,23 +111,31 @@ def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
     if flow is None:
         forks.check_call(f"{spec.name}.map(deferred=True)")
     bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
+    groups = _groups(spec, calls)
     # Generators: the queue draws from them while Redis works on the ones before.
     if branch.here() is None:
         ids = new_ids(len(calls))
         backend.queue.submit_many(
-            _submission(backend, codec, spec, run_id, body, "", "") for run_id, body in zip(ids, bodies, strict=True)
+            _submission(backend, codec, spec, run_id, body, "", "", group=group)
+            for run_id, body, group in zip(ids, bodies, groups, strict=True)
         )
         return ids
     runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
     backend.queue.submit_many(
-        _submission(backend, codec, spec, run_id, body, content, "" if call is None or flow is None else flow.run_id)
-        for (run_id, content, call), body in zip(runs, bodies, strict=True)
+        _submission(backend, codec, spec, run_id, body, content, flow.run_id if call and flow else "", group=group)
+        for (run_id, content, call), body, group in zip(runs, bodies, groups, strict=True)
         if call is None or call.submit
     )
     for run in runs:
         if flow is not None and run.call is not None and run.call.submit:
             flow.delayed.submitted(run.call)
     return [run.run_id for run in runs]
+
+
+def _groups(spec: TaskSpec, calls: Sequence[Call]) -> list[str]:
+    if spec.group is None:
+        return [""] * len(calls)
+    return [naming.group(spec.group, spec.bind(args, kwargs)) for args, kwargs in calls]
 
 
 def _serialised(
@@ -177,6 +190,7 @@ def _submission(
     content: str,
     owner: RunId,
     delay: float = 0.0,
+    group: str = "",
 ) -> Submission:
     identity = spec.identity
     key = values.arguments_key(run_id, identity)
@@ -184,7 +198,7 @@ def _submission(
     content = content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
         envelope = values.to_store(backend, envelope, "arguments", key, owner)
-    return Submission(run_id, identity, envelope, content, spec.queue, delay, spec.effect, spec.priority)
+    return Submission(run_id, identity, envelope, content, spec.queue, delay, spec.effect, spec.priority, group)
 
 
 def _blamed(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from kapstan.ids import RunId, Token
 from kapstan.ports.lane import Lane
 from kapstan.ports.session import Session
+from kapstan.run_limits import Limits
 from kapstan.states import EffectClass
 
 ENDS_SECONDS = 30 * 86_400
@@ -169,8 +170,17 @@ class Queue(Protocol):
         before, None if unknown."""
         ...
 
-    def open_session(self, worker: str, served: Sequence[Served], lanes: int, *, session: str | None = None) -> Session:
-        """Begin to claim runs of ``served``. ``session`` defaults to host, process and a boot nonce."""
+    def open_session(
+        self,
+        worker: str,
+        served: Sequence[Served],
+        lanes: int,
+        *,
+        session: str | None = None,
+        limits: Mapping[str, Limits] | None = None,
+    ) -> Session:
+        """Begin to claim runs of ``served``. ``limits``: by task; they hold, and those of other served tasks are none,
+        until another session says otherwise. ``session`` defaults to host, process and a boot nonce."""
         ...
 
     def open_lane(self, session: str, lane: int, served: Sequence[Served]) -> Lane:

@@ -29,7 +29,7 @@ class KeySpec:
 
 
 KEYS = (
-    KeySpec("m", "hash", "permanent", "set_era", "era, run_id of its start; renewals; clock; any pause, any turns"),
+    KeySpec("m", "hash", "permanent", "set_era", "era, run_id of its start; renewals; clock; any pause, turns, limits"),
     KeySpec(
         "n",
         "hash",
@@ -40,7 +40,11 @@ KEYS = (
     KeySpec("t:<run_id>", "string", "ending", "submit", "the record of a run; a TTL from its end on"),
     KeySpec("q:<place>", "list", "empties", "step", "ids of ready runs, next first"),
     KeySpec("turn:<route>", "zset", "empties", "step", "places of a route that have runs, next first"),
-    KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs by due time (ms)"),
+    KeySpec("lim", "hash", "permanent", "renew", "limits of tasks: slots (c:), pace (r:); of each group (g:, h:)"),
+    KeySpec("cs:<limit>", "set", "empties", "step", "runs that hold a slot of a limit: a task, or task||group"),
+    KeySpec("cw:<limit>", "set", "empties", "step", "places that wait for a limit"),
+    KeySpec("rl:<limit>", "string", "ttl", "step", "when the next run under a rate limit is due (ms)"),
+    KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs, and ('~') limits, by due time (ms)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("pa", "set", "empties", "pause", "routes and ('|' before the name) queues that a person has paused"),

@@ -51,6 +51,7 @@ from kapstan.queue.record import (
 )
 from kapstan.queue.session import RedisSession
 from kapstan.queue.wire import ConnectionLost, Wire, pack
+from kapstan.run_limits import Limits
 from kapstan.settings import Settings
 
 T = TypeVar("T")
@@ -180,7 +181,13 @@ class RedisQueue:
         return sorted((route.task, route.queue) for route in routes)
 
     def open_session(
-        self, worker: str, served: Sequence[Served], lanes: int, *, session: str | None = None
+        self,
+        worker: str,
+        served: Sequence[Served],
+        lanes: int,
+        *,
+        session: str | None = None,
+        limits: Mapping[str, Limits] | None = None,
     ) -> RedisSession:
         name = session or f"{host_label()}-{os.getpid()}-{new_nonce()[-8:]}"
         if not _SESSION.fullmatch(name):
@@ -189,7 +196,7 @@ class RedisQueue:
             raise ConfigurationError(f"lanes={lanes}: give at least 1")
         return RedisSession(
             self._dialer, self.call, self._register, self.prefix, name,
-            worker=worker, routes=routes_of(served), lanes=lanes,
+            worker=worker, routes=routes_of(served), lanes=lanes, limits=limits or {},
         )  # fmt: skip
 
     def open_lane(self, session: str, lane: int, served: Sequence[Served]) -> RedisLane:

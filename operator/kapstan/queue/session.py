@@ -19,6 +19,7 @@ from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer, connection_number
 from kapstan.queue.silence import Silence
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
+from kapstan.run_limits import Limits
 
 Call = Callable[[bytes], Any]
 _ENDED_A_CALL = 3  # sessions that one renewal ends: each may hold 1,000 runs
@@ -36,6 +37,20 @@ class _Answer(NamedTuple):
     """Sessions that have not renewed since this one did before: name, number of the last renewal, lease in ms."""
 
 
+def _told(limits: Limits) -> dict[str, int | str]:
+    """As ``lua/turns.lua`` reads them."""
+    told: dict[str, int | str] = {}
+    for slots, rate, letters in (
+        (limits.concurrency, limits.rate, "cr"),
+        (limits.group_concurrency, limits.group_rate, "gh"),
+    ):
+        if slots is not None:
+            told[letters[0]] = slots
+        if rate is not None:
+            told[letters[1]] = "{:.6f} {:.6f}".format(*rate.pace)
+    return told
+
+
 class RedisSession:
     """See ``ports.Session``."""
 
@@ -50,6 +65,7 @@ class RedisSession:
         worker: str,
         routes: Sequence[str],
         lanes: int,
+        limits: Mapping[str, Limits],
     ) -> None:
         self._dialer = dialer
         self._call = call
@@ -60,7 +76,8 @@ class RedisSession:
         settings = dialer.settings
         info = {"worker": worker, "routes": list(routes), "lanes": lanes}
         info |= {"host": socket.gethostname(), "lease": round(settings.lease_seconds * 1000)}
-        self._info = json.dumps(info).ljust(80)
+        told = {task: found for task, each in limits.items() if (found := _told(each))}
+        self._info = json.dumps(info | {"limits": told}).ljust(80)
         self._silence = Silence(settings.beat_seconds, settings.lease_seconds)
         self._ttl = settings.result_ttl_seconds
         self._max_crashes = settings.max_crashes

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kapstan import backend
+from kapstan import backend, run_limits
 from kapstan.engine.background import BackgroundEngine
 from kapstan.engine.waiting import belongs_to
 from kapstan.errors import HandBack, KapstanError
@@ -44,7 +44,9 @@ def main(
         parent.report(problem=reason)
         return ExitCode.USAGE
     served = routes(specs, queues)
-    parent.report(served=served)
+    parent.report(
+        served=served, limits={task: found for task, spec in specs.items() if any(found := run_limits.of(spec))}
+    )
     parent.await_go()
 
     ours = backend.current()

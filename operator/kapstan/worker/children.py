@@ -19,11 +19,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kapstan.ids import new_nonce
+from kapstan.run_limits import Limits, RateLimit
 from kapstan.states import ExitCode
 from kapstan.worker import descendants
 from kapstan.worker.board import Slot
@@ -46,6 +47,7 @@ class Child:
         mark: names it in the environment of what its runs start.
         born: monotonic time of its fork.
         served: (task, queue) of all that it serves, once it has reported.
+        limits: of its tasks, by identity.
         problem: why it cannot serve, if it reported that or died before.
         kill_at: monotonic time at which it is killed unless it has gone.
         cancelled: the run that it was ordered to break off.
@@ -59,6 +61,7 @@ class Child:
     mark: str
     born: float = field(default_factory=time.monotonic)
     served: tuple[tuple[str, str], ...] | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
     problem: str = ""
     kill_at: float | None = None
     cancelled: str = ""
@@ -97,7 +100,14 @@ class Child:
             if self._received.endswith(b"\n"):
                 report = json.loads(self._received)
                 self.problem = report.get("problem", "")
+                self.limits = {task: _limits(found) for task, found in report.get("limits", {}).items()}
                 self.served = tuple((task, queue) for task, queue in report["served"]) if "served" in report else None
+
+
+def _limits(found: list[Any]) -> Limits:
+    """As JSON has them."""
+    slots, rate, group_slots, group_rate = found
+    return Limits(slots, rate and RateLimit(*rate), group_slots, group_rate and RateLimit(*group_rate))
 
 
 class Parent:
@@ -109,7 +119,7 @@ class Parent:
         self._pid = pid
 
     def report(self, **report: Any) -> None:
-        """Say ``served=[(task, queue)]`` or ``problem="why not"``."""
+        """Say ``served=[(task, queue)], limits={task: limits}`` or ``problem="why not"``."""
         self.channel.sendall(json.dumps(report).encode() + b"\n")
         self.look()
 

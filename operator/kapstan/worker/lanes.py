@@ -98,9 +98,9 @@ class Lanes:
 
     # ------------------------------------------------------------------ begin and end
 
-    def begin(self, bell: int, stopped: Callable[[], bool]) -> tuple[tuple[str, str], ...] | None:
-        """Fork the first children and hear what they serve; None: ``stopped`` before they had said. ``bell`` is rung
-        when it is time to ask.
+    def begin(self, bell: int, stopped: Callable[[], bool]) -> Child | None:
+        """Fork the first children; one of them, which has said what all serve; None: ``stopped`` before they had said.
+        ``bell`` is rung when it is time to ask.
 
         Raises:
             ConfigurationError: the tasks could not be loaded, with the reason.
@@ -116,7 +116,7 @@ class Lanes:
         for child in first:
             if child.served is None:
                 raise ConfigurationError(f"the tasks cannot be served: {child.problem}")
-        return first[0].served
+        return first[0]
 
     def go(self) -> None:
         """The session stands: those that have reported may claim."""

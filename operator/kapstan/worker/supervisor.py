@@ -76,10 +76,10 @@ class Supervisor:
         before |= {name: signal.signal(name, self._on_look) for name in (signal.SIGCHLD, children.LOOK)}
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_fence)
         try:
-            served = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
-            if served is None:
+            first = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
+            if first is None:
                 return ExitCode.DONE
-            opened = self._open(served)
+            opened = self._open(first)
             if opened is None:
                 return ExitCode.DONE
             session, lease = opened
@@ -93,14 +93,14 @@ class Supervisor:
             for name, handler in before.items():
                 signal.signal(name, handler)
 
-    def _open(self, served: tuple[tuple[str, str], ...]) -> tuple[Session, Lease] | None:
+    def _open(self, first: Child) -> tuple[Session, Lease] | None:
         """The session, as soon as the queue takes it; None: told to stop before."""
-        service = self._service
+        service, served = self._service, first.served or ()
         until = time.monotonic() + service.patience
         while True:
             try:
                 session = self._backend.queue.open_session(
-                    service.worker, served, service.lanes, session=service.session
+                    service.worker, served, service.lanes, session=service.session, limits=first.limits
                 )
                 break
             except (QueueUnavailable, StoreUnavailable) as error:

@@ -16,6 +16,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+from kapstan import run_limits
 from kapstan.backend import Backend
 from kapstan.engine import limits
 from kapstan.engine.background import BackgroundEngine, RetryLater
@@ -70,7 +71,9 @@ class ThreadLanes:
         self._order = Order.SERVE
         self.deaths = Deaths(backend, "its lane")
         self._left_alone = False  # what still runs does not let itself be broken off
-        self._session: Session = backend.queue.open_session(queue, self._served, lanes)
+        self._session: Session = backend.queue.open_session(
+            queue, self._served, lanes, limits={task: run_limits.of(spec) for task, spec in self.specs.items()}
+        )
         self._supervisor = threading.Thread(target=self._supervise, name="kapstan-background", daemon=True)
         self._fill()
         self._supervisor.start()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import redis
-from tests.contract.queue.makers import CODEC, done, run, worker
+from tests.contract.queue.makers import CODEC, Worker, done, run, worker
 
 from kapstan.ids import RunId
 from kapstan.ports import Wait
@@ -16,10 +16,11 @@ from kapstan.queue import scripts
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.locks import RedisTable
 from kapstan.queue.redis import RedisQueue
+from kapstan.run_limits import Limits, RateLimit
 
 FLOW_RUN = "3" + "0" * 21
 LOCKER, OTHER_LOCKER = "C" * 22, "D" * 22
-IDLE_TASK = "shop.tasks:idle"
+IDLE_TASK, LIMITED = "shop.tasks:idle", "shop.tasks:limited"
 TYPES = ("string", "list", "hash", "set", "zset", "stream")
 PIECES = (
     b"", b"\xff\xfe\x00\x80", b"junk", b"9" * 40, b"1q", b"A" * 300_000, b"-1", b"nan", b"1e999", b'{"a":', b"[]",
@@ -63,6 +64,14 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
     for number in range(3):
         submitted(f"ready{number}")
     submitted("urgent", priority=3)
+    limits = {LIMITED: Limits(1, RateLimit(1, 3600), 1)}
+    session = queue.open_session("shop", (LIMITED,), 1, session="host-4-abc", limits=limits)
+    lane = queue.open_lane(session.name, 0, (LIMITED,))
+    for name in ("limited", "over the limit"):
+        runs[name] = run(LIMITED, group="g").run_id
+        queue.submit(run(LIMITED, run_id=runs[name], group="g"))
+        lane.step([], 1)
+    limited = Worker(session, [lane])
     idle.lane.step([], 1)
     watcher.wait([runs["held"], runs["ready0"]], 0.2)
     queue.cancel(runs["held"])
@@ -76,7 +85,7 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
     for number, look in (("1", False), ("2", False), ("3", True)):
         locks.ask(Wait("key", f"holder{number}", LOCKER, number, None, look), True, [])
     locks.close()
-    for each in (ours, idle):
+    for each in (ours, idle, limited):
         each.die()
         for part in (*each.lanes, each.session):
             part._wake.close()  # type: ignore[attr-defined]

@@ -59,3 +59,41 @@ def test_what_cannot_be_is_refused_by_name(backend: Backend, given: dict[str, An
     with pytest.raises(ConfigurationError, match=f"{name}={value!r}: give"):
         ordinary.with_options(**given)
     assert backend.queue.runs() == []
+
+
+@task(group="{tenant}")
+def grouped(tenant: Any, _a: int = 1) -> None:
+    """Nobody serves it."""
+
+
+def group_of(backend: Backend, future: Any) -> str:
+    record = backend.queue.record(ids.parse(future.task_run_id))
+    assert record is not None
+    return record.group
+
+
+def test_a_task_says_to_which_group_its_runs_belong(backend: Backend) -> None:
+    assert group_of(backend, grouped.delay("acme")) == "acme"
+    assert group_of(backend, grouped.apply_async(("acme",), group="other")) == "other"
+    assert [group_of(backend, each) for each in grouped.map(["a", "b"], deferred=True)] == ["a", "b"]
+    by_function = grouped.with_options(group=lambda parameters: parameters["tenant"])
+    assert group_of(backend, by_function.delay("x")) == "x"
+    assert group_of(backend, by_function.delay(None)) == ""
+    assert group_of(backend, grouped.delay("line\nbreak" * 50)).startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("group", "words"), [("{tenants}", "there is no parameter 'tenants'"), (lambda parameters: 5, "groups gave 5")]
+)
+def test_a_group_that_cannot_be_made_submits_nothing(backend: Backend, group: Any, words: str) -> None:
+    wrong = grouped.with_options(group=group)
+    for submit in (lambda: wrong.delay("a"), lambda: wrong.map(["a", "b"], deferred=True)):
+        with pytest.raises(ConfigurationError, match=words):
+            submit()
+    assert backend.queue.runs() == []
+
+
+@pytest.mark.parametrize("rate", ["100", "0/m", "1/week", "-1/s", 5, "1.5/s", ""])
+def test_a_rate_that_cannot_be_is_refused(rate: Any) -> None:
+    with pytest.raises(ConfigurationError, match="rate_limit="):
+        grouped.with_options(rate_limit=rate)

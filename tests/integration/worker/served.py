@@ -87,6 +87,15 @@ def hold(tag: str, gate: str) -> str:
     return tag
 
 
+@task(concurrency_limit=1)
+def one_at_a_time(tag: str, gate: str) -> str:
+    tell("began", tag, os.getpid())
+    with open(gate, "rb", buffering=0) as pipe:
+        pipe.read(1)
+    tell("ended", tag, os.getpid())
+    return tag
+
+
 _failed: set[str] = set()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.integration.worker import served
-from tests.integration.worker.conftest import Sink, Start
+from tests.integration.worker.conftest import Gate, Sink, Start
 
 from kapstan import backend
 from kapstan.ports import Served
@@ -43,3 +44,19 @@ def test_within_a_queue_the_greater_priority_goes_first(start: Start, sink: Sink
     start()
     assert [future.result(timeout=20) for future in futures] == list(tags)
     assert [event[1] for event in sink.events] == ["high", "plain", "low"]
+
+
+def test_a_limit_holds_over_workers_and_a_killed_one_frees_its_slot(start: Start, sink: Sink, gate: Gate) -> None:
+    first, second = start(limit=2), start(limit=2)
+    futures = [served.one_at_a_time.delay(tag, gate.path) for tag in ("a", "b", "c")]
+    sink.expect("began", "a")
+    with pytest.raises(TimeoutError):
+        futures[1].result(timeout=1.0)
+    assert [event[1] for event in sink.events] == ["a"], "three lanes are free, and the slot is not"
+    first.kill()
+    second.kill()
+    start(limit=2)
+    gate.open()
+    assert [future.result(timeout=40) for future in futures] == ["a", "b", "c"]
+    begun = [event[:2] for event in sink.events]
+    assert begun == [("began", "a"), *((what, tag) for tag in "abc" for what in ("began", "ended"))], "one at a time"

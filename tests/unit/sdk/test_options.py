@@ -18,6 +18,7 @@ from kapstan import Flow, Task, exponential_backoff, flow, settings, task
 from kapstan.cache_policies import INPUTS, CachePolicy
 from kapstan.engine.options import FlowOptions, TaskOptions
 from kapstan.errors import ConfigurationError
+from kapstan.run_limits import RateLimit
 from kapstan.serializers import CompressedSerializer, PickleSerializer
 from kapstan.specs import FlowPolicy, TaskPolicy
 from kapstan.states import EffectClass, State
@@ -84,6 +85,11 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "persist_result": (False, False),
     "queue": ("slow", "slow"),
     "priority": (7, 7),
+    "group": ("{a}", "{a}"),
+    "concurrency_limit": (5, 5),
+    "rate_limit": ("100/m", RateLimit(100, 60)),
+    "group_concurrency_limit": (2, 2),
+    "group_rate_limit": ("5 per hour", RateLimit(5, 3600)),
     "result_storage": ("/results", "file:///results"),
     "result_storage_key": ("sum-{parameters[a]}", "sum-{parameters[a]}"),
     "result_serializer": ("compressed/json", CompressedSerializer("json")),

@@ -16,9 +16,10 @@ end
 -- What another program wrote is no run of this list (dropped) or no record (set aside, see there: it is claimed as pure).
 -- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
 -- counted as stale until it is popped, that is known: then the claim is written into the record, too.
--- `place`: of the list that is meant; nil: of all that the route has, by turns.
+-- `place`: of the list that is meant; nil: of all that the route has, by turns and within the limits of its task; then
+-- the last answer is what the claim's entry says of slots.
 local function take(route, want, empty, place)
-  if not place and any_turns and call('EXISTS', P .. 'turn:' .. route) == 1 then
+  if not place and (any_turns or any_limits) then
     -- include: turns
   end
   place = place or route
@@ -90,15 +91,16 @@ local function take(route, want, empty, place)
 end
 
 -- Give the runs that take() answered to a lane: mints their tokens, which it answers. Most runs of a call have the same
--- epoch, so what is made of it is made once.
-local function hold(session, lane, route, rids, records)
+-- epoch, so what is made of it is made once. `slots`: see take.
+local function hold(session, lane, route, rids, records, slots)
+  local tail = slots and lane .. slots or lane
   local fields, tokens, holders, minted = {}, {}, {}, {}
   for i = 1, #rids do
     local epoch = sub(records[i], 9, 16)
     local token = minted[epoch]
     if not token then
       token = era() .. format('%08d', epoch + 1)
-      minted[epoch], holders[epoch] = token, token .. since .. lane
+      minted[epoch], holders[epoch] = token, token .. since .. tail
     end
     fields[2 * i - 1], fields[2 * i], tokens[i] = rids[i], holders[epoch], token
   end
@@ -132,7 +134,7 @@ local function offer(route)
     if call('EXISTS', list) == 0 and not (any_turns and call('EXISTS', P .. 'turn:' .. route) == 1) or paused(route) then return end
     local session, lane = idle_lane(route)
     if not session then return end
-    local rids, records, _, more = take(route, 1, true)
+    local rids, records, _, more, slots = take(route, 1, true)
     local rid, record = rids[1], records[1]
     if not rid then
       call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
@@ -140,7 +142,7 @@ local function offer(route)
       return
     end
     call('HDEL', P .. 'w:' .. session, '#' .. lane)
-    local token = hold(session, lane, route, rids, records)[1]
+    local token = hold(session, lane, route, rids, records, slots)[1]
     local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
     if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then
       call('SETRANGE', T .. rid, 1, 'q' .. token)
@@ -148,6 +150,10 @@ local function offer(route)
       local _, _, place = route_of(record)
       local first = true
       -- include: enlist
+      if slots then
+        local routes = {}
+        -- include: free
+      end
       count('r:', route, -1)
       pass('r', route, -1)
     end
@@ -167,7 +173,10 @@ local function promote()
   local routes = {}
   for _, rid in ipairs(due) do
     local record = call('MGET', P .. 't:' .. rid)[1]
-    if record and not is_whole(record) then
+    if sub(rid, 1, 1) == '~' then -- a limit that has room again
+      local slots = sub(rid, 2)
+      -- include: free
+    elseif record and not is_whole(record) then
       finish(rid, whole(rid, record, ''), 'x', '00000000000000', '', 86400)
     elseif record and state_of(record) == 'd' then
       local route, _, place = route_of(record)

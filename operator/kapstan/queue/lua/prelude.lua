@@ -13,7 +13,8 @@
 -- last one that came back: a write of each record would be a tenth of what a run costs. r is written where a run may
 -- stand twice in its list (see take).
 -- A session hash (w:<session>) holds '@' its info, '=' when it last renewed, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
--- and for every claim rid -> token .. since .. lane.
+-- and for every claim rid -> token .. since .. lane; behind that RS (character 30) and its name for each limit of which the
+-- run holds a slot (see turns.lua).
 local P, T = KEYS[1], KEYS[1] .. 't:'
 local call, sub, find, format, byte = redis.call, string.sub, string.find, string.format, string.byte
 local time = call('TIME')
@@ -101,12 +102,13 @@ end
 
 -- section: era
 -- The era in which this server may mint tokens; false from its start until set_era names this very start.
--- Whether anything is paused is read on the way (see paused), and whether runs have ever had places (see turns).
-local known_era, any_paused, any_turns
+-- Whether anything is paused is read on the way (see paused), whether runs have ever had places, and
+-- whether tasks have limits (see turns.lua).
+local known_era, any_paused, any_turns, any_limits
 local function era()
   if known_era == nil then
-    local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift', 'paused', 'turns')
-    any_paused, any_turns = stored[4], stored[5]
+    local stored = call('HMGET', P .. 'm', 'era', 'run_id', 'shift', 'paused', 'turns', 'limits')
+    any_paused, any_turns, any_limits = stored[4], stored[5], stored[6]
     shift = tonumber(stored[3] or 0) or 0
     known_era = stored[1] and stored[2] and find(stored[1], '^%d%d%d%d%d%d$')
       and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false

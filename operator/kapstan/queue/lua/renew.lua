@@ -3,7 +3,7 @@
 -- runs, and offer what is ready to idle lanes, so that a lost message costs no more than a beat.
 -- KEYS: prefix
 -- ARGV: session info opening ttl seen dead rest...
---   info: JSON, longer than 64 bytes, with routes, lanes and lease (ms); opening: 1 at the session's first call
+--   info: JSON, longer than 64 bytes, with routes, lanes, lease (ms) and limits of tasks (see turns.lua); opening: 1 at the session's first call
 --   seen: number of the caller's renewal before (-1: none); dead: how many sessions are to be ended
 --   rest: name and number of each of those: it ends only if it has not renewed since; then the routes
 -- Reply: format, OK, alive, draining, ms until the next delayed run is due (-1: there is none), rids to cancel, sessions
@@ -54,6 +54,7 @@ call('ZADD', P .. 's', number, session)
 call('HSET', w, '=', format('%d', moment))
 if alive == 0 then
   call('HSET', w, '@', ARGV[2])
+  -- include: tell_limits
   if call('EXISTS', P .. 'dr:' .. sub(session, 1, -24)) == 1 then call('HSET', w, '!', '1') end -- without its nonce
   if ARGV[3] == '0' then call('PUBLISH', P .. 'b', 'open') end
 end

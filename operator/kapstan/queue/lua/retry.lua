@@ -29,6 +29,11 @@ end
 record = whole(rid, record, '')
 local route, _, place = route_of(record)
 count('r:', route, -1)
+local slots, routes = find(claim, '\30', 25, true), {}
+if slots then
+  slots = sub(claim, slots)
+  -- include: free
+end
 if to_cancel(record) or route == '' then -- '': another program wrote over it
   finish(rid, record, route == '' and 'x' or 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
   call('HDEL', w, rid)
@@ -42,8 +47,9 @@ else
     local first = false
     -- include: enlist
     call('HDEL', w, rid)
-    offer(route)
+    routes[route] = true
   end
 end
+offer_all(routes)
 settle()
 return {'1', 'OK'}

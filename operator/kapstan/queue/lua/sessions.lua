@@ -1,19 +1,24 @@
 -- Further sections, as in prelude.lua: what becomes of a session's claims, its end, and sessions by name.
 
 -- section: release
--- The claims of a session, of one lane (or of all: lane nil), as {rid, token, since, lane} in the order of submission.
+-- The claims of a session, of one lane (or of all: lane nil), as {rid, token, since, lane, slots} in the order of
+-- submission. slots: what the claim says of limits, nil if nothing.
 local function claims_of(session, lane)
-  local found, form = {}, '^' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d+$'
+  local found, form = {}, '^' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d+\30'
   local fields = call('HGETALL', P .. 'w:' .. session)
   for i = 1, #fields, 2 do
     local claim = fields[i + 1]
-    if #fields[i] == RID and not find(fields[i], '[^%w_-]') and (not lane or sub(claim, 25) == lane) then
-      if not find(claim, form) then -- another program wrote it: the token that this claim must have had
+    if #fields[i] == RID and not find(fields[i], '[^%w_-]') then
+      if not find(claim .. '\30', form) then -- another program wrote it: the token that this claim must have had
         local record = call('MGET', T .. fields[i])[1]
         local before = record and is_whole(record) and sub(record, 9, 16) or '49999999'
         claim = (era() or '000000') .. format('%08d', before + 1) .. since
       end
-      found[#found + 1] = {fields[i], sub(claim, 1, 14), sub(claim, 15, 24), sub(claim, 25)}
+      local slots = find(claim, '\30', 25, true)
+      local its_lane = sub(claim, 25, slots and slots - 1 or -1)
+      if not lane or its_lane == lane then
+        found[#found + 1] = {fields[i], sub(claim, 1, 14), sub(claim, 15, 24), its_lane, slots and sub(claim, slots)}
+      end
     end
   end
   table.sort(found, function(a, b) return a[1] < b[1] end)
@@ -26,8 +31,11 @@ end
 local function release(session, claims, ttl, mark)
   local routes = {}
   for i = #claims, 1, -1 do
-    local rid, token, started = unpack(claims[i])
+    local rid, token, started, _, slots = unpack(claims[i], 1, 5)
     local record = call('MGET', P .. 't:' .. rid)[1]
+    if slots then
+      -- include: free
+    end
     if record and find('qr', state_of(record), 1, true) or record and not is_whole(record) then
       record = whole(rid, record, '')
       local route, _, place = route_of(record)

@@ -44,6 +44,7 @@ if connection ~= '' and held[4] ~= connection and held[1] then
   call('HSET', w, '^' .. lane, connection)
 end
 local lost, gone = {}, {}
+local freed -- of runs that held slots: rid, and what its claim says of them
 local holders = {} -- by claim, which most runs of a call share
 
 -- An outcome of a run that is not held with its token: a repeat of the end that is recorded already, or lost.
@@ -70,6 +71,11 @@ local function end_by_record(from, to, at)
     else
       not_held(rid, token, state)
     end
+    local slots = record and find(claim, '\30', 25, true)
+    if slots then
+      freed = freed or {}
+      freed[#freed + 1] = {rid, sub(claim, slots)}
+    end
     at = at + 1
   end
 end
@@ -85,7 +91,13 @@ local function complete(from, to, at)
       holder = claim .. lane
       holders[claim] = holder
     end
-    if held[at] == holder then
+    local entry = held[at]
+    if entry and entry ~= holder and sub(entry, 1, #holder + 1) == holder .. '\30' then
+      freed = freed or {}
+      freed[#freed + 1] = {rid, sub(entry, #holder + 1)}
+      entry = holder
+    end
+    if entry == holder then
       local record = ARGV[i + 2]
       call('SET', T .. rid, record, 'PXAT', expires)
       if parts then note(parts, rid, record) end
@@ -116,6 +128,11 @@ while from < last do
   from, of = to + 1, of + number
 end
 if #gone > 0 then call('HDEL', w, unpack(gone)) end
+local routes = {}
+for _, each in ipairs(freed or {}) do
+  local rid, slots = each[1], each[2]
+  -- include: free
+end
 local status, claims = 'OK', {}
 -- It steps, so it waits no more; promote must not hand to it.
 if held[3] and connection ~= '' then call('HDEL', w, '#' .. lane) end
@@ -135,10 +152,10 @@ elseif want > 0 then
     local most = tonumber(ARGV[i + 1])
     local room = math.min(want - size / 2, math.floor(left * most + 1e-6))
     if room > 0 and not alone and not paused(ARGV[i]) then
-      local rids, records, unread
-      rids, records, alone, unread = take(ARGV[i], room, size == 0)
+      local rids, records, unread, slots
+      rids, records, alone, unread, slots = take(ARGV[i], room, size == 0)
       more = more or unread
-      if #rids > 0 then hold(session, lane, ARGV[i], rids, records) end
+      if #rids > 0 then hold(session, lane, ARGV[i], rids, records, slots) end
       for j = 1, #rids do
         claims[size + 1], claims[size + 2] = rids[j], records[j]
         size = size + 2
@@ -149,7 +166,7 @@ elseif want > 0 then
   if #claims == 0 then
     status = more and 'MORE' or 'IDLE'
     for _, value in ipairs(more and {} or call('HVALS', w)) do
-      if sub(value, 25) == lane then
+      if sub(value, 25, 24 + #lane) == lane and (byte(value, 25 + #lane) or 30) == 30 then
         status = 'HOLDS'
         break
       end
@@ -165,6 +182,11 @@ elseif want > 0 then
       end
     end
   end
+end
+if next(routes) then
+  -- include: claim
+  -- include: offer
+  offer_all(routes)
 end
 settle()
 return {'1', status, lost, claims, era(), since}
