@@ -84,7 +84,7 @@ class TaskRun:
 
     @property
     def key(self) -> Any:
-        """The run at the register of its key (``engine.keyed.KeyedRun``), while its code executes; None without."""
+        """The run at the register of its key (``engine.keyed.KeyedRun``), once its code has begun; None without."""
         return getattr(self, "_key", None)
 
     @key.setter

@@ -215,8 +215,7 @@ def _tell_once(execution: TaskExecution, held: Held, run: KeyedRun) -> None:
 
 def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[object]:
     """The state of the run, its end written; None if the intent was lost, and is to be looked at again."""
-    context = execution.run
-    context.key, before = run, context.key
+    execution.run.key = run  # and stays so: what the code has started may ask, later, and is fenced then
     mark = _around.set(_around.get() | {run.key})
     try:
         run.enter()
@@ -239,7 +238,6 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
         run.broken_off(error)
         raise
     finally:
-        context.key = before
         _around.reset(mark)
 
 
