@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal
@@ -100,6 +101,7 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
     async def __aenter__(self) -> Entry:
         if self._kind != "async postgres":
             raise ConfigurationError("inbox: this connection is not psycopg's asyncio one: write `with`")
+        self._refuse_a_pipeline()
         self._transaction = self._connection.transaction()
         await self._transaction.__aenter__()
         try:
@@ -133,6 +135,7 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
     def _begin(self) -> None:
         """A transaction of our own where there is none, else a part of the one that is there."""
         if self._kind == "postgres":
+            self._refuse_a_pipeline()
             self._transaction = self._connection.transaction()
             self._transaction.__enter__()
             return
@@ -163,10 +166,20 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
             if not keep:
                 self._connection.execute(f"ROLLBACK TO {_SAVEPOINT}")
             self._connection.execute(f"RELEASE {_SAVEPOINT}")
-        elif keep:
-            self._connection.commit()
-        else:
-            self._connection.rollback()
+            return
+        # By statements: commit() and rollback() of sqlite3 do nothing where the connection has autocommit=True (3.12).
+        try:
+            self._connection.execute("COMMIT" if keep else "ROLLBACK")
+        except BaseException:
+            if self._connection.in_transaction:  # somebody reads, or the disk is full: nothing of the block stays
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _refuse_a_pipeline(self) -> None:
+        if self._connection.info.pipeline_status:
+            raise ConfigurationError(
+                "inbox: this connection is in pipeline mode, in which nobody knows yet whether a key is new"
+            )
 
     async def _aend(self, keep: bool) -> None:
         if keep:
@@ -176,12 +189,22 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
         await self._transaction.__aexit__(_Undo, undo, None)
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> Any:
-        cursor = self._connection.cursor()
+        """On a cursor that gives tuples, whatever the connection's rows and placeholders are."""
+        cursor: Any
+        if self._kind == "sqlite":
+            import sqlite3
+
+            cursor = self._connection.cursor(sqlite3.Cursor)
+            cursor.row_factory = None
+        else:
+            psycopg: Any = sys.modules["psycopg"]  # whose connection this is
+            cursor = psycopg.Cursor(self._connection, row_factory=psycopg.rows.tuple_row)
         cursor.execute(statement.format(**self._words), values)
         return cursor
 
     async def _aexecute(self, statement: str, values: tuple[object, ...]) -> Any:
-        cursor = self._connection.cursor()
+        psycopg: Any = sys.modules["psycopg"]
+        cursor: Any = psycopg.AsyncCursor(self._connection, row_factory=psycopg.rows.tuple_row)
         await cursor.execute(statement.format(**self._words), values)
         return cursor
 

@@ -145,6 +145,8 @@ class Locks:
 
     def _acquiring(self, waiting: Waiting, timeout: float | None) -> Steps:
         """Yields what to call, or how long to sleep at most."""
+        if timeout is not None and timeout != timeout:
+            raise ValueError(f"acquire_timeout={timeout!r}: give a number of seconds, or None")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             waiting.clear()
@@ -309,7 +311,8 @@ def _check(key: object, holder: object, hold: float | None, look: bool) -> None:
             raise ValueError(
                 f"{name}={text!r}: it has a character that UTF-8 cannot write (a lone surrogate)"
             ) from None
-    if hold is not None and hold <= 0:
+    # Not nan, which no comparison ends, and no number that overflows where it is counted in milliseconds.
+    if hold is not None and not (isinstance(hold, int | float) and 0 < hold <= 1e10):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"hold_timeout={hold!r}: give a number of seconds above 0, or None")
 
 

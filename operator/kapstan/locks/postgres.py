@@ -281,8 +281,11 @@ class PostgresTable:
             try:
                 with session:
                     self._say(None)
+                    poll = select.poll()  # select() knows no descriptor above 1023
+                    for handle in (session.fileno(), self._bell.reader):
+                        poll.register(handle, select.POLLIN)
                     while not self._closed:
-                        select.select([session.fileno(), self._bell.reader], [], [])
+                        poll.poll()
                         for said in session.notifies(timeout=0):
                             self._say(said.payload)
             except self._psycopg.Error:
@@ -292,7 +295,7 @@ class PostgresTable:
                     session = self._patiently(self._appear)
                     break
                 except LockUnavailable:
-                    continue
+                    time.sleep(0.5)  # a server that refuses at once is not asked a hundred times a second
         session.close()
 
     def _say(self, message: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,3 +109,27 @@ def test_postgres(postgres: PostgresServer) -> None:
         )
         while connection.execute(sessions).fetchone() != (0,):  # a server ends a session a moment after its client
             continue
+
+
+_MANY_FILES = """
+import os, resource, sys, threading
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+from kapstan.locking import PostgresLockManager
+locks = PostgresLockManager(sys.argv[1])
+assert locks.acquire_lock("many files", "first")
+waiter = threading.Thread(target=lambda: print(locks.acquire_lock("many files", "second", 20)))
+waiter.start()
+locks.release_lock("many files", "first")
+waiter.join()
+locks.release_lock("many files", "second")
+"""
+
+
+def test_a_process_with_more_than_1024_files_hears_of_its_locks(postgres: PostgresServer) -> None:
+    """Its listening thread died of them, and with it the session that shows others that the process lives."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MANY_FILES, postgres.dsn], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cloudpickle
 import pytest
 
-from kapstan.locking import LockLost, LockManager, NotLockHolder
+from kapstan.locking import LockLost, LockManager, MemoryLockManager, NotLockHolder
 
 Awaiting = Callable[[str, int], None]
 
@@ -256,3 +257,14 @@ def test_no_holder_of_many_in_turn_loses_it(manager: LockManager, place: str, ke
     with ThreadPoolExecutor(40) as pool:
         assert sum(pool.map(one, range(40))) == 40 * rounds
     assert not manager.is_locked(key)
+
+
+@pytest.mark.parametrize("hold", [0, -1, float("nan"), float("inf"), 1e300, "5"])
+def test_a_hold_timeout_is_a_number_of_seconds(hold: Any) -> None:
+    with pytest.raises(ValueError, match="hold_timeout="):
+        MemoryLockManager().acquire_lock("key", "me", 0, hold)
+
+
+def test_a_wait_of_nan_seconds_is_refused() -> None:
+    with pytest.raises(ValueError, match="acquire_timeout="):
+        MemoryLockManager().acquire_lock("key", "me", float("nan"))

@@ -203,3 +203,76 @@ def test_asyncio(postgres: PostgresServer) -> None:
     assert asyncio.run(main()) == [{"by": "async"}] * 5
     assert database.charges("async") == 1
     database.close()
+
+
+def test_a_commit_that_does_nothing_is_not_relied_on(tmp_path: Path) -> None:
+    """As with ``sqlite3.connect(autocommit=True)`` of Python 3.12, whose commit() and rollback() do nothing."""
+
+    class Autocommit(sqlite3.Connection):
+        def commit(self) -> None: ...
+
+        def rollback(self) -> None: ...
+
+    if sys.version_info >= (3, 12):
+        connection = sqlite3.connect(tmp_path / "db", autocommit=True)
+    else:
+        connection = sqlite3.connect(tmp_path / "db", isolation_level=None, factory=Autocommit)
+    effects.create_inbox(connection)
+    connection.execute("CREATE TABLE ledger (key TEXT, amount INTEGER)")
+    charge(connection, "?", "k")
+
+    def fails() -> None:
+        with effects.inbox(connection, key="raises"):
+            connection.execute("INSERT INTO ledger VALUES ('raises', 1)")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fails()
+    assert not connection.in_transaction
+    connection.close()
+    again = sqlite3.connect(tmp_path / "db")
+    assert again.execute("SELECT key FROM ledger").fetchall() == [("k",)]
+    again.close()
+
+
+def test_a_commit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    connection, reader = sqlite3.connect(tmp_path / "db", timeout=0.1), sqlite3.connect(tmp_path / "db")
+    effects.create_inbox(connection)
+    connection.execute("CREATE TABLE ledger (key TEXT, amount INTEGER)")
+    connection.execute("INSERT INTO ledger VALUES ('a', 1), ('b', 1)")
+    connection.commit()
+    rows = reader.execute("SELECT * FROM ledger")
+    rows.fetchone()  # who reads keeps the commit out
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        charge(connection, "?", "k")
+    assert not connection.in_transaction
+    rows.close()
+    assert charge(connection, "?", "k") == {"charged": 100, "by": "k"}
+    for each in (connection, reader):
+        each.close()
+
+
+@pytest.mark.parametrize("how", ["rows", "placeholders"])
+def test_rows_and_placeholders_of_the_users_do_not_matter(database: Database, how: str) -> None:
+    connection = database.connect()
+    if database.kind == "sqlite":
+        connection.row_factory = lambda cursor, row: {column[0]: row[i] for i, column in enumerate(cursor.description)}
+    elif how == "rows":
+        connection.row_factory = psycopg.rows.dict_row
+    else:
+        connection.cursor_factory = psycopg.RawCursor
+    for number in range(2):
+        with effects.inbox(connection, key="k") as entry:
+            entry.result = number
+        assert (entry.is_repeat, entry.result) == (number == 1, 0)
+
+
+def test_a_pipeline_is_refused(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        effects.create_inbox(connection)
+        with (
+            connection.pipeline(),
+            pytest.raises(ConfigurationError, match="pipeline mode"),
+            effects.inbox(connection, key="k"),
+        ):
+            pass
