@@ -333,7 +333,7 @@ def _state_of(record: RunRecord) -> State:
     if record.state == "completed":
         return _completed(record)
     if record.state == "cancelled":
-        return states.Cancelled(message=record.doubt)
+        return states.expired() if record.expired else states.Cancelled(message=record.doubt)
     error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
     make = states.Failed if record.state == "failed" else states.Crashed
     parts = f"{type(error).__name__}: {values.printable(error)}", record.doubt

@@ -69,6 +69,7 @@ class TaskPolicy:
     probe: Callable[[str], Any] | None = None
     effect_horizon: float = 60.0
     key_retention: float = 82_800.0
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,6 +300,11 @@ def Paused(*, name: str = "Paused", message: str = "") -> State:  # noqa: N802
     return State(StateType.PAUSED, name, message)
 
 
+def expired() -> State:
+    """The state of a background run that was not begun by the time that ``expires=`` gave it."""
+    return State(StateType.CANCELLED, "Expired", "it was not begun within the time that expires= gave it")
+
+
 def parked(message: str) -> State:
     """The state of a run whose effect is in doubt; its ``result()`` raises ParkedRun."""
     return State(StateType.PAUSED, "Parked", message, data=ParkedRun(message), has_data=True)

@@ -7,12 +7,13 @@ The surface only: options become a frozen ``TaskSpec``. Two straight lines lead 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
 
 from kapstan import cache_policies, identity, settings, specs
 from kapstan.cache_policies import task_input_hash
 from kapstan.context import current_flow
+from kapstan.deferred import Deferred
 from kapstan.engine import effect_options, forks, registry, storages, submission, task_run
 from kapstan.engine import options as opts
 from kapstan.engine.decorated import Decorated
@@ -22,7 +23,6 @@ from kapstan.engine.hooked import Hooked
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
-from kapstan.errors import ConfigurationError
 from kapstan.futures import Future, FutureList
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
@@ -45,7 +45,6 @@ T = TypeVar("T")
 _Yields = Generator[T, Any, Any] | AsyncGenerator[T, Any]
 
 if TYPE_CHECKING:
-    from datetime import datetime
 
     class _Attributes(Hooked, Decorated, TaskPolicy): ...  # pyright: ignore[reportIncompatibleVariableOverride]
 else:
@@ -53,7 +52,7 @@ else:
     class _Attributes(Hooked, Decorated): ...
 
 
-class Task(_Attributes, Generic[P, R]):
+class Task(_Attributes, Deferred, Generic[P, R]):
     """A function with options. Made by ``@task``; ``with_options`` makes a changed copy.
 
     Each option (``TaskOptions``) is an attribute of the same name, with its default where it was not given.
@@ -189,22 +188,15 @@ class Task(_Attributes, Generic[P, R]):
         What goes to ``*args`` and ``**kwargs`` is taken apart like any other argument.
 
         Args:
-            deferred: ``delay`` instead of ``submit``.
+            deferred: ``delay`` instead of ``submit``; ``wait_for`` as of ``apply_async``.
 
         Raises:
-            ConfigurationError: ``wait_for`` with ``deferred``: the queue cannot wait for other runs.
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables differ in length.
         """
-        if deferred and wait_for is not None:
-            raise ConfigurationError(
-                f"{self.name}.map(deferred=True, wait_for=...): background runs wait for their arguments only; pass "
-                "the futures as an argument"
-            )
         calls = expanded(self.spec, (*map(unmapped, self._bound), *args), kwargs)
         if deferred:
-            run_ids = submission.submit_many(self.spec, calls)
-            return FutureList([_future(run_id) for run_id in run_ids])
+            return self._submitted(calls, wait_for=wait_for)
         own = len(self._bound)  # expanded() gives it first in each call; `submit` adds it itself
         options: dict[str, Any] = {} if wait_for is None else {"wait_for": list(wait_for)}
         return FutureList(self.submit(*args[own:], **kwargs, **options) for args, kwargs in calls)
@@ -224,48 +216,6 @@ class Task(_Attributes, Generic[P, R]):
             QueueUnavailable: the run may or may not have been accepted.
         """
         return _future(submission.submit(self.spec, (*self._bound, *args), kwargs))
-
-    def apply_async(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        countdown: float = 0.0,
-        eta: datetime | None = None,
-        idempotency_key: str | None = None,
-        wait_for: Iterable[Any] | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        group: str | None = None,
-    ) -> Future[Any]:
-        """As ``delay``, with the arguments in a tuple and a dict.
-
-        Args:
-            countdown: seconds until the run may start, 0 or more.
-            eta: instead of it the moment, with a time zone, by this machine's clock; one that has passed means now.
-            idempotency_key: one key is one run, whoever submits it and however often.
-            wait_for: futures whose runs must have completed. This call waits for them, because a run in the queue
-                waits for no other run.
-            queue, priority, group: other ones than those of the task.
-
-        Raises:
-            IdempotencyConflict: the key was used for other arguments.
-            Exception: that of a run in ``wait_for`` that did not complete; nothing was submitted.
-        """
-        for upstream in promises(list(wait_for or ())):
-            upstream.final_state().result()
-        return Future(
-            submission.submit(
-                self.spec,
-                (*self._bound, *(args or ())),
-                dict(kwargs or {}),
-                delay=submission.delay_of(countdown, eta),
-                idempotency_key=idempotency_key,
-                queue=queue,
-                priority=priority,
-                group=group,
-            )
-        )
 
     def serve(self, limit: int | None = None) -> None:
         """Execute what ``delay`` submits, in this process, until it is stopped; ``kapstan.serve`` serves several

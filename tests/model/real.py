@@ -103,7 +103,7 @@ class Real:
         return not reply[2]
 
     def give_back(self, process: int, token: Token) -> None:
-        self._call(scripts.take_back, self.session(process), TTL, self.run_id, str(token))
+        self._call(scripts.take_back, self.session(process), TTL, "", self.run_id, str(token))
 
     def disown(self, process: int, known: Token) -> None:
         held = (self.run_id, str(known)) if known.epoch else ()
@@ -113,7 +113,7 @@ class Real:
         self._call(scripts.expire, self.session(process), 1, TTL)
 
     def rerun(self) -> None:
-        assert self._call(scripts.rerun, self.run_id)[1] == b"OK"
+        assert self._call(scripts.rerun, self.run_id, TTL)[1] == b"OK"
 
     def copied(self) -> None:
         keys = sorted(self.queue.command(pack("KEYS", f"{self.queue.prefix}*")))

@@ -24,6 +24,7 @@ from kapstan.engine.keeping import PLAIN, Keeping, keeping
 from kapstan.engine.loops import loops
 from kapstan.engine.naming import run_name
 from kapstan.engine.operations import Wait, drive
+from kapstan.engine.upstream import awaited
 from kapstan.errors import (
     BackendError,
     CancelRun,
@@ -145,7 +146,7 @@ class BackgroundEngine:
             arguments[2].get("flow_run") if len(arguments) > 2 else None,
             prints_are_lines(spec.log_prints, self._log_prints),
         )
-        execution = TaskExecution(spec, args, kwargs, (), run, _Claimed(self, claim))
+        execution = TaskExecution(spec, args, kwargs, awaited(self.backend, arguments), run, _Claimed(self, claim))
         try:
             ended = self._walked(claim, execution)
             if type(ended) is Outcome:

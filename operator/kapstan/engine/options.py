@@ -29,6 +29,7 @@ from kapstan.engine.option_checks import (
     time_limit,
     whole,
 )
+from kapstan.engine.submit_options import seconds_to_begin
 from kapstan.serializers import Serializer
 from kapstan.states import EffectClass, State
 from kapstan.tag_checks import checked_tags
@@ -217,6 +218,12 @@ class TaskOptions(TypedDict, total=False):
         number,
         "Seconds for which the receiver of an `idempotent` task knows its keys: a run that was broken off is not "
         "repeated later. Default: 82800 (23 hours).",
+    ]
+    expires: Annotated[
+        timedelta | float | None,
+        seconds_to_begin,
+        "How long a background run may wait: one that was not begun by then is cancelled (`Expired`). A timedelta, or "
+        "seconds. Default: without end.",
     ]
 
 

@@ -36,6 +36,11 @@ class Resolvable:
         """Whether it has ended."""
         raise AttributeError("done")
 
+    @property
+    def is_background(self) -> bool:
+        """Whether it is a run of the queue, which any process can ask for by its id."""
+        return False
+
     def final_state(self) -> State:
         """Wait for the run and give its final state."""
         raise AttributeError("final_state")

@@ -6,20 +6,22 @@ second run.
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.codec import Codec, fingerprint
+from kapstan.codec import PICKLE, Codec, fingerprint
 from kapstan.context import current_flow
-from kapstan.engine import branch, canonical, forks, naming, queue_options, values
-from kapstan.engine import options as opts
-from kapstan.errors import ConfigurationError, SerializationError
+from kapstan.engine import branch, canonical, forks, naming, values
+from kapstan.engine.pending import promises
+from kapstan.engine.submit_options import MOST_AWAITED, SubmitOptions, of_task
+from kapstan.engine.upstream import AFTER
+from kapstan.errors import ConfigurationError, IdempotencyConflict, SerializationError
 from kapstan.identity import unfindable
-from kapstan.ids import RunId, derived_id, new_id, new_ids
+from kapstan.ids import RunId, derived_id, new_id, new_ids, to_uuid
 from kapstan.ports import Submission
 from kapstan.specs import TaskSpec
 
@@ -34,18 +36,14 @@ def submit(
     spec: TaskSpec,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    options: SubmitOptions | None = None,
     *,
-    delay: float = 0.0,
-    idempotency_key: str | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    group: str | None = None,
     named: Callable[[RunId], object] = lambda _: None,
 ) -> RunId:
     """Submit one run; its id.
 
     Args:
-        queue, priority, group: other ones than those of the task.
+        options: None for those that the task itself has.
         named: called with the id before the queue is given the run.
 
     Raises:
@@ -56,90 +54,108 @@ def submit(
         QueueUnavailable: the run may or may not have been accepted.
     """
     backend = backends.current()
+    options = options or of_task(spec)
     flow: FlowRun | None = current_flow.get()
     if flow is None:
         forks.check_call(f"{spec.name}.delay()")
-    call: DelayedCall | None = None
-    if idempotency_key is not None:
-        body = _serialised(backend.codec, spec, args, kwargs, None)
-        run_id = derived_id("idempotency key", backend.settings.namespace, spec.identity, idempotency_key)
-        content = canonical.digest(spec.bind(args, kwargs))[:16]
-    else:
-        body = _serialised(backend.codec, spec, args, kwargs, flow)
-        run_id, content, call = _run_of(spec, args, kwargs, flow)
-        if call is not None and not call.submit:
-            return run_id
-    owner = "" if call is None or flow is None else flow.run_id
-    submission = _submission(backend, backend.codec, spec, run_id, body, content, owner, delay)
-    if queue is not None:
-        submission = submission._replace(queue=queue_options.queue("queue", queue))
-    if priority is not None:
-        submission = submission._replace(priority=queue_options.priority("priority", priority))
-    if group is not None:
-        submission = submission._replace(group=queue_options.group("group", group))
-    elif spec.group is not None:
-        submission = submission._replace(group=naming.group(spec.group, spec.bind(args, kwargs)))
-    named(run_id)
-    backend.queue.submit(submission)
-    if flow is not None and call is not None:
-        flow.delayed.submitted(call)
-    return run_id
+    body = _serialised(backend.codec, spec, args, kwargs, flow, options)
+    if options.replace_key is not None:
+        return _replace(backend, spec, body, _of_call(options, spec, body, args, kwargs), flow, options.replace_key)
+    run = _run_of(spec, args, kwargs, flow, options.idempotency_key)
+    if run.call is not None and not run.call.submit:
+        return run.run_id
+    submission = _submission(backend, backend.codec, spec, run, body, _of_call(options, spec, body, args, kwargs))
+    named(run.run_id)
+    try:
+        backend.queue.submit(submission)
+    except IdempotencyConflict as error:
+        raise _conflict(error, spec, {run.run_id: options.idempotency_key}) from None
+    if flow is not None and run.call is not None:
+        flow.delayed.submitted(run.call)
+    return run.run_id
 
 
-def delay_of(countdown: float, eta: datetime | None) -> float:
-    """Seconds until a run may start, from either.
+def _replace(
+    backend: Backend, spec: TaskSpec, body: tuple[bytes, bytes], options: SubmitOptions, flow: FlowRun | None, key: str
+) -> RunId:
+    if flow is not None:
+        raise ConfigurationError(
+            f"replace_key={key!r} of {spec.name} in a flow: a flow submits each of its runs once, and replaces none"
+        )
+    digest = hashlib.sha256(f"{spec.identity}\0{options.queue}\0{key}".encode()).hexdigest()[:40]
+    return backend.queue.replace(
+        digest, lambda run_id: _submission(backend, backend.codec, spec, _Run(run_id, "", None), body, options)
+    )[0]
+
+
+def submit_many(
+    spec: TaskSpec, calls: Sequence[Call], options: SubmitOptions | None = None, keys: Sequence[str] | None = None
+) -> list[RunId]:
+    """Submit one run for each of ``calls``, in order; raises as ``submit``. If one cannot be sent, none is submitted.
+
+    Args:
+        keys: the idempotency key of each.
 
     Raises:
-        ConfigurationError: both are given, or one that says no moment.
+        IdempotencyConflict: keys were used for other arguments; all others were submitted.
     """
-    delay = opts.number("countdown", countdown)
-    if eta is None:
-        return delay
-    if delay:
-        raise ConfigurationError(f"countdown={countdown!r} and eta={eta!r}: give one of them")
-    if not isinstance(eta, datetime) or eta.tzinfo is None:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"eta={eta!r}: give a datetime with a time zone, such as datetime.now(UTC) + delta")
-    return max(0.0, eta.timestamp() - time.time())
-
-
-def submit_many(spec: TaskSpec, calls: Sequence[Call]) -> list[RunId]:
-    """Submit one run for each of ``calls``, in order; raises as ``submit``. If one cannot be sent, none is
-    submitted."""
     backend = backends.current()
     codec = backend.codec
+    options = options or of_task(spec)
     flow: FlowRun | None = current_flow.get()
     if flow is None:
         forks.check_call(f"{spec.name}.map(deferred=True)")
-    bodies = [_serialised(codec, spec, args, kwargs, flow) for args, kwargs in calls]
-    groups = _groups(spec, calls)
+    bodies = [_serialised(codec, spec, args, kwargs, flow, options) for args, kwargs in calls]
     # Generators: the queue draws from them while Redis works on the ones before.
-    if branch.here() is None:
-        ids = new_ids(len(calls))
+    if branch.here() is None and keys is None:
+        runs = [_Run(run_id, "", None) for run_id in new_ids(len(calls))]
+    else:
+        known = keys or [None] * len(calls)
+        runs = [_run_of(spec, *call, flow, key) for call, key in zip(calls, known, strict=True)]
+    try:
         backend.queue.submit_many(
-            _submission(backend, codec, spec, run_id, body, "", "", group=group)
-            for run_id, body, group in zip(ids, bodies, groups, strict=True)
+            _submission(backend, codec, spec, run, body, _of_call(options, spec, body, *call))
+            for run, body, call in zip(runs, bodies, calls, strict=True)
+            if run.call is None or run.call.submit
         )
-        return ids
-    runs = [_run_of(spec, args, kwargs, flow) for args, kwargs in calls]
-    backend.queue.submit_many(
-        _submission(backend, codec, spec, run_id, body, content, flow.run_id if call and flow else "", group=group)
-        for (run_id, content, call), body, group in zip(runs, bodies, groups, strict=True)
-        if call is None or call.submit
-    )
+    except IdempotencyConflict as error:
+        raise _conflict(error, spec, {run.run_id: key for run, key in zip(runs, keys or (), strict=False)}) from None
     for run in runs:
         if flow is not None and run.call is not None and run.call.submit:
             flow.delayed.submitted(run.call)
     return [run.run_id for run in runs]
 
 
-def _groups(spec: TaskSpec, calls: Sequence[Call]) -> list[str]:
-    if spec.group is None:
-        return [""] * len(calls)
-    return [naming.group(spec.group, spec.bind(args, kwargs)) for args, kwargs in calls]
+def _conflict(error: IdempotencyConflict, spec: TaskSpec, keys: Mapping[RunId, str | None]) -> IdempotencyConflict:
+    """``error`` with the keys of the runs that it names."""
+    used = [key for run_id, key in keys.items() if key is not None and run_id in str(error)]
+    if not used:
+        return error
+    return IdempotencyConflict(
+        f"idempotency_key {', '.join(map(repr, used))} of {spec.name} was used with other arguments: {error}"
+    )
+
+
+def _of_call(
+    options: SubmitOptions, spec: TaskSpec, body: tuple[bytes, bytes], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> SubmitOptions:
+    """``options`` with what follows from the arguments: the group, and that a run whose arguments stand for other runs
+    starts when those have completed. Futures are never JSON."""
+    if options.group is None and spec.group is not None:
+        options = replace(options, group=naming.group(spec.group, spec.bind(args, kwargs)))
+    if body[0] != PICKLE:
+        return options
+    inside = [found.memo_reference for found in promises([args, kwargs]) if found.is_background]
+    return replace(options, after=tuple(dict.fromkeys((*options.after, *inside)))[:MOST_AWAITED]) if inside else options
 
 
 def _serialised(
-    codec: Codec, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Any
+    codec: Codec,
+    spec: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    flow: FlowRun | None,
+    options: SubmitOptions,
 ) -> tuple[bytes, bytes]:
     """Serializer and body of the arguments, which fit, of a task that workers can find."""
     if "<" in spec.identity and (reason := unfindable(spec.identity, spec.fn)):
@@ -148,8 +164,13 @@ def _serialised(
     if kwargs or not least <= len(args) <= most:  # else they fit; binding costs as much as all the rest of this
         spec.bind(args, kwargs)
     arguments: list[Any] = [list(args), kwargs]
-    if flow is not None:
-        arguments.append({"flow_run": flow.run_id})
+    origin: dict[str, Any] = {}
+    if flow is not None and options.idempotency_key is None:
+        origin["flow_run"] = flow.run_id
+    if options.after:
+        origin[AFTER] = list(options.after)
+    if origin:
+        arguments.append(origin)
     try:
         return codec.serialise(arguments, f"the arguments of {spec.name}")
     except SerializationError as error:
@@ -160,16 +181,23 @@ class _Run(NamedTuple):
     """Attributes:
     content: what tells the arguments, "" for whatever they are serialised to.
     call: what the flow that makes the call knows of it.
+    owner: the flow run whose journal may refer to it.
     """
 
     run_id: RunId
     content: str
     call: DelayedCall | None
+    owner: RunId = ""
 
 
-def _run_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: FlowRun | None) -> _Run:
+def _run_of(
+    spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow: FlowRun | None, key: str | None
+) -> _Run:
     """The run that a call submits. Inside a run its id is the key of the call, so that a run that is executed again
-    submits a duplicate."""
+    submits a duplicate; so it is with an idempotency key, whoever makes the call."""
+    if key is not None:
+        run_id = derived_id("idempotency key", backends.current().settings.namespace, spec.identity, key)
+        return _Run(run_id, canonical.digest(spec.bind(args, kwargs))[:16], None)
     line = branch.here()
     if line is None:
         return _Run(new_id(), "", None)
@@ -178,27 +206,35 @@ def _run_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], flow:
     parameters = spec.bind(args, kwargs)
     place = line.place(spec.identity, parameters, strict=spec.strict_inputs)
     call = None if flow is None else flow.delayed.call(spec, place, line.task, parameters)
-    return _Run(place.key if call is None else call.run_id, place.content[:16], call)
+    if call is None or flow is None:
+        return _Run(place.key, place.content[:16], None)
+    return _Run(call.run_id, place.content[:16], call, flow.run_id)
 
 
 def _submission(
-    backend: Backend,
-    codec: Codec,
-    spec: TaskSpec,
-    run_id: RunId,
-    body: tuple[bytes, bytes],
-    content: str,
-    owner: RunId,
-    delay: float = 0.0,
-    group: str = "",
+    backend: Backend, codec: Codec, spec: TaskSpec, run: _Run, body: tuple[bytes, bytes], options: SubmitOptions
 ) -> Submission:
-    identity = spec.identity
+    identity, run_id = spec.identity, run.run_id
+    if run_id in options.after:
+        raise ConfigurationError(f"wait_for: run {to_uuid(run_id)} of {spec.name} would wait for itself")
     key = values.arguments_key(run_id, identity)
     envelope = codec.seal(*body, "arguments", key)
-    content = content or fingerprint(envelope)
+    content = run.content or fingerprint(envelope)
     if len(envelope) > backend.settings.inline_bytes:
-        envelope = values.to_store(backend, envelope, "arguments", key, owner)
-    return Submission(run_id, identity, envelope, content, spec.queue, delay, spec.effect, spec.priority, group)
+        envelope = values.to_store(backend, envelope, "arguments", key, run.owner)
+    return Submission(
+        run_id,
+        identity,
+        envelope,
+        content,
+        options.queue,
+        options.delay,
+        spec.effect,
+        options.priority,
+        options.group or "",
+        expires=options.expires,
+        after=options.after,
+    )
 
 
 def _blamed(

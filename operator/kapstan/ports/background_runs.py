@@ -40,7 +40,7 @@ class ListedRun(NamedTuple):
     session: str = ""
     """Of the worker that holds it now, or that ended it."""
     due: float | None = None
-    """Delayed: when it may start, in Unix seconds."""
+    """Delayed: when it may start, in Unix seconds; None: when the runs that it waits for have ended."""
     served: bool = True
     """Ready: whether a worker is there that serves it."""
     paused: str = ""

@@ -81,8 +81,9 @@ class Lane(Protocol):
         """End ``wait`` from another thread or a signal handler."""
         ...
 
-    def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
-        """Return every run that this lane holds, but for ``executing``, unharmed to the queue.
+    def give_back(self, executing: Sequence[RunId], begun: RunId = "") -> list[RunId]:
+        """Return every run that this lane holds, but for ``executing``, unharmed to the queue. ``begun``: the one of
+        them that was begun, whose deadline counts no more.
 
         Answers the ids of those that the caller has been given: it must not start them any more. What was claimed and
         not yet read goes back, too; the lane itself drops it. Safe to call from a second thread: it uses a connection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -46,6 +46,11 @@ class Submission(NamedTuple):
     """-100 to 100; of one task's runs in a queue those of greater priority go first, but for every tenth."""
     group: str = ""
     """Runs of one priority go in turns, one of each group."""
+    expires: float | None = None
+    """Seconds until it must have begun, by the server's clock; one that has not ends as cancelled (``expired``)."""
+    after: tuple[RunId, ...] = ()
+    """Runs that must have completed before it may start. Once one ended otherwise, or is not known, it starts: whoever
+    executes it finds that out."""
 
 
 class Submitted(NamedTuple):
@@ -79,6 +84,9 @@ class RunRecord:
     effect: EffectClass = field(default=EffectClass.PURE, compare=False)
     priority: int = 0
     group: str = ""
+
+    expired: bool = field(default=False, compare=False)
+    """Cancelled: because it was not begun by its deadline."""
 
     @property
     def doubt(self) -> str:
@@ -134,6 +142,21 @@ class Queue(Protocol):
         Raises:
             IdempotencyConflict: the id exists with another fingerprint.
             QueueFull: Redis has no memory for it; nothing was accepted.
+        """
+        ...
+
+    def replace(self, key: str, make: Callable[[RunId], Submission]) -> tuple[RunId, Submitted]:
+        """Accept one run under a ``key``. If a run that was submitted under it still waits, that gets the arguments,
+        the time and the wishes of this one (``duplicate``, under its own id). One that is held by a worker or has ended
+        is left alone, and a new one is accepted.
+
+        Args:
+            key: of one task and queue; 1 to 64 characters of [A-Za-z0-9_-].
+            make: the submission for a run id, which only the queue knows; called again when another was faster.
+
+        Raises:
+            QueueFull: as ``submit``.
+            QueueUnavailable: others go on replacing it, faster than this call.
         """
         ...
 

@@ -30,6 +30,7 @@ _COUNTED = {"s": "submitted", "r": "running", "c": "completed", "f": "failed", "
 _MOST_AT_ONCE = 200
 _SEARCHED = 20_000
 _ROUTES_A_CALL = 20  # of which runs are counted: some 10 ms of the server where each list holds a million
+_FAR = 9e15  # ms; when a run is due that waits for other runs
 _LEAST = 20  # records that are read together, though fewer are missing
 
 
@@ -107,7 +108,7 @@ class RedisBackgroundRuns:
                         yield minutes[minute], some[name].decode(errors="replace"), number
 
     def rerun(self, run_id: RunId) -> tuple[Change, RunState | None]:
-        return self._changed(scripts.rerun.pack(self._queue.prefix, run_id))
+        return self._changed(scripts.rerun.pack(self._queue.prefix, run_id, self._queue.settings.result_ttl_seconds))
 
     def delete(self, run_id: RunId) -> tuple[Change, RunState | None]:
         return self._changed(scripts.delete.pack(self._queue.prefix, run_id))
@@ -160,7 +161,7 @@ class RedisBackgroundRuns:
         return [
             listed._replace(
                 session=listed.record.session or holders.get(listed.record.run_id, ""),
-                due=score / 1000 if (score := due.get(listed.record.run_id)) else None,
+                due=score / 1000 if (score := due.get(listed.record.run_id)) and score < _FAR else None,
                 served=str(Route(listed.record.queue, listed.record.task)) in served,
                 paused=_paused(listed.record, paused),
             )

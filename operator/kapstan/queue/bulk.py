@@ -14,7 +14,7 @@ from kapstan.ids import RunId
 from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import check_format, place_of, state_of, tail_of
+from kapstan.queue.record import check_format, place_of_run, state_of, tail_of
 from kapstan.queue.server_clock import ServerClock
 from kapstan.queue.wire import Wire, pack
 
@@ -105,20 +105,21 @@ class BulkSubmit:
         self._unanswered.popleft()
 
     def _calls(self, submissions: Iterator[Submission]) -> Iterator[tuple[bytes, int]]:
-        """Calls of one place and delay each, with their number of runs."""
-        place: tuple[str, str, float, int, str] | None = None
+        """Calls of one place and the same wishes each, with their number of runs."""
+        place: tuple[str, int, int | str, str] | None = None
+        ttl = self._dialer.settings.result_ttl_seconds
         items: dict[RunId, bytes] = {}
 
         def packed() -> tuple[bytes, int]:
             assert place is not None
-            task, queue, delay, priority, group = place
+            name, delay, expires, after = place
             flat = [part for item in items.items() for part in item]
-            name = place_of(task, queue, priority, group)
-            return scripts.submit_many.pack(self._prefix, milliseconds(delay), name, *flat), len(items)
+            return scripts.submit_many.pack(self._prefix, delay, name, ttl, expires, after, *flat), len(items)
 
         for submission in submissions:
             run_id = submission.run_id
-            where = (submission.task, submission.queue, submission.delay, submission.priority, submission.group)
+            wishes = (milliseconds(submission.delay), expires_ms(submission), "".join(submission.after))
+            where = (place_of_run(submission), *wishes)
             if items and (where != place or len(items) == _BULK or run_id in items):
                 yield packed()
                 items.clear()
@@ -130,10 +131,14 @@ class BulkSubmit:
             yield packed()
 
 
-def milliseconds(delay: float) -> int:
-    if not 0 <= delay < 10 * 366 * 86400:
-        raise ConfigurationError(f"delay={delay!r}: give 0 seconds to ten years")
-    return round(delay * 1000)
+def milliseconds(seconds: float, what: str = "delay") -> int:
+    if not 0 <= seconds < 10 * 366 * 86400:
+        raise ConfigurationError(f"{what}={seconds!r}: give 0 seconds to ten years")
+    return round(seconds * 1000)
+
+
+def expires_ms(submission: Submission) -> int | str:
+    return "" if submission.expires is None else milliseconds(submission.expires, "expires")
 
 
 def conflict(run_ids: list[RunId]) -> IdempotencyConflict:

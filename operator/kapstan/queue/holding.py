@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome
-from kapstan.queue.record import CLASSES, HEAD, HELD, LETTERS, Route
+from kapstan.queue.record import CLASSES, HEAD, HELD, LETTERS, NO_FLAGS, Route
 from kapstan.states import EffectClass
 
 
@@ -89,7 +89,7 @@ def hand_in(
         del held[run_id]
         made, record, start, end = claim
         tokens[run_id] = made.text
-        if state != "completed":
+        if state != "completed" or record[30] != NO_FLAGS:  # a deadline is removed
             groups.setdefault((LETTERS[state], b"", b""), []).extend((run_id, made.text, envelope))
             continue
         if made is not made_before:

@@ -9,6 +9,7 @@ in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -33,6 +34,7 @@ _PER_CALL = 500
 _RID = 22
 _SMALL = 2048  # bytes of a record that is remembered
 _ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled", "parked"})
+_AFTER_DEADLINE = 0.05  # seconds; a worker, if there is one, ends the run sooner
 _LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
 
 
@@ -61,6 +63,7 @@ class Inbox:
         self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
         self._changed = threading.Condition()
         self._reading = False
+        self._deadline: float | None = None  # when runs of this namespace are to be ended, by whoever comes first
         self._used = False
         self._lingering = False
         self._closed = threading.Event()
@@ -117,7 +120,7 @@ class Inbox:
                     if self._reading:
                         self._changed.wait(stretch(left))
                     else:
-                        self._read_for_all(left)
+                        self._read_for_all(self._until_deadline(left))
             finally:
                 del self._waits[this_wait]
                 self._used = True
@@ -145,9 +148,22 @@ class Inbox:
             except ConnectionLost:
                 self._wake.ring()  # the reader finds out and begins anew
 
+    def _until_deadline(self, left: float | None) -> float | None:
+        """How long to read: ``left`` seconds, or until a run must be ended that was not begun by its deadline. If that
+        is over the queue is asked to end it: it may be that no worker is there to do so."""
+        if self._deadline is None or self._wire is None:
+            return left
+        due = self._deadline - time.monotonic()
+        if due > 0:
+            return due if left is None else min(due, left)
+        self._deadline = None
+        with contextlib.suppress(ConnectionLost):  # the reader finds out
+            self._wire.send(scripts.watch.pack(self._prefix, self._client, self._keep))
+        return left
+
     def _packed(self, run_ids: Sequence[RunId]) -> list[bytes]:
         chunks = [run_ids[at : at + _PER_CALL] for at in range(0, len(run_ids), _PER_CALL)]
-        return [scripts.watch.pack(self._prefix, self._client, *chunk) for chunk in chunks]
+        return [scripts.watch.pack(self._prefix, self._client, self._keep, *chunk) for chunk in chunks]
 
     def _read_for_all(self, timeout: float | None) -> None:
         self._reading = True
@@ -179,6 +195,7 @@ class Inbox:
                             self._unread[run_id] = None
             return
         check_format(item)
+        self._deadline = None if item[2] < 0 else now + item[2] / 1000 + _AFTER_DEADLINE
         flat = item[1]
         for at in range(0, len(flat), 2):
             if (run_id := flat[at].decode()) in watched:

@@ -45,6 +45,15 @@ KEYS = (
     KeySpec("cw:<limit>", "set", "empties", "step", "places that wait for a limit"),
     KeySpec("rl:<limit>", "string", "ttl", "step", "when the next run under a rate limit is due (ms)"),
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs, and ('~') limits, by due time (ms)"),
+    KeySpec("ex", "zset", "empties", "renew, watch", "ids of runs that must begin by a deadline (ms)"),
+    KeySpec("af:<run_id>", "list", "empties", "submit", "ids of runs that wait for this run to complete"),
+    KeySpec(
+        "aw", "hash", "empties", "submit", "per run that waits for others: how many are open; '@': its due time (ms)"
+    ),
+    KeySpec("ae", "list", "empties", "finish", "ids of runs that have ended and for which others wait"),
+    KeySpec(
+        "rk:<digest>", "string", "ttl", "replace", "the run that was submitted last under a key of its task; nonce"
+    ),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("pa", "set", "empties", "pause", "routes and ('|' before the name) queues that a person has paused"),

@@ -215,14 +215,14 @@ class RedisLane:
                 log.warning("A message on %s is not from Kapstan and is ignored: %.60r", self._channel, payload)
         return False
 
-    def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
+    def give_back(self, executing: Sequence[RunId], begun: RunId = "") -> list[RunId]:
         with self._lock:
             kept = set(executing)
             before = {run_id: claim for run_id, claim in self._held.items() if run_id not in kept}
         claims = self._shown(kept)
         if claims:  # by token: should this word come late, or twice, it takes nothing that is claimed after it
             flat = [text for claim in claims for text in claim]
-            self._side.call(scripts.take_back.pack(self._prefix, self._session, self._ttl, *flat))
+            self._side.call(scripts.take_back.pack(self._prefix, self._session, self._ttl, begun, *flat))
         back: list[RunId] = []
         with self._lock:
             for rid, token in claims:

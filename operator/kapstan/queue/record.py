@@ -33,6 +33,8 @@ TERMINAL = b"cfxk"
 CLASSES = {ord(effect): effect for effect in EffectClass}
 HEAD = 40  # where the fingerprint begins
 _EPOCH = 1577836800  # 2020-01-01
+DEADLINE, EXPIRED = 1, 8  # flags, as at the head of lua/prelude.lua
+NO_FLAGS = ord("0")
 HELD = b"\x1f"  # between the route and who held the run that ended
 _SEPARATORS = frozenset("|\0\x1f")
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -112,20 +114,21 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
     Raises:
         ConfigurationError: a field that does not fit.
     """
-    _, task, envelope, fingerprint, queue, _, effect, priority, group = submission
+    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _ = submission
     if not (8 <= len(fingerprint) <= 16 and fingerprint.isascii() and fingerprint.isprintable()):
         raise ConfigurationError(f"fingerprint={fingerprint!r}: give 8 to 16 printable characters")
-    head, place = _ends_of(task, queue, priority, group, effect)
+    head, place = _ends_of(task, queue, priority, group, effect, expires is not None)
     return b"".join((head, client, fingerprint.encode(), place, envelope))
 
 
 @lru_cache(maxsize=4096)
-def _ends_of(task: str, queue: str, priority: int, group: str, effect: str) -> tuple[bytes, bytes]:
+def _ends_of(task: str, queue: str, priority: int, group: str, effect: str, expires: bool) -> tuple[bytes, bytes]:
     """What stands before the client, and the place between its NULs."""
     if effect not in CLASSES.values():
         raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
     place = place_of(task, queue, priority, group)
-    return f"00010{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001, no flags
+    flags = chr(NO_FLAGS + (DEADLINE if expires else 0))
+    return f"0001{flags}{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001
 
 
 def check_format(reply: list[bytes]) -> None:
@@ -186,6 +189,7 @@ def _read(run_id: RunId, record: bytes) -> RunRecord:
         CLASSES[record[31]],
         int(priority) if bars else 0,
         group,
+        bool(record[30] - 48 & EXPIRED),
     )
 
 

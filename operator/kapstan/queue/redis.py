@@ -30,9 +30,9 @@ from kapstan.ports import (
     Submitted,
 )
 from kapstan.ports.queue import ENDS_SECONDS
-from kapstan.queue import scripts
+from kapstan.queue import replacing, scripts
 from kapstan.queue.background_runs import RedisBackgroundRuns
-from kapstan.queue.bulk import BulkSubmit, conflict, milliseconds
+from kapstan.queue.bulk import BulkSubmit, conflict, expires_ms, milliseconds
 from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
@@ -41,7 +41,6 @@ from kapstan.queue.record import (
     Route,
     check_format,
     fields_of,
-    is_run_id,
     place_of_run,
     record_of,
     route_of,
@@ -50,6 +49,7 @@ from kapstan.queue.record import (
     tail_of,
 )
 from kapstan.queue.session import RedisSession
+from kapstan.queue.session_info import session_info
 from kapstan.queue.wire import ConnectionLost, Wire, pack
 from kapstan.run_limits import Limits
 from kapstan.settings import Settings
@@ -94,15 +94,23 @@ class RedisQueue:
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
-        delay, place = milliseconds(submission.delay), place_of_run(submission)
-        _, answer, letter = self.call(
-            scripts.submit.pack(self.prefix, submission.run_id, delay, place, tail_of(submission, self._client))
-        )
+        _, answer, letter = self.call(scripts.submit.pack(self.prefix, *self._packed(submission)))
         if answer == b"CONFLICT":
             raise conflict([submission.run_id])
         if answer == b"OK":
             self._inbox.submitted((submission.run_id,))
         return Submitted(state_of(letter[0]), answer == b"DUP")
+
+    def _packed(self, submission: Submission) -> tuple[Any, ...]:
+        """What ``scripts.submit`` takes."""
+        delay, place = milliseconds(submission.delay), place_of_run(submission)
+        rest = (self.settings.result_ttl_seconds, expires_ms(submission), "".join(submission.after))
+        return (submission.run_id, delay, place, tail_of(submission, self._client), *rest)
+
+    def replace(self, key: str, make: Callable[[RunId], Submission]) -> tuple[RunId, Submitted]:
+        run_id, submitted = replacing.replace(self, key, make, self._packed)
+        self._inbox.submitted((run_id,))
+        return run_id, submitted
 
     def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
         bulk = BulkSubmit(self._dialer, self._wire, self.prefix, self._client)
@@ -232,7 +240,7 @@ class RedisQueue:
         all_fields = self.commands([pack("HGETALL", f"{self.prefix}w:{name}") for name in names])
         seconds, micros = self.command(pack("TIME"))
         now = int(seconds) * 1000 + int(micros) / 1000
-        found = [_session_info(name, now, fields) for name, fields in zip(names, all_fields, strict=True)]
+        found = [session_info(name, now, fields) for name, fields in zip(names, all_fields, strict=True)]
         return [info for info in found if info is not None]
 
     def ping(self) -> str:
@@ -330,20 +338,3 @@ def _begin_all_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_all_anew)
-
-
-def _session_info(name: str, now_ms: float, fields: dict[bytes, bytes]) -> SessionInfo | None:
-    """None: it has ended, or another program wrote to its key."""
-    info = fields_of(fields.get(b"@", b"")) or {}
-    try:
-        return SessionInfo(
-            session=name,
-            worker=str(info["worker"]),
-            served=tuple((route.task, route.queue) for route in map(Route.parse, map(str, info["routes"]))),
-            lanes=int(info["lanes"]),
-            claimed=sum(is_run_id(field) for field in fields),
-            draining=b"!" in fields,
-            lease_left=(float(info["lease"]) - max(0.0, now_ms - int(fields[b"="]))) / 1000,
-        )
-    except (LookupError, TypeError, ValueError, OverflowError):
-        return None

@@ -21,7 +21,7 @@ _pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_comma
 _FOLDER = Path(__file__).with_name("lua")
 _SHARED = [
     re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
-    for name in ("prelude.lua", "turns.lua", "handover.lua", "sessions.lua", "locks.lua")
+    for name in ("prelude.lua", "waits.lua", "turns.lua", "handover.lua", "sessions.lua", "locks.lua")
 ]
 _HEAD = _SHARED[0][0]
 _SECTIONS = {section: text for _, *rest in _SHARED for section, text in zip(rest[::2], rest[1::2], strict=True)}
@@ -59,11 +59,27 @@ def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
 
 
 @Script
-def submit(run_id: str, delay_ms: int, place: str, tail: bytes) -> None: ...
+def submit(
+    run_id: str, delay_ms: int, place: str, tail: bytes, ttl: int, expires_ms: int | str, after: str
+) -> None: ...
 
 
 @Script
-def submit_many(delay_ms: int, place: str, *items: Argument) -> None: ...
+def submit_many(delay_ms: int, place: str, ttl: int, expires_ms: int | str, after: str, *items: Argument) -> None: ...
+
+
+@Script
+def replace(
+    run_id: str,
+    delay_ms: int,
+    place: str,
+    tail: bytes,
+    ttl: int,
+    expires_ms: int | str,
+    after: str,
+    digest: str,
+    nonce: str,
+) -> None: ...
 
 
 @Script
@@ -75,7 +91,7 @@ def claims(session: str, lane: int | str) -> None: ...
 
 
 @Script
-def take_back(session: str, ttl: int, *claims: str) -> None: ...
+def take_back(session: str, ttl: int, begun: str, *claims: str) -> None: ...
 
 
 @Script
@@ -95,7 +111,7 @@ def cancel(run_id: str, ttl: int) -> None: ...
 
 
 @Script
-def rerun(run_id: str) -> None: ...
+def rerun(run_id: str, ttl: int) -> None: ...
 
 
 @Script
@@ -121,7 +137,7 @@ def lane_died(
 
 
 @Script
-def watch(client: bytes, *run_ids: str) -> None: ...
+def watch(client: bytes, ttl: int, *run_ids: str) -> None: ...
 
 
 @Script

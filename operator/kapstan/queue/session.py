@@ -217,7 +217,9 @@ class RedisSession:
 
     def take_back(self, claims: Sequence[tuple[RunId, Token]]) -> list[RunId]:
         flat = [text for run_id, token in claims for text in (run_id, str(token))]
-        reply = self._call(scripts.take_back.pack(self._prefix, self._name, self._ttl, *flat)) if flat else (b"", ())
+        reply = (
+            self._call(scripts.take_back.pack(self._prefix, self._name, self._ttl, "", *flat)) if flat else (b"", ())
+        )
         return [run_id.decode() for run_id in reply[1]]
 
     def drain(self) -> None:

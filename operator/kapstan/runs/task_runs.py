@@ -224,7 +224,7 @@ def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
     return TaskRunView(
         id=str(ids.to_uuid(record.run_id)),
         task=record.task,
-        state="AwaitingRetry" if retried else NAMES[record.state],
+        state="AwaitingRetry" if retried else "Expired" if record.expired else NAMES[record.state],
         attempt=record.attempt,
         crashes=record.crashes,
         queue=record.queue,
@@ -252,11 +252,15 @@ def _why(listed: ListedRun, now: float) -> str:
         case "ready":
             return "waits for a free worker"
         case "delayed":
-            return "due" if listed.due is None or listed.due <= now else f"due in {listed.due - now:.0f} s"
+            if listed.due is None:
+                return "waits for other runs to complete"
+            return "due" if listed.due <= now else f"due in {listed.due - now:.0f} s"
         case "running":
             return (
                 f"on {listed.session}" if listed.session else "its worker is gone; it starts again when the lease ends"
             )
+        case "cancelled" if record.expired:
+            return "it was not begun within the time that expires= gave it"
         case "parked":
             return "its effect may or may not have happened: kapstan task-run resolve"
         case _:

@@ -73,6 +73,7 @@ class Executor:
         self.spool = Spool(engine.stored, slot)
         self._sent: list[Outcome] | None = None  # of the step that is under way; None: none is
         self._asked: Mapping[str, int] = {}
+        self._begun = ""  # the run that goes back although it was begun
         self.outcomes: deque[Outcome] = deque()
         """Finished and not handed in. This thread appends; whoever holds ``lock`` hands in and removes."""
         self.lock = threading.Lock()
@@ -199,7 +200,8 @@ class Executor:
                 if tells:
                     _tell(claim, outcome, at - before)
         except HandBack as error:
-            logger.warning("Run %s goes back to the queue: %s", claims[position - len(unacknowledged)].run_id, error)
+            self._begun = claims[position - len(unacknowledged)].run_id
+            logger.warning("Run %s goes back to the queue: %s", self._begun, error)
             slot.recalled = True
         slot.rest()  # not when anything else is raised, such as sys.exit() of a task: that is charged as a crash
         if runs:
@@ -254,7 +256,8 @@ class Executor:
         if self.outcomes:
             self._step(0)
         with self.lock:
-            self._lane.give_back([])
+            self._lane.give_back([], self._begun)
+            self._begun = ""
             if self._slot.order == Order.SERVE:
                 self._slot.recalled = False
 

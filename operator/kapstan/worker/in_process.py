@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.engine import submission
+from kapstan.engine.submit_options import SubmitOptions
 from kapstan.identity import importable_name, unfindable
 from kapstan.ids import RunId, new_nonce
 from kapstan.specs import TaskSpec
@@ -52,7 +53,8 @@ def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], regist
     if unfindable(spec.identity, spec.fn) or (known is not None and known.spec.fn is not spec.fn):
         spec = replace(spec, identity=_local)
     lanes = _serving(backend, spec, registered)
-    return submission.submit(spec, args, kwargs, queue=queue_name(), named=lambda run_id: lanes.expect(run_id, spec))
+    options = SubmitOptions(queue=queue_name(), priority=spec.priority, expires=spec.expires)
+    return submission.submit(spec, args, kwargs, options, named=lambda run_id: lanes.expect(run_id, spec))
 
 
 def start(registered: Registered) -> None:

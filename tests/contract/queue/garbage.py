@@ -20,7 +20,7 @@ from kapstan.run_limits import Limits, RateLimit
 
 FLOW_RUN = "3" + "0" * 21
 LOCKER, OTHER_LOCKER = "C" * 22, "D" * 22
-IDLE_TASK, LIMITED = "shop.tasks:idle", "shop.tasks:limited"
+IDLE_TASK, LIMITED, KEPT_TASK = "shop.tasks:idle", "shop.tasks:limited", "shop.tasks:kept"
 TYPES = ("string", "list", "hash", "set", "zset", "stream")
 PIECES = (
     b"", b"\xff\xfe\x00\x80", b"junk", b"9" * 40, b"1q", b"A" * 300_000, b"-1", b"nan", b"1e999", b'{"a":', b"[]",
@@ -73,6 +73,11 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
         lane.step([], 1)
     limited = Worker(session, [lane])
     idle.lane.step([], 1)
+    ended, open_run = run(KEPT_TASK), run(KEPT_TASK, expires=3600.0)
+    queue.submit_many([ended, open_run])
+    queue.submit_many([run(KEPT_TASK, after=(ended.run_id, open_run.run_id))])
+    queue.replace("key", lambda run_id: run(KEPT_TASK, run_id=run_id))
+    queue.cancel(ended.run_id)
     watcher.wait([runs["held"], runs["ready0"]], 0.2)
     queue.cancel(runs["held"])
     queue.note_end("host-0-abc", {"seen": "it ended"})

@@ -12,7 +12,7 @@ from kapstan.queue import scripts
 from kapstan.queue.record import check_format
 
 FOLDER = Path(scripts.__file__).with_name("lua")
-SHARED = ("prelude", "turns", "handover", "sessions", "locks")
+SHARED = ("prelude", "waits", "turns", "handover", "sessions", "locks")
 
 
 def test_every_file_has_a_stub_and_every_stub_a_file() -> None:

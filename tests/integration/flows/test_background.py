@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 from tests.servers.redis import RedisServer
 
-from kapstan import Future, as_completed, backend, flow, ids, task, wait
+from kapstan import Future, as_completed, backend, flow, ids, states, task, wait
+from kapstan.engine.pending import Resolvable
 from kapstan.errors import (
-    CancelledRun,
     IdempotencyConflict,
     ParameterError,
+    RunFailed,
     SerializationError,
     UnfinishedRun,
     UnknownRun,
 )
+from kapstan.states import State
 
 APP = Path(__file__).with_name("background_app.py")
 ROOT = Path(__file__).parents[3]
@@ -167,6 +169,13 @@ def test_who_waits_for_a_run_that_the_queue_does_not_know_is_told(redis: RedisSe
     assert list(as_completed([lost, never], timeout=30))
 
 
+class Failing(Resolvable):
+    """A future of this process whose run failed."""
+
+    def final_state(self) -> State:
+        return states.Failed(message="so it was")
+
+
 def test_apply_async_submits_when_what_it_waits_for_has_completed(redis: RedisServer) -> None:
     @flow(name="tests: apply-async-waits")
     def waiting() -> tuple[bool, str]:
@@ -177,9 +186,8 @@ def test_apply_async_submits_when_what_it_waits_for_has_completed(redis: RedisSe
     assert waiting() == (True, "Scheduled")
 
 
-def test_apply_async_submits_nothing_if_what_it_waits_for_did_not_complete(redis: RedisServer) -> None:
-    before = idle.delay()
-    backend.current().queue.cancel(before.memo_reference)
-    with pytest.raises(CancelledRun):
-        idle.apply_async(wait_for=[before])
-    assert len(backend.current().queue.runs()) == 1
+def test_apply_async_submits_nothing_if_what_runs_in_this_process_did_not_complete(redis: RedisServer) -> None:
+    for failed in (states.Failed(message="so it was"), [Failing()]):
+        with pytest.raises(RunFailed, match="so it was"):
+            idle.apply_async(wait_for=[failed])
+    assert backend.current().queue.runs() == []

@@ -7,6 +7,7 @@ records are compared with it, so no run is lost, none has two holders, none comm
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import sys
@@ -54,6 +55,9 @@ class Modelled:
     holder: tuple[str, int] | None = None
     envelope: bytes = b"arguments"
     effect: str = "p"
+    due: float = math.inf
+    """Hours of the model's clock by which it must have begun."""
+    expired: bool = False
     claims: list[Claim] = field(default_factory=list)
 
 
@@ -71,6 +75,7 @@ class Protocol(RuleBasedStateMachine):
         self.minted: set[tuple[RunId, Token]] = set()
         self.workers: dict[str, Worker] = {}
         self.serial = itertools.count()
+        self.hours = 0
         for _ in range(2):
             self.hire()
 
@@ -106,10 +111,13 @@ class Protocol(RuleBasedStateMachine):
             model.state, model.token, model.holder = "running", claim.token, (name, lane)
             model.claims.append(claim)
 
-    def let_go(self, run_id: RunId) -> None:
+    def let_go(self, run_id: RunId, *, begun: bool = False) -> None:
         model = self.runs[run_id]
         model.holder = None
-        if model.cancelling:
+        if begun:
+            model.due = math.inf
+        model.expired = not model.cancelling and model.due <= self.hours
+        if model.cancelling or model.expired:
             model.state, model.envelope = "cancelled", b""
         else:
             model.state = "ready"
@@ -119,17 +127,38 @@ class Protocol(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ clients
 
-    @rule(effect=st.sampled_from("ipat"), priority=st.sampled_from([0, 0, 2, -1]), group=st.sampled_from(["", "", "g"]))
-    def submit(self, effect: str, priority: int, group: str) -> None:
-        submission = run(effect=effect, priority=priority, group=group)
+    @rule(
+        effect=st.sampled_from("ipat"),
+        priority=st.sampled_from([0, 0, 2, -1]),
+        group=st.sampled_from(["", "", "g"]),
+        hours=st.sampled_from([None, 1]),
+    )
+    def submit(self, effect: str, priority: int, group: str, hours: int | None) -> None:
+        submission = run(effect=effect, priority=priority, group=group, expires=hours and hours * 3600.0)
         assert self.queue.submit(submission) == Submitted("ready", duplicate=False)
-        self.runs[submission.run_id] = Modelled(effect=effect)
+        self.runs[submission.run_id] = Modelled(effect=effect, due=self.hours + (hours or math.inf))
 
     @rule(count=st.integers(1, 6), priority=st.sampled_from([0, 1]))
     def submit_many(self, count: int, priority: int) -> None:
-        submissions = [run(effect="pppi"[index % 4], priority=priority) for index in range(count)]
+        hours = [None, 3, None, None]
+        submissions = [
+            run(effect="pppi"[at % 4], priority=priority, expires=(h := hours[at % 4]) and h * 3600.0)
+            for at in range(count)
+        ]
         self.queue.submit_many(submissions)
-        self.runs.update({submission.run_id: Modelled(effect=submission.effect) for submission in submissions})
+        for at, submission in enumerate(submissions):
+            due = self.hours + (hours[at % 4] or math.inf)
+            self.runs[submission.run_id] = Modelled(effect=submission.effect, due=due)
+
+    @rule()
+    def hours_pass(self) -> None:
+        self.hours += 2
+        seconds, shift = int(self.queue.command(pack("TIME"))[0]), self.hours * 3_600_000
+        self.queue.command(pack("HSET", f"{self.queue.prefix}m", "shift", shift, "clock", seconds * 1000 + shift))
+        self.beat()
+        for model in self.runs.values():
+            if model.state in ("ready", "delayed") and model.due <= self.hours:
+                model.state, model.envelope, model.expired = "cancelled", b"", True
 
     @rule(choice=st.integers(0, 99), same=st.booleans())
     def submit_again(self, choice: int, same: bool) -> None:
@@ -160,7 +189,7 @@ class Protocol(RuleBasedStateMachine):
         model = self.runs[run_id]
         assert RedisBackgroundRuns(self.queue).rerun(run_id) == (Change.DONE, model.state)
         model.state, model.attempt, model.crashes, model.cancelling = "ready", 1, 0, False
-        model.envelope = b"arguments"
+        model.envelope, model.due, model.expired = b"arguments", math.inf, False
 
     @rule(group=st.sampled_from(["", "g"]))
     def stands_twice(self, group: str) -> None:
@@ -244,13 +273,13 @@ class Protocol(RuleBasedStateMachine):
             if other != run_id:
                 self.let_go(other)
 
-    @rule(choice=st.integers(0, 99), delay=st.sampled_from([0.0, 3600.0]))
+    @rule(choice=st.integers(0, 99), delay=st.sampled_from([0.0, 3e7]))
     def retry(self, choice: int, delay: float) -> None:
         if (run_id := self.pick(choice, ("running",))) is None:
             return
         each, lane, claim = self.holder(run_id)
         assert each.lanes[lane].retry(run_id, claim.token, delay)
-        self.let_go(run_id)
+        self.let_go(run_id, begun=True)
         model = self.runs[run_id]
         if model.state == "ready":
             model.attempt += 1
@@ -264,7 +293,7 @@ class Protocol(RuleBasedStateMachine):
         held = self.held_by(name)
         assert self.queue.expire_session(name) == [name]
         for run_id in held:
-            self.let_go(run_id)  # and charged to none of them
+            self.let_go(run_id, begun=True)  # and charged to none of them
         dead = self.workers.pop(name)
         dead.close()
         self.hire()
@@ -280,7 +309,7 @@ class Protocol(RuleBasedStateMachine):
         assert each.session.lane_died(lane, run_id, b"reason") == quarantined
         model.crashes = min(model.crashes + 1, 9)
         for other in mine:
-            self.let_go(other)
+            self.let_go(other, begun=other == run_id)
         if quarantined:
             model.state, model.envelope = "crashed", b"reason"
 
@@ -310,6 +339,7 @@ class Protocol(RuleBasedStateMachine):
         for record, model in zip(self.queue.records(ids), self.runs.values(), strict=True):
             assert record is not None, "no run is lost"
             assert (record.state, record.token) == (model.state, model.token)
+            assert record.expired == model.expired
             assert (record.attempt, record.crashes, record.envelope) == (model.attempt, model.crashes, model.envelope)
 
     @invariant()

@@ -30,7 +30,7 @@ class DecidesByWhatItRemembers(RedisLane):
             self._wire.call(pack("HDEL", f"{self._prefix}w:{self._session}", f"#{self._lane}"))
         return stepped
 
-    def give_back(self, executing: Sequence[RunId]) -> list[RunId]:
+    def give_back(self, executing: Sequence[RunId], begun: RunId = "") -> list[RunId]:
         before = dict(self._held)
         back = super().give_back(executing)
         self._held.update({run_id: claim for run_id, claim in before.items() if run_id not in back})

@@ -106,6 +106,7 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "probe": (applied, applied),
     "effect_horizon": (5, 5.0),
     "key_retention": (3600, 3600.0),
+    "expires": (timedelta(minutes=1), 60.0),
 }
 """What is given and what is then read."""
 

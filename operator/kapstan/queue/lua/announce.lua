@@ -16,10 +16,12 @@
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 -- include: claim
 -- include: offer
 -- include: release
 local session, lane, connection = ARGV[1], ARGV[2], ARGV[3]
+stay = ARGV[4]
 local w, known, claims, answer = P .. 'w:' .. session, {}, {}, {}
 local marks = call('HMGET', w, '@', '^' .. lane)
 if marks[2] and (tonumber(marks[2]) or 0) >= tonumber(connection) then return {'1', answer} end
@@ -32,6 +34,6 @@ for _, claim in ipairs(claims_of(session, lane)) do
   end
 end
 call('HDEL', w, '#' .. lane)
-offer_all(release(session, claims, ARGV[4]))
+offer_all(release(session, claims, stay))
 settle()
 return {'1', answer}

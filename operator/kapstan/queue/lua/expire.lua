@@ -17,11 +17,13 @@
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 -- include: claim
 -- include: offer
 -- include: release
 -- include: end_session
 -- include: named
+stay = ARGV[3]
 local done, names, living = 1, {}, {}
 for _, session in ipairs(call('ZRANGE', P .. 's', 0, 9999)) do
   if session == ARGV[1] or (ARGV[2] ~= '1' and begins(session, ARGV[1])) then

@@ -11,7 +11,8 @@ end
 
 -- section: claim
 -- Take up to `want` ready runs off a route's list: rids and their records. Entries that are stale (cancelled
--- meanwhile, or standing there twice) are dropped, at most 5,000 a call. A run of another class than pure comes alone.
+-- meanwhile, or standing there twice) are dropped, at most 5,000 a call; runs whose deadline is over end, at most 100. A
+-- run of another class than pure comes alone.
 -- Then: true if that is so, or it is next, and nothing else may be claimed now; true if the list was not looked through.
 -- What another program wrote is no run of this list (dropped) or no record (set aside, see there: it is claimed as pure).
 -- A run stands twice where it was cancelled and began anew (by a person, or its id was used again). As its first entry is
@@ -25,6 +26,7 @@ local function take(route, want, empty, place)
   place = place or route
   local list, rids, records, size, stale, ask = P .. 'q:' .. place, {}, {}, 0, 0, want
   local between, sound = '\0' .. place .. '\0', {}
+  local overdue = 0
   local seen -- the runs that were taken, where a run may stand twice
   local function put_back(popped, from)
     local back = {}
@@ -55,7 +57,7 @@ local function take(route, want, empty, place)
         local form, state = byte(record, 1, 2)
         local epoch, counts, at = sub(record, 9, 16), sub(record, 27, 32), find(record, '\0', 41, true)
         if sound[epoch] == nil then sound[epoch] = find(epoch, '^%d%d%d%d%d%d%d%d$') and epoch ~= '99999999' end
-        if sound[counts] == nil then sound[counts] = find(counts, '^%d%d%d%d%d[piat]$') ~= nil end
+        if sound[counts] == nil then sound[counts] = find(counts, '^%d%d%d%d[0-o][piat]$') ~= nil end
         ready = form == 49 and state == 113 and sound[epoch] and sound[counts]
           and at and sub(record, at, at + #between - 1) == between -- of this list
       end
@@ -64,7 +66,15 @@ local function take(route, want, empty, place)
       elseif not ready and (record and not is_whole(record) or not record and call('EXISTS', names[i]) == 1) then
         record, ready = whole(rid, record, place), true
       end
-      if ready and not (seen and seen[rid]) then
+      if ready and sub(record, 31, 31) ~= '0' and is_over(rid, record) then
+        if overdue == 100 then
+          put_back(popped, i)
+          return rids, records, false, size == 0
+        end
+        overdue = overdue + 1
+        lapse(rid, record)
+        if place ~= route then count('l:', route, -1) end
+      elseif ready and not (seen and seen[rid]) then
         local alone = byte(record, 32) ~= 112 -- p
         if size == want or alone and not (empty and size == 0) then
           put_back(popped, i)
@@ -84,7 +94,7 @@ local function take(route, want, empty, place)
         stale = stale + 1
       end
     end
-    ask = stale > 0 and 500 or want - size
+    ask = stale + overdue > 0 and 500 or want - size
   end
   put_back({}, 1)
   return rids, records, false, size == 0
@@ -163,6 +173,26 @@ end
 
 local function offer_all(routes)
   for route in pairs(routes) do offer(route) end
+end
+
+-- section: set_free
+-- Make due what waited for runs that have ended, at most 100. An entry of a run that waits no more is dropped.
+local function set_free()
+  for _ = 1, 100 do
+    local ended = sure('LINDEX', P .. 'ae', 0)
+    if not ended then return end
+    local rid = sure('LPOP', P .. 'af:' .. ended)
+    local open = rid and sure('HGET', P .. 'aw', rid)
+    if not rid then
+      call('LPOP', P .. 'ae')
+    elseif open and (open == '1' or redis.pcall('GETRANGE', T .. ended, 1, 1) ~= 'c') then
+      local due = call('HGET', P .. 'aw', '@' .. rid)
+      call('HDEL', P .. 'aw', rid, '@' .. rid)
+      redis.pcall('ZADD', P .. 'd', 'XX', due and find(due, '^%d+$') and due or format('%d', now()), rid)
+    elseif open then
+      redis.pcall('HINCRBY', P .. 'aw', rid, -1)
+    end
+  end
 end
 
 -- section: promote

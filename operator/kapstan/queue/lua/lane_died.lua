@@ -15,16 +15,18 @@
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 -- include: claim
 -- include: offer
 -- include: release
 local session, lane, executing = ARGV[1], ARGV[2], ARGV[4]
+stay = ARGV[7]
 local crashes, quarantined = 0, 0
 if (tonumber(call('HGET', P .. 'w:' .. session, '^' .. lane) or 0) or 0) > tonumber(ARGV[3]) then return {'1', 0, 0} end
 call('HDEL', P .. 'w:' .. session, '#' .. lane)
 local routes = release(session, claims_of(session, lane), ARGV[7], function(claim, record)
   if claim[1] ~= executing then return record end
-  record = charged(record)
+  record = charged(begun(executing, record))
   crashes = tonumber(sub(record, 27, 27))
   if crashes < tonumber(ARGV[5]) or to_cancel(record) then return record end
   quarantined = 1

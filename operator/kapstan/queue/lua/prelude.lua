@@ -5,7 +5,7 @@
 --
 -- KEYS[1] is '{namespace}:', the one hash tag; every key is it and a name of keys.py. A record (t:<rid>) is one string:
 --   1 format, 2 state, 3-16 token (era 6, epoch 8 digits), 17-26 since (when this state began: milliseconds since 2020,
---   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (2 cancel asked), 32 effect class, 33-40 client,
+--   hexadecimal), 27 crashes, 28-30 attempt, 31 flags (see CANCEL), 32 effect class, 33-40 client,
 --   then fingerprint NUL place NUL envelope (place: see route_of). After the end, US (character 31), when the run started (as since; nothing if
 --   it never did) and the session that held it stand behind the route; of a parked run, the start and the key in doubt.
 -- States: q ready or running, d delayed, r running, p parked; c completed, f failed, x crashed, k cancelled. A claim stands
@@ -32,12 +32,19 @@ end
 
 -- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
-local CANCEL = 2
+-- Flags, summed and written as one character from '0' on. DEADLINE: ex has the run's deadline. LATE: that passed while a
+-- session held it. EXPIRED: the run ended for that.
+local DEADLINE, CANCEL, LATE, EXPIRED = 1, 2, 4, 8
 local RID = 22
 
 local function state_of(record) return sub(record, 2, 2) end
 local function token_of(record) return sub(record, 3, 16) end
-local function to_cancel(record) return bit.band(sub(record, 31, 31), CANCEL) ~= 0 end
+local function flagged(record, flag) return bit.band(byte(record, 31) - 48, flag) ~= 0 end
+local function with_flags(record, set, kept)
+  local flags = bit.bor(bit.band(byte(record, 31) - 48, kept or 63), set)
+  return sub(record, 1, 30) .. string.char(48 + flags) .. sub(record, 32)
+end
+local function to_cancel(record) return flagged(record, CANCEL) end
 
 -- section: holder
 -- The session that holds a run, and its entry there; nil if none does.
@@ -69,7 +76,7 @@ end
 -- section: whole
 -- Whether a record is one that this release reads: format, token, moment, counts and class, then fingerprint and route.
 local function is_whole(record)
-  local head = '^1[qdrpcfxk]' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d%d%d%d%d[piat]'
+  local head = '^1[qdrpcfxk]' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d%d%d%d[0-o][piat]'
   local at = find(record, head) and find(record, '\0', 41, true)
   return at and find(record, '\0', at + 1, true) and true or false
 end
@@ -200,7 +207,8 @@ local function note(parts, rid, record)
   end
 end
 
--- The clients beside its submitter that wait for a run stand in hash v, 8 characters each.
+-- The clients beside its submitter that wait for a run stand in hash v, 8 characters each; a field '>' and a run there
+-- says that other runs wait for it (see after).
 local watched
 local function any_watched()
   if watched == nil then watched = call('EXISTS', P .. 'v') == 1 end
@@ -208,8 +216,16 @@ local function any_watched()
 end
 
 local function note_watchers(rid, record)
-  local clients = any_watched() and redis.pcall('HGET', P .. 'v', rid)
-  if type(clients) ~= 'string' then return end -- not watched; or another program wrote to v: who waits asks again one day
+  if not any_watched() then return end
+  local found = redis.pcall('HMGET', P .. 'v', rid, '>' .. rid)
+  if found.err then return end -- another program wrote to v: who waits asks again one day
+  if found[2] and sub(record, 2, 2) ~= 'p' then
+    call('HDEL', P .. 'v', '>' .. rid)
+    redis.pcall('RPUSH', P .. 'ae', rid)
+    call('PUBLISH', P .. 'due', format('%d', moment))
+  end
+  local clients = found[1]
+  if not clients then return end
   call('HDEL', P .. 'v', rid)
   for at = 1, #clients, 8 do
     local parts = listener(sub(clients, at, at + 7))
@@ -246,7 +262,11 @@ local function expiry(ttl) return format('%d', moment + ttl * 1000) end
 local expires
 local function finish(rid, record, state, token, envelope, ttl, session, started)
   local route, to = route_of(record)
-  local ended = '1' .. state .. token .. since .. sub(record, 27, 30) .. '0' .. sub(record, 32, to - 1) .. '\31'
+  if byte(record, 31) ~= 48 then
+    if flagged(record, DEADLINE) then redis.pcall('ZREM', P .. 'ex', rid) end
+    record = with_flags(record, 0, EXPIRED)
+  end
+  local ended = '1' .. state .. token .. since .. sub(record, 27, to - 1) .. '\31'
     .. (started or '') .. (session or '') .. '\0' .. envelope
   expires = expires or expiry(ttl)
   call('SET', P .. 't:' .. rid, ended, 'PXAT', expires)

@@ -6,7 +6,7 @@
 --   info: JSON, longer than 64 bytes, with routes, lanes, lease (ms) and limits of tasks (see turns.lua); opening: 1 at the session's first call
 --   seen: number of the caller's renewal before (-1: none); dead: how many sessions are to be ended
 --   rest: name and number of each of those: it ends only if it has not renewed since; then the routes
--- Reply: format, OK, alive, draining, ms until the next delayed run is due (-1: there is none), rids to cancel, sessions
+-- Reply: format, OK, alive, draining, ms until the next delayed run or deadline is due (-1: there is none), rids to cancel, sessions
 --   that were ended, number of this renewal, era, sessions that have not renewed since `seen` (name, number, lease in ms)
 --   or: format, ERA, run_id of this start of the server, the era in force before (see set_era)
 -- Renewals are numbered through; a session's score in s is the number of its last. The clock of the namespace (now)
@@ -27,11 +27,17 @@ local session, seen, routes_at = ARGV[1], tonumber(ARGV[5]), 7 + 2 * ARGV[6]
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 -- include: claim
 -- include: offer
+-- include: sure
+-- include: set_free
 -- include: promote
+-- include: withdraw
+-- include: overdue
 -- include: release
 -- include: end_session
+stay = ARGV[4]
 for _, field in ipairs({'clock', 'shift', 'beat'}) do -- what another program wrote there begins anew
   local text = call('HGET', P .. 'm', field)
   if text and not find(text, '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
@@ -65,6 +71,8 @@ for i = 7, routes_at - 1, 2 do
     ended[#ended + 1] = ARGV[i]
   end
 end
+local deadline = end_overdue()
+set_free()
 promote()
 for i = routes_at, #ARGV do offer(ARGV[i]) end
 local marks = call('HMGET', w, '!', '~')
@@ -91,6 +99,9 @@ for i = 1, #others, 2 do
     silent[#silent + 1] = math.max(0, math.min(lease, 86400000))
   end
 end
-local due = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
+local first = call('ZRANGE', P .. 'd', 0, 0, 'WITHSCORES')[2]
+local due = first and first - now() < 1e14 and math.max(0, first - now()) or deadline -- else: it waits for a run
+if call('EXISTS', P .. 'ae') == 1 then due = 0 end
+if deadline >= 0 and due >= 0 then due = math.min(due, deadline) end
 settle()
-return {'1', 'OK', alive, marks[1] and 1 or 0, due and math.min(math.max(0, due - now()), 86400000) or -1, cancelled, ended, number, era(), silent}
+return {'1', 'OK', alive, marks[1] and 1 or 0, math.min(due, 86400000), cancelled, ended, number, era(), silent}

@@ -2,7 +2,7 @@
 -- rerun: a run that failed, crashed or was cancelled runs once more because a person wants it to, with the arguments that
 -- were kept; one that was parked goes on, because somebody has decided what became of its effect.
 -- KEYS: prefix
--- ARGV: run_id
+-- ARGV: run_id ttl
 -- Reply: format, OK | NONE (no such run) | NOT (its state allows it not) | GONE (its arguments), the state before
 -- Its token is kept, so that the next claim mints a greater one; attempts and crashes count from the beginning.
 -- include: now
@@ -14,6 +14,10 @@
 -- include: paused
 -- include: index
 -- include: settle
+-- include: expiry
+-- include: finish
+-- include: deadline
+stay = ARGV[2]
 -- include: claim
 -- include: offer
 local rid, key = ARGV[1], P .. 't:' .. ARGV[1]

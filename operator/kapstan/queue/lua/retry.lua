@@ -14,10 +14,12 @@
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 -- include: claim
 -- include: offer
 -- include: delay
 local session, rid, token, delay = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+stay = ARGV[5]
 if not era() then return {'1', 'ERA'} end
 local w = P .. 'w:' .. session
 local claim = call('HGET', w, rid)
@@ -35,11 +37,15 @@ if slots then
   -- include: free
 end
 if to_cancel(record) or route == '' then -- '': another program wrote over it
-  finish(rid, record, route == '' and 'x' or 'k', token, '', ARGV[5], session, sub(claim, 15, 24))
+  finish(rid, record, route == '' and 'x' or 'k', token, '', stay, session, sub(claim, 15, 24))
+  call('HDEL', w, rid)
+elseif flagged(record, LATE) and ARGV[6] == '0' then
+  lapse(rid, sub(record, 1, 2) .. token .. sub(record, 17))
   call('HDEL', w, rid)
 else
+  if ARGV[6] ~= '0' then record = begun(rid, record) end
   local attempt = format('%03d', math.min(sub(record, 28, 30) + ARGV[6], 999))
-  call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt)
+  call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt .. sub(record, 31, 31))
   if delay > 0 then
     delay_until(rid, route, now() + delay)
     call('HDEL', w, rid) -- after what may fail where another program wrote to d or the list: nothing is lost then

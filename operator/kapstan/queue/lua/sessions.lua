@@ -26,7 +26,8 @@ local function claims_of(session, lane)
 end
 
 -- Take claims away from a session. Each run goes back to the front of its list, its token kept so that the next claim
--- mints a greater one; one that was to be cancelled ends instead. `mark(claim, record)` may change the record first.
+-- mints a greater one; one that was to be cancelled ends instead, and one that was not begun and whose deadline is over.
+-- `mark(claim, record)` may change the record first.
 -- The caller offers the routes it is answered.
 local function release(session, claims, ttl, mark)
   local routes = {}
@@ -45,6 +46,8 @@ local function release(session, claims, ttl, mark)
         finish(rid, record, 'k', token, '', ttl, session, started)
       elseif record and route == '' then
         finish(rid, record, 'x', token, '', ttl, session, started)
+      elseif record and flagged(record, LATE) then
+        lapse(rid, sub(record, 1, 2) .. token .. sub(record, 17))
       elseif record then
         local first = true
         -- include: enlist
@@ -77,7 +80,7 @@ local function end_session(session, ttl)
   local claims = claims_of(session)
   local more = #claims > 1000
   while #claims > 1000 do table.remove(claims) end
-  local routes = release(session, claims, ttl)
+  local routes = release(session, claims, ttl, function(claim, record) return begun(claim[1], record) end)
   local served = info and info_of(info)
   for _, route in ipairs(served and served.routes or {}) do
     for lane = 0, math.min(served.lanes, 10000) - 1 do redis.pcall('SREM', P .. 'idle:' .. tostring(route), session .. '|' .. lane) end

@@ -24,9 +24,11 @@
 -- include: settle
 -- include: expiry
 -- include: finish
+-- include: deadline
 local session, lane, connection, want, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local first, last = 7 + 2 * ARGV[6], #ARGV
 if not era() then return {'1', 'ERA', {}, {}} end
+stay = ttl
 local w = P .. 'w:' .. session
 local fields, size = {'@', '!', '#' .. lane, '^' .. lane}, 4
 local at = first
@@ -111,9 +113,15 @@ local function complete(from, to, at)
   end
   if done == known then return end
   if v then -- one read tells for all of them whom others wait for
-    local watchers = call('HMGET', P .. 'v', unpack(gone, known + 1, done))
+    local asked = {}
     for i = known + 1, done do
-      if watchers[i - known] then note_watchers(gone[i], ended[i]) end
+      asked[#asked + 1] = gone[i]
+      asked[#asked + 1] = '>' .. gone[i]
+    end
+    local watchers = redis.pcall('HMGET', P .. 'v', unpack(asked))
+    for i = known + 1, done do
+      local at = 2 * (i - known)
+      if watchers[at - 1] or watchers[at] then note_watchers(gone[i], ended[i]) end
     end
   end
   count('r:', route, known - done)
@@ -145,6 +153,11 @@ elseif want > 0 then
   -- include: claim
   -- include: offer
   -- include: promote
+  if watched and #gone > 0 then
+    -- include: sure
+    -- include: set_free
+    set_free()
+  end
   promote()
   local left, alone, more = 1, false, false -- left: of the claim
   local size = 0

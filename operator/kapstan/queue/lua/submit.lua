@@ -1,8 +1,10 @@
 #!lua
 -- submit: accept one run and hand it to an idle lane if there is one.
 -- KEYS: prefix
--- ARGV: run_id delay_ms place tail
+-- ARGV: run_id delay_ms place tail ttl expires_ms after
 --   place: of its ready list, see route_of; tail: the record from its 27th character on (crashes ... envelope)
+--   ttl: seconds for which ended records stay; expires_ms: '', or how soon it must begin (its flags say so, too)
+--   after: run ids of those that must have completed before
 -- Reply: format, OK | DUP | CONFLICT, state
 -- Needs no era: what it accepts waits for the first claim of the new one.
 local rid, delay, place, key = ARGV[1], ARGV[2] ~= '0', ARGV[3], P .. 't:' .. ARGV[1]
@@ -23,6 +25,28 @@ local listed = redis.pcall('RPUSHX', P .. 'i:' .. format('%d:', moment / 3600000
 if type(listed) ~= 'number' or listed == 0 then
   -- include: index
   index('i', route, {rid})
+end
+if ARGV[6] ~= '' then
+  -- include: now
+  -- include: sure
+  -- include: expires
+  set_deadline({rid}, ARGV[6])
+end
+if ARGV[7] ~= '' then
+  -- include: now
+  -- include: settle
+  -- include: sure
+  -- include: after
+  local done, waits = pcall(wait_for, {rid}, ARGV[7], delay and format('%.0f', now() + ARGV[2]))
+  if not done then -- as below
+    call('DEL', key)
+    error(waits)
+  elseif waits then
+    if not delay then call('SETRANGE', key, 1, 'd') end
+    count('d:', route, 1)
+    settle()
+    return {'1', 'OK', 'd'}
+  end
 end
 if delay then
   -- include: now
@@ -50,6 +74,10 @@ if bars or call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: paused
   -- include: index
   -- include: settle
+  -- include: expiry
+  -- include: finish
+  -- include: deadline
+  stay = ARGV[5]
   -- include: claim
   -- include: offer
   if bars then

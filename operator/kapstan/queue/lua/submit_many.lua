@@ -1,8 +1,8 @@
 #!lua
 -- submit_many: accept up to 500 runs of one route, in order.
 -- KEYS: prefix
--- ARGV: delay_ms place items...
---   place: of their ready list, see route_of; items: run_id and record of each run; no run_id stands there twice
+-- ARGV: delay_ms place ttl expires_ms after items...
+--   place: of their ready list, see route_of; ttl, expires_ms, after: as in submit; items: run_id and record of each run; no run_id stands there twice
 -- Reply: format, one string of two characters a run: state and '0' new, '1' duplicate, '!' conflict
 -- Runs that are all new are written by one command, which costs a quarter of one command each. The records come whole,
 -- with a moment that the client took of this server's clock: Lua would hash each that it put together, byte by byte.
@@ -12,11 +12,11 @@ local place, state = ARGV[2], ARGV[1] == '0' and 'q' or 'd'
 local bars = find(place, '||', 1, true)
 local route = bars and sub(place, 1, bars - 1) or place
 local written, fresh, answer = {}, {}, nil
-for i = 3, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local rid = ARGV[i]
-  written[i - 2] = T .. rid
-  written[i - 1] = ARGV[i + 1]
-  fresh[(i - 1) / 2] = rid
+  written[i - 5] = T .. rid
+  written[i - 4] = ARGV[i + 1]
+  fresh[(i - 4) / 2] = rid
 end
 if call('MSETNX', unpack(written)) == 1 then
   answer = string.rep(state .. '0', #fresh)
@@ -29,10 +29,10 @@ else
   fresh = {}
   for i = 1, #written, 2 do
     if call('SETNX', written[i], written[i + 1]) == 1 then
-      fresh[#fresh + 1] = ARGV[i + 2]
+      fresh[#fresh + 1] = ARGV[i + 5]
       answers[#answers + 1] = state .. '0'
     else
-      local there, same = repeated(ARGV[i + 2], call('MGET', written[i])[1], written[i + 1])
+      local there, same = repeated(ARGV[i + 5], call('MGET', written[i])[1], written[i + 1])
       answers[#answers + 1] = there .. (same and '1' or '!')
     end
   end
@@ -44,7 +44,26 @@ local function none_of(rids)
   error({err = 'WRONGTYPE another program wrote to q:' .. route .. ' or d'})
 end
 if #fresh > 0 then pass('s', route, #fresh - index('i', route, fresh)) end
-if #fresh > 0 and state == 'd' then
+if ARGV[4] ~= '' then
+  -- include: now
+  -- include: sure
+  -- include: expires
+  set_deadline(fresh, ARGV[4])
+end
+local waits = false
+if ARGV[5] ~= '' and #fresh > 0 then
+  -- include: now
+  -- include: sure
+  -- include: after
+  local done, found = pcall(wait_for, fresh, ARGV[5], state == 'd' and format('%.0f', now() + ARGV[1]))
+  if not done then none_of(fresh) end
+  waits = found
+end
+if waits then
+  for _, rid in ipairs(fresh) do call('SETRANGE', T .. rid, 1, 'd') end
+  answer = string.gsub(answer, 'q0', 'd0')
+  count('d:', route, #fresh)
+elseif #fresh > 0 and state == 'd' then
   -- include: now
   -- include: delay
   local due = now() + ARGV[1]
@@ -57,6 +76,10 @@ elseif #fresh > 0 then
   -- include: route
   -- include: era
   -- include: paused
+  -- include: expiry
+  -- include: finish
+  -- include: deadline
+  stay = ARGV[3]
   -- include: claim
   -- include: offer
   if type(redis.pcall('RPUSH', P .. 'q:' .. place, unpack(fresh))) ~= 'number' then none_of(fresh) end
