@@ -106,7 +106,9 @@ class Cron(Schedule):
             ) from None
         if not self.day_or:
             found.day_and = True
-        return (moment.astimezone(UTC) for moment in found)
+        moments = (moment.astimezone(UTC) for moment in found)
+        # From within the second of two equal hours, `cronsim` looks in the first one, too.
+        return itertools.dropwhile(lambda moment: moment >= start if back else moment <= start, moments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kapstan.errors import ConfigurationError
@@ -66,6 +66,9 @@ SCHEDULES = [
 
 
 @settings(deadline=None)
+@example(SCHEDULES[0], datetime(2026, 10, 25, 1), timedelta(0))  # the second of two equal hours begins
+@example(SCHEDULES[1], datetime(2026, 10, 25, 1), timedelta(hours=2))
+@example(SCHEDULES[3], datetime(2026, 10, 25, 1, 20), timedelta(hours=2))
 @given(
     st.sampled_from(SCHEDULES),
     st.datetimes(datetime(2026, 3, 20), datetime(2026, 11, 10)),
