@@ -21,6 +21,7 @@ _READING = "get mget getrange zrange zscore hget hgetall hkeys hmget smembers ll
 _LOCKS = ("lt", "lk:", "lw:", "ll:", "lc:", "lh:")
 _FLOWS = ("f:", "fl:", "fc:", "fi")
 _RUNS = ("t:", "q:", "d", "n", "w:", "idle:", "v", "args:", "i:", "ir:", "e:", "er:", "x:", "bad:")
+_RUNS += ("turn:", "lim", "cs:", "cw:", "rl:")  # priorities, groups and limits are decided inside a claim
 _LOOKING = ("look", "depth", "submitted", "lock_holder", "claims")
 _USING_LOCKS = ("lock_ask", "lock_leave", "lock_release", "lock_renew", "lock_end")
 _SUBMITTING = ("submit", "submit_many", "watch", "cancel", "flow_lease", "flow_save", *_USING_LOCKS, *_LOOKING)

@@ -135,7 +135,7 @@ if lined or limits then
       local strange = not (level > -1000 and level < 1000) -- another program wrote it; after this turn it is right again
       if strange or not chosen or last < longest then chosen, longest = found[1], last end
       if strange or turn % 10 ~= 0 or not lined then break end
-      found = call('ZRANGEBYSCORE', turns, format('%.0f', (1 - level) * 2^40), '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+      found = call('ZRANGE', turns, format('%.0f', (1 - level) * 2^40), '+inf', 'BYSCORE', 'LIMIT', '0', '1', 'WITHSCORES')
     end
     unread = false
     if not chosen then break end
