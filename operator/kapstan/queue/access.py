@@ -20,11 +20,23 @@ _CONNECTING = "hello auth ping select info time role evalsha script|exists"
 _READING = "get mget getrange zrange zscore hget hgetall hkeys hmget smembers llen lindex lrange exists"
 _LOCKS = ("lt", "lk:", "lw:", "ll:", "lc:", "lh:")
 _FLOWS = ("f:", "fl:", "fc:", "fi")
-_RUNS = ("t:", "q:", "d", "n", "w:", "idle:", "v", "args:", "i:", "ir:", "e:", "er:", "x:", "bad:")
-_RUNS += ("turn:", "lim", "cs:", "cw:", "rl:")  # priorities, groups and limits are decided inside a claim
+_TURNS = ("turn:", "lim", "cs:", "cw:", "rl:")  # priorities, groups and limits are decided inside a claim
+_WAITS = ("ex", "af:", "aw", "ae")
+_LISTED = ("args:", "i:", "ir:", "e:", "er:", "x:", "bad:")
+_RUNS = ("t:", "q:", "d", "n", "w:", "idle:", "v", *_TURNS, *_WAITS, *_LISTED)
 _LOOKING = ("look", "depth", "submitted", "lock_holder", "claims")
 _USING_LOCKS = ("lock_ask", "lock_leave", "lock_release", "lock_renew", "lock_end")
-_SUBMITTING = ("submit", "submit_many", "watch", "cancel", "flow_lease", "flow_save", *_USING_LOCKS, *_LOOKING)
+_SUBMITTING = (
+    "submit",
+    "submit_many",
+    "replace",
+    "watch",
+    "cancel",
+    "flow_lease",
+    "flow_save",
+    *_USING_LOCKS,
+    *_LOOKING,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ ROLES = {
         "submits runs, waits for them, cancels them, uses locks, runs flows; loads no scripts, serves no tasks",
         _SUBMITTING,
         "set del zrem",
-        (*_RUNS, *_FLOWS, *_LOCKS),
+        (*_RUNS, *_FLOWS, *_LOCKS, "rk:"),
         ("c:*", "lc:*", "runs"),
         loads=False,
     ),
@@ -60,7 +72,7 @@ ROLES = {
         "serves tasks (task workers, .submit() outside a flow), and what a client does",
         tuple(sorted({*SCRIPTS} - {"pause", "delete"})),
         "set del zrem",
-        (*_RUNS, *_FLOWS, *_LOCKS, "m", "s", "dr:", "gone:"),
+        (*_RUNS, *_FLOWS, *_LOCKS, "rk:", "m", "s", "dr:", "gone:"),
         ("c:*", "lc:*", "runs", "l:*", "S:*", "b", "due"),
     ),
     "operator": Role(

@@ -20,6 +20,7 @@ from kapstan.queue import scripts
 from kapstan.queue.access import ROLES
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.flow_runs import RedisFlowRuns
+from kapstan.queue.keys import KEYS
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
 from kapstan.settings import Settings
@@ -107,6 +108,10 @@ def test_each_role_does_its_work(as_role: As) -> None:
         assert client.record(handed.run_id).state == "completed"
         client.submit_many([failing, retried, parked])
         client.submit(run(delay=3600))
+        client.submit(run(expires=3600))
+        client.submit(run(after=(retried.run_id,)))
+        for _ in range(2):
+            client.replace("document", lambda run_id: run(run_id=run_id, delay=3600))
         claims = {claim.run_id: claim for claim in lane.step([], 3).claims}
         assert lane.retry(retried.run_id, claims[retried.run_id].token, 0.0)
         lane.step([done(claims[failing.run_id], state="failed"), done(claims[parked.run_id], b"K" * 52, "parked")], 1)
@@ -132,6 +137,13 @@ def test_each_role_does_its_work(as_role: As) -> None:
     finally:
         each.close()
     assert operator.expire_session("nobody", seen=True) == []
+
+
+def test_every_key_and_script_is_of_a_role() -> None:
+    """What is added to the queue is given to those who use it."""
+    written = {name for role in ROLES.values() for name in role.writes}
+    assert {spec.name.partition("<")[0] for spec in KEYS} == written
+    assert {script for role in ROLES.values() for script in role.scripts} == {*scripts.SCRIPTS}
 
 
 ACTIONS: dict[str, Callable[[RedisQueue], object]] = {
