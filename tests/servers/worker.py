@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -86,8 +87,10 @@ class Worker:
     def signal_all(self, number: int) -> list[int]:
         """Signal supervisor and children together; the children's pids."""
         children = self.children()
-        for pid in [self.pid, *children]:
-            os.kill(pid, number)
+        os.kill(self.pid, number)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, number)
         return children
 
     def kill(self) -> None:

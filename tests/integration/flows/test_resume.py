@@ -120,7 +120,7 @@ def test_a_failed_flow_exits_with_1_and_its_retries_are_counted(runs: Runs) -> N
         ("failing", '{"n": "x"}', "parameter n='x' is not int"),
         ("failing", "{}", "flow failing needs the parameter 'n'"),
         ("failing", '{"n": 1, "m": 2}', "flow failing has no parameter 'm'; it has n"),
-        ("absent", "{}", "absent is no flow of shapes; its flows: caught, deaf, failing, gather"),
+        ("absent", "{}", "shapes; its flows: caught, deaf, failing, gather"),
     ],
 )
 def test_wrong_input_is_recorded_as_the_runs_failure(runs: Runs, shape: str, parameters: str, message: str) -> None:

@@ -3,11 +3,13 @@ back, which decided by what it remembered whether it was idle. The same cases ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 from tests.property.queue.test_quiescence import Quiescence
 from tests.property.queue.test_quiescence import server as server
@@ -57,7 +59,8 @@ def test_a_lane_that_decides_by_itself_is_found(
         found: ClassVar[bool] = False
 
     Mutant.server = server
-    with pytest.raises(AssertionError, match=r"are ready, and lane|something never ends"):
+    # Time decides with what is drawn: a history that failed need not go the same way when Hypothesis repeats it.
+    with pytest.raises((AssertionError, FlakyStrategyDefinition)) as found:
         run_state_machine_as_test(
             Mutant,
             settings=settings(
@@ -71,3 +74,6 @@ def test_a_lane_that_decides_by_itself_is_found(
                 print_blob=False,
             ),
         )
+    error = found.value if isinstance(found.value, AssertionError) else found.value.__context__
+    assert isinstance(error, AssertionError)
+    assert re.search(r"are ready, and lane|something never ends", str(error))
