@@ -256,6 +256,10 @@ def test_alarms_that_raise_between_any_two_steps(place: Store, codec: Codec, run
                 written.append(key)
             except Interrupted:
                 alarms += 1
+            except KeyError as error:  # Python's own Thread.start() makes this of what is raised in the middle of it
+                if not isinstance(error.__context__, Interrupted):
+                    raise
+                alarms += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
