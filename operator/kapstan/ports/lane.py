@@ -47,7 +47,7 @@ Runs of several tasks share a claim: 64 of a task of 128 leave half of it to the
 
 class Lane(Protocol):
     """One executor's own line to the queue: at most one run executing at a time. Used by one thread, except
-    ``give_back``.
+    ``give_back`` and ``hand_in``.
 
     Blocking reads are woken by the submit itself; nothing polls.
     """
@@ -88,6 +88,14 @@ class Lane(Protocol):
         Answers the ids of those that the caller has been given: it must not start them any more. What was claimed and
         not yet read goes back, too; the lane itself drops it. Safe to call from a second thread: it uses a connection
         of its own.
+        """
+        ...
+
+    def give_back_all(self, begun: RunId = "") -> None:
+        """Return every run that this lane holds, as ``give_back``; the caller begins none of them. A run that was
+        handed to this lane, is not read yet and has gone to somebody else meanwhile is dropped, too.
+
+        Call it with no step under way. Not safe to call from a second thread.
         """
         ...
 

@@ -171,14 +171,24 @@ class RedisLane:
         """Ask for work, for a caller that has none. If the queue still shows claims of this lane, their answer was lost
         (or that of a retry): they go back first, or the lane would never be idle again."""
         claims = self.read_step().claims if self._steps else self.step([], 1).claims
-        if not claims and self._status == b"HOLDS" and not self._steps and self._wire is not None:
-            with self._lock:
-                self._held.clear()
-            self._wire.send(self._announcement())
-            check_format(self._wire.read())
-            self._read_pushes(self._wire)
-            self._status = b""
+        if not claims and self._status == b"HOLDS" and not self._steps:
+            self._renounce()
         return claims
+
+    def _renounce(self) -> None:
+        """Announce that nothing is held. What was handed over before the answer has gone to others: it is dropped."""
+        with self._lock:
+            self._held.clear()
+        try:
+            if self._wire is not None:
+                self._wire.send(self._announcement())
+                check_format(self._wire.read())
+                self._wire.pushes.clear()
+        except ConnectionLost:
+            self._disconnect()
+        with self._lock:
+            self._held, self._pushed, self._status = {}, [], b""
+            self._went_back.clear()
 
     def wake(self) -> None:
         self._wake.ring()
@@ -236,6 +246,10 @@ class RedisLane:
                 if self._held.get(rid) == claim:
                     del self._held[rid]
         return back
+
+    def give_back_all(self, begun: RunId = "") -> None:
+        self.give_back([], begun)
+        self._renounce()
 
     def _shown(self, kept: set[RunId]) -> list[tuple[RunId, str]]:
         """What the queue shows as held by this lane, but for ``kept``: run and token."""

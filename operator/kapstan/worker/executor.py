@@ -256,7 +256,7 @@ class Executor:
         if self.outcomes:
             self._step(0)
         with self.lock:
-            self._lane.give_back([], self._begun)
+            self._lane.give_back_all(self._begun)
             self._begun = ""
             if self._slot.order == Order.SERVE:
                 self._slot.recalled = False

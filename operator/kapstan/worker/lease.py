@@ -59,7 +59,8 @@ class Lease:
         self._acknowledged(now)  # the time of sending: the lease began no earlier
         if not renewed.alive:
             logger.warning("This session had ended; it was opened anew, and its runs are somebody else's")
-            self._lanes.look()  # who waits for work must ask again
+            self._lanes.recalled()
+            self._lanes.look()  # they begin nothing of what they were given before, and ask again
         for session in renewed.reaped:
             logger.warning("Worker session %s was silent for a lease; its runs went back to the queue", session)
         if renewed.next_due is not None:

@@ -54,9 +54,9 @@ def run(
     name = os.environ.get(launch.SESSION) or f"{host_label()}-{os.getpid()}"
 
     def ready(served: Sequence[tuple[str, str]]) -> None:
-        say(_serving(served, lanes))
         if ready_file is not None:
             ready_file.write_text(f"{os.getpid()}\n")
+        say(_serving(served, lanes))
 
     def not_ready() -> None:
         if ready_file is not None:

@@ -200,7 +200,8 @@ class ThreadLanes:
                 for lane in lanes:
                     lane.cancel(renewed.cancelled)
                     if not renewed.alive:
-                        lane.line.wake()  # whoever waits for work must ask again
+                        lane.recalled()
+                        lane.line.wake()  # it begins nothing of what it was given before, and asks again
             except TROUBLE as error:
                 away = True
                 logger.warning("The background of this process cannot renew its lease: %s", error)
@@ -249,7 +250,7 @@ class _Lane(threading.Thread):
         finally:
             self._engine.close()
             self.line.close()
-            # Told of one that leaves, too: it may have been handed a run until its connection was closed.
+            # Told of one that leaves, too: in an outage it may have been handed a run that it has not given back.
             self._all.deaths.add(self.number, blamed)
             self._all.left(self, died)
 

@@ -270,6 +270,28 @@ class TestARecalledLaneIsFoundAgain:
         assert [claim.run_id for claim in lane.wait(5.0)] == [first.run_id], "claimed anew"
         assert queue.record(first.run_id).token.epoch == 2
 
+    @pytest.mark.parametrize("connection", ["stays", "breaks"])
+    def test_by_its_supervisor_before_it_has_read_what_was_handed_to_it(
+        self, queue: RedisQueue, hire, connection: str
+    ) -> None:
+        """It does not begin what somebody else has been given meanwhile, although the message comes in the end."""
+        slow, quick = hire(), hire()
+        assert slow.lane.step([], 1).claims == []
+        queue.submit(run())
+        ((_, handed, token),) = slow.session.claims()  # or the fault does not bite
+        slow.session.take_back([(handed, token)])
+        (claim,) = quick.lane.step([], 1).claims
+        assert claim.run_id == handed
+        if connection == "breaks":
+            queue.command(pack("CLIENT", "KILL", "TYPE", "pubsub"))
+        slow.lane.wake()
+        assert slow.lane.wait(5.0) == []
+        slow.lane.give_back_all()
+        assert slow.lane.step([], 1).claims == []
+        assert slow.lane.wait(0.0) == []
+        assert quick.lane.step([done(claim)], 0).lost == []
+        self.assert_found(queue, slow.lane)
+
     def test_a_run_that_nobody_knows_of_goes_back_before_a_lane_waits(self, queue: RedisQueue, hire) -> None:
         queue.submit(run())
         lane = hire().lane

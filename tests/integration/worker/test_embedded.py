@@ -251,7 +251,7 @@ def test_what_a_lane_is_handed_as_it_leaves_goes_on_elsewhere(monkeypatch: pytes
     monkeypatch.setenv("KAPSTAN_SUBMIT_LIMIT", "1")
     backends.use(None)
     handed: list[Any] = []
-    real_close = RedisLane.close
+    real = RedisLane.give_back_all
 
     @task
     def inner() -> int:
@@ -264,14 +264,14 @@ def test_what_a_lane_is_handed_as_it_leaves_goes_on_elsewhere(monkeypatch: pytes
             pipe.read(1)
         return value
 
-    def close(lane: RedisLane) -> None:
+    def leave(lane: RedisLane, begun: str = "") -> None:
         if threading.current_thread().name == "kapstan-background-1" and not handed:
             with ThreadPoolExecutor(1) as other:
                 handed.append(other.submit(inner.submit).result())
             assert handed[0].state.is_running(), "the fault did not bite: nobody was handed it"
-        real_close(lane)
+        real(lane, begun)
 
-    monkeypatch.setattr(RedisLane, "close", close)
+    monkeypatch.setattr(RedisLane, "give_back_all", leave)
     first = outer.submit()
     while not handed:
         time.sleep(0.01)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def await_idle_lane(server: RedisServer) -> None:
     """Block until a lane waits for its next run; the test's own limit ends it."""
     with server.client() as client:
         while not client.keys("*:idle:*"):
-            pass
+            time.sleep(0.01)
 
 
 def cancel(task_run_id: str) -> str | None:
@@ -68,6 +69,24 @@ def test_what_was_handed_to_a_stopped_child_before_a_restart_of_redis_begins_onc
     assert served.add.delay(2, 2).result(timeout=20) == 4
     first.signal(signal.SIGTERM)
     assert first.wait() == 0  # its child has settled
+    assert [event[:2] for event in sink.events] == [("ran", "t")]
+
+
+def test_what_was_handed_to_a_stopped_worker_begins_once(server: RedisServer, start: Start, sink: Sink) -> None:
+    """Its lease has ended. The supervisor hears that before the child reads the message."""
+    first = start()
+    (child,) = first.children()
+    await_idle_lane(server)
+    with stopped(child), stopped(first.pid):
+        run = served.mark.delay("t")
+        assert record(run.task_run_id).state == "running", "the fault did not bite: it was not handed over"
+        start()
+        assert run.result(timeout=20) == "t"
+        os.kill(first.pid, signal.SIGCONT)
+        first.await_line("This session had ended")
+    assert served.add.delay(2, 2).result(timeout=20) == 4
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
     assert [event[:2] for event in sink.events] == [("ran", "t")]
 
 
