@@ -333,11 +333,10 @@ def _state_of(record: RunRecord) -> State:
     if record.state == "completed":
         return _completed(record)
     if record.state == "cancelled":
-        return states.expired() if record.expired else states.Cancelled(message=record.doubt)
+        return states.expired() if record.expired else states.Cancelled()
     error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
     make = states.Failed if record.state == "failed" else states.Crashed
-    parts = f"{type(error).__name__}: {values.printable(error)}", record.doubt
-    return make(message="; ".join(filter(None, parts)), data=error)
+    return make(message=f"{type(error).__name__}: {values.printable(error)}", data=error)
 
 
 def _completed(record: RunRecord) -> State:

@@ -18,7 +18,7 @@ INVARIANTS = {
     "I10": "nobody gets the outcome of a request with other inputs",
     "I14": "whoever waits can go on: from everywhere, ordinary steps alone lead to an end",
     "I15": "a register that is there never goes away",
-    "I17": "a run whose failure was told is not executed again, unless a person wants it",
+    "I17": "a run whose failure was told, or its cancel, is not executed after that, unless a person wants it",
     "I18": "what has expired is not given out as a result",
     "I19": "another one parks an intent only if its holder is dead",
     "W1": "nobody takes the failure of an execution that was over before its call began",
@@ -67,7 +67,8 @@ class Design:
     inputs_checked: bool = True  # a key that is used with other inputs is a conflict
     waiters_alike: bool = True  # ... and the failure of one with other inputs is not taken
     inbox_unique: bool = True  # transactional: a unique key decides, "False": a look before
-    queue_ends_in_doubt: bool = False  # the queue gives up a run, however its register stands
+    queue_ends_in_doubt: bool = False  # the queue gives up a run that may have begun, however its register stands
+    given_up_stays: bool = True  # the register knows of a run that was given up, as of one that failed
 
 
 class World:

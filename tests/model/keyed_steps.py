@@ -24,11 +24,13 @@ from tests.model.state import (
     DEAD,
     END_DONE,
     END_FAILED,
+    END_GIVEN_UP,
     END_GONE,
     END_OTHER,
     END_PARKED,
     FAILURE,
     FLYING,
+    GIVE_UP,
     GRAVE,
     HELD,
     ID,
@@ -36,6 +38,7 @@ from tests.model.state import (
     INTEND,
     INTENT,
     LOOK,
+    LOOKS,
     LOSSES,
     NOTED,
     OVER,
@@ -165,7 +168,7 @@ def _beginning(row: bytes) -> str:
 
 def begin(world: World, row: bytes, at: int, out: Steps) -> None:
     new = bytearray(row)
-    new[at + PC] = BODY
+    new[at + PC] = GIVE_UP if row[at + LOOKS] else BODY
     out.append(("begin", at, bytes(new)))
     if row[BREAKS]:
         new[BREAKS] -= 1
@@ -269,6 +272,11 @@ def unbegun(world: World, row: bytes, at: int, out: Steps) -> None:
     _say(world, row, at, out, RELEASED, BACK if at < world.callers_at else OVER)
 
 
+def give_up(world: World, row: bytes, at: int, out: Steps) -> None:
+    """Its code may not begin: the intent only keeps an earlier claim of the run from beginning."""
+    _say(world, row, at, out, RELEASED, END_GIVEN_UP)
+
+
 def own_park(world: World, row: bytes, at: int, out: Steps) -> None:
     _say(world, row, at, out, PARKED, END_PARKED)
 
@@ -280,7 +288,7 @@ def _say(world: World, row: bytes, at: int, out: Steps, state: int, after: int) 
     if row[at + CURRENT]:
         put(world, new, name, state, row[at + N], at)
         new[FAILURE], new[OWN_WORD] = after == END_FAILED, state == PARKED
-        if after == END_FAILED and at < world.callers_at:
+        if at < world.callers_at and (after == END_FAILED or (after == END_GIVEN_UP and world.given_up_stays)):
             new[REG_TOLD] = claim_number(row[at + T_ERA], row[at + T_EPOCH])
         if row[LOSSES]:
             lost = bytearray(new)
@@ -315,6 +323,7 @@ STEPS: dict[int, Callable[[World, bytes, int, Steps], None]] = {
     PUBLISH: publish,
     RELEASE: release,
     UNBEGUN: unbegun,
+    GIVE_UP: give_up,
     OWN_PARK: own_park,
     PARK: park,
     WAIT: look,

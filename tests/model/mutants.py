@@ -84,11 +84,21 @@ MUTANTS = (
         "I10",
     ),
     Mutant(
+        "the queue ends a run that may have begun",
+        Design(queue_ends_in_doubt=True),
+        Scenario("a", 1, 0, rollbacks=0, cancels=1),
+        "I8",
+    ),
+    Mutant(
+        "the register does not know of a run that was given up",
+        Design(given_up_stays=False),
+        Scenario("a", 2, 0, rollbacks=0, losses=0, crashes=0, cancels=1),
+        "I8",
+    ),
+    Mutant(
         "the inbox is looked at before, without a unique key", Design(inbox_unique=False), Scenario("t", 2, 0), "I4"
     ),
 )
 
-LIMITS = (
-    Mutant("a run that is cancelled, and its worker dies", Design(queue_ends_in_doubt=True), Scenario("a", 1, 0), "I8"),
-)
+LIMITS = (Mutant("a run is cancelled whose claim Redis forgot", Design(), Scenario("a", 1, 0, cancels=1), "I8"),)
 """What the design as it is does not hold; docs/guarantees.md says so."""

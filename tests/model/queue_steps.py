@@ -7,25 +7,30 @@ from __future__ import annotations
 
 from tests.model.design import NUMBER, World
 from tests.model.state import (
+    BEGUN,
     BROKEN,
+    CANCEL,
+    CANCELS,
     COMMIT,
     COMMITTED,
     CURRENT,
-    DEAD,
     DONE,
     END_DONE,
     END_FAILED,
+    END_GIVEN_UP,
     END_PARKED,
     ENDED,
     EPOCH,
     ERA,
     FAILED,
+    FLAGS,
     GRAVE,
     HOLDER,
     ID,
     IDLE,
     INTENT,
     LOOK,
+    LOOKS,
     LOSSES,
     NOTED,
     NOW_ERA,
@@ -58,6 +63,7 @@ from tests.model.state import (
 I5, I8, Q1, W2 = (NUMBER[name] for name in ("I5", "I8", "Q1", "W2"))
 Steps = list[tuple[str, int, bytes]]
 _TERMINAL = (DONE, FAILED, ENDED)
+ENDS = {END_DONE: DONE, END_PARKED: PARKED_RUN, END_GIVEN_UP: ENDED}
 
 
 def mint(row: bytearray, process: int) -> None:
@@ -73,18 +79,34 @@ def holds(row: bytes | bytearray, process: int, era: int, epoch: int) -> bool:
     return row[QUEUE] == RUNNING and row[HOLDER] == process and (row[ERA], row[EPOCH]) == (era, epoch)
 
 
-def go_back(row: bytearray) -> None:
-    """The claim is over; the token stays, so that the next one is greater."""
+def go_back(world: World, row: bytearray, *, begun: bool) -> None:
+    """The claim is over; the token stays, so that the next one is greater. A run that is to be cancelled ends, unless
+    nobody knows whether it began: the next claim looks at its register then."""
     row[QUEUE], row[HOLDER] = READY, 0
+    if begun and world.once:
+        row[FLAGS] |= BEGUN
+    if row[FLAGS] & CANCEL and (world.queue_ends_in_doubt or not row[FLAGS] & BEGUN):
+        give_up(world, row)
+
+
+def give_up(world: World, row: bytearray) -> None:
+    """It ends as cancelled: so its own claims may have begun nothing that the register does not know to be undone."""
+    if world.once and row[REG] in (INTENT, PARKED, COMMITTED) and world.is_run(row[REG_HOLDER]):
+        row[BROKEN] = I8
+    end(row, ENDED)
+
+
+def begin_anew(row: bytearray, flags: int = 0) -> None:
+    row[QUEUE], row[HOLDER], row[FLAGS] = READY, 0, flags
 
 
 def end(row: bytearray, state: int) -> None:
-    row[QUEUE], row[HOLDER] = state, 0
+    row[QUEUE], row[HOLDER], row[FLAGS] = state, 0, 0
 
 
 def restart(row: bytearray, era: bool = True) -> None:
     """The server comes back as it was when its older copy was made."""
-    row[QUEUE : EPOCH + 1] = row[OLD_QUEUE : OLD_QUEUE + 4]
+    row[QUEUE : FLAGS + 1] = row[OLD_QUEUE : OLD_QUEUE + 5]
     row[RAISED] = 0 if era else 1
 
 
@@ -111,13 +133,14 @@ def claim(world: World, row: bytes, at: int, out: Steps) -> None:
         lost[LOSSES] -= 1
         out.append(("claim, reply lost", at, bytes(lost)))
     new[at + PC], new[at + T_ERA], new[at + T_EPOCH] = LOOK, new[ERA], new[EPOCH]
+    new[at + LOOKS] = new[FLAGS] & CANCEL
     out.append(("claim", at, bytes(new)))
 
 
 def give_back(world: World, row: bytes, at: int, out: Steps) -> None:
     new = bytearray(row)
     if holds(row, row[at + ID], row[at + T_ERA], row[at + T_EPOCH]):
-        go_back(new)
+        go_back(world, new, begun=False)
     _forget(new, at)
     out.append(("give back", at, bytes(new)))
 
@@ -128,14 +151,18 @@ def hand_in(world: World, row: bytes, at: int, out: Steps) -> None:
         return
     new = bytearray(row)
     told = row[at + PC]
-    state = {END_DONE: DONE, END_PARKED: PARKED_RUN}.get(told, FAILED)
+    state = ENDS.get(told, FAILED)
     if holds(row, row[at + ID], row[at + T_ERA], row[at + T_EPOCH]) or not world.own_claim:
         if row[QUEUE] in _TERMINAL and row[QUEUE] != state:
             new[BROKEN] = Q1
+        if state == ENDED:
+            give_up(world, new)
         end(new, state)
+        if state == PARKED_RUN:
+            new[FLAGS] = row[FLAGS]
         if told == END_DONE and _is_unknown(world, row, at):
             new[BROKEN] = I8
-        if told == END_FAILED and not world.pure:
+        if told in (END_FAILED, END_GIVEN_UP) and not world.pure:
             new[TOLD_FAILED] = 1
     if row[LOSSES]:
         lost = bytearray(new)
@@ -162,7 +189,7 @@ def _commits_afterwards(row: bytes, new: bytearray, at: int) -> None:
 
 def _forget(row: bytearray, at: int) -> None:
     row[at + PC] = IDLE
-    row[at + T_ERA] = row[at + T_EPOCH] = row[at + N] = row[at + CURRENT] = 0
+    row[at + T_ERA] = row[at + T_EPOCH] = row[at + N] = row[at + CURRENT] = row[at + LOOKS] = 0
 
 
 def tell(world: World, row: bytes, at: int, out: Steps) -> None:
@@ -196,14 +223,16 @@ def queue_moves(world: World, row: bytes, out: Steps) -> None:
         _claim_ends(world, row, out)
     elif row[QUEUE] == PARKED_RUN and world.answer_requeues and row[REG] != PARKED:
         new = bytearray(row)
-        go_back(new)
+        begin_anew(new, row[FLAGS] & CANCEL | (BEGUN if world.once else 0))
         out.append(("parked run comes back", 0, bytes(new)))
+    if row[CANCELS] and row[QUEUE] in (READY, RUNNING):
+        _cancelled(world, row, out)
     if row[QUEUE] == FAILED:
         _once_more(world, row, out)
     if row[ROLLBACKS]:
-        if row[:OLD_QUEUE] != row[OLD_QUEUE : OLD_QUEUE + 4]:
+        if row[:OLD_QUEUE] != row[OLD_QUEUE : OLD_QUEUE + 5]:
             new = bytearray(row)
-            new[OLD_QUEUE : OLD_QUEUE + 4] = row[:OLD_QUEUE]
+            new[OLD_QUEUE : OLD_QUEUE + 5] = row[:OLD_QUEUE]
             out.append(("copied", 0, bytes(new)))
         new = bytearray(row)
         new[ROLLBACKS] -= 1
@@ -211,8 +240,18 @@ def queue_moves(world: World, row: bytes, out: Steps) -> None:
         if not world.notes_survive:
             new[UNNOTED], new[SEEN] = row[SEEN], 0
         if not new[ROLLBACKS]:
-            new[OLD_QUEUE : OLD_QUEUE + 4] = bytes(4)
+            new[OLD_QUEUE : OLD_QUEUE + 5] = bytes(5)
         out.append(("restart as of the copy", 0, bytes(new)))
+
+
+def _cancelled(world: World, row: bytes, out: Steps) -> None:
+    """What runs is marked; its worker may hear of that (see ``_broken_into``), or not."""
+    new = bytearray(row)
+    new[CANCELS] -= 1
+    new[FLAGS] |= CANCEL
+    if row[QUEUE] == READY and (world.queue_ends_in_doubt or not row[FLAGS] & BEGUN):
+        give_up(world, new)
+    out.append(("cancelled", 0, bytes(new)))
 
 
 def _once_more(world: World, row: bytes, out: Steps) -> None:
@@ -225,7 +264,7 @@ def _once_more(world: World, row: bytes, out: Steps) -> None:
         out.append(("wished once more", 0, bytes(new)))
     if row[NOTED] >= token:
         new = bytearray(row)
-        go_back(new)
+        begin_anew(new)
         out.append(("begun once more", 0, bytes(new)))
 
 
@@ -233,16 +272,10 @@ def _claim_ends(world: World, row: bytes, out: Steps) -> None:
     process = row[HOLDER]
     at = world.slot_of(row, process)
     new = bytearray(row)
-    go_back(new)
+    go_back(world, new, begun=True)
     if not at:
         out.append(("lease of the dead ends", 0, bytes(new)))
     elif not holds(row, process, row[at + T_ERA], row[at + T_EPOCH]):
         out.append(("unknown claim goes back", at, bytes(new)))
     else:
         out.append(("lease ends", at, bytes(new)))
-    if world.queue_ends_in_doubt and not at:
-        ended = bytearray(row)
-        end(ended, ENDED)
-        if world.once and row[REG] in (INTENT, PARKED) and row[DEAD] & 1 << row[REG_HOLDER]:
-            ended[BROKEN] = I8
-        out.append(("given up by the queue", 0, bytes(ended)))

@@ -38,7 +38,7 @@ NAMES: dict[int, RunState] = {
     DONE: "completed",
     FAILED: "failed",
     PARKED_RUN: "parked",
-    ENDED: "crashed",
+    ENDED: "cancelled",
 }
 TTL = 3600
 _runs = itertools.count(1)
@@ -84,15 +84,16 @@ class Real:
         era = self.eras.raise_for(start, stored)
         assert self._call(scripts.set_era, f"{era:06d}", start)[1] == b"OK"
 
-    def claim(self, process: int, *, lost: bool = False) -> str:
-        """Claim the run; its token. ``lost``: the process does not hear of it."""
+    def claim(self, process: int, *, lost: bool = False) -> tuple[str, bool]:
+        """Claim the run; its token, and whether it is to be cancelled. ``lost``: the process does not hear of it."""
         reply = self._call(scripts.step, self.session(process), 0, "", 1, TTL, 1, TASK, 1)
         assert reply[3], "the run can be claimed"
         _, record = reply[3]
         made = minted(reply[4], record[8:16], reply[5], self.session(process).encode())
+        claim, held = claimed(self.run_id, made, record)
         if not lost:
-            self.held[process] = {self.run_id: claimed(self.run_id, made, record)[1]}
-        return made.text
+            self.held[process] = {self.run_id: held}
+        return made.text, claim.cancelled
 
     def hand_in(self, process: int, token: Token, state: RunState) -> bool:
         """Hand in an outcome as a lane does; whether it counted."""
@@ -111,6 +112,9 @@ class Real:
 
     def expire(self, process: int) -> None:
         self._call(scripts.expire, self.session(process), 1, TTL)
+
+    def cancel(self) -> None:
+        self._call(scripts.cancel, self.run_id, TTL)
 
     def rerun(self) -> None:
         assert self._call(scripts.rerun, self.run_id, TTL)[1] == b"OK"

@@ -8,36 +8,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Redis: the run's record (its state, the process that holds it, the claim's token), and an older copy of it.
-QUEUE, HOLDER, ERA, EPOCH = range(4)
-OLD_QUEUE, OLD_HOLDER, OLD_ERA, OLD_EPOCH = range(4, 8)
+# Redis: the run's record (its state, the process that holds it, the claim's token, whether it is to be cancelled
+# and may have begun), and an older copy of it.
+QUEUE, HOLDER, ERA, EPOCH, FLAGS = range(5)
+OLD_QUEUE, OLD_HOLDER, OLD_ERA, OLD_EPOCH, OLD_FLAGS = range(5, 10)
 # The era: the register outside Redis; whether this start of the server may mint tokens; the highest token ever minted.
-NOW_ERA, RAISED, TOP_ERA, TOP_EPOCH = range(8, 12)
+NOW_ERA, RAISED, TOP_ERA, TOP_EPOCH = range(10, 14)
 # The key's register: state, epoch, holder, whether a failure stands in it, whether its holder parked it, whether the
 # result has expired, which of two requests it was made for, and the highest epoch that it ever had.
-REG, REG_EPOCH, REG_HOLDER, FAILURE, OWN_WORD, STALE, REG_PRINT, TOP_REG = range(12, 20)
+REG, REG_EPOCH, REG_HOLDER, FAILURE, OWN_WORD, STALE, REG_PRINT, TOP_REG = range(14, 22)
 # The world: effects that came to pass, requests under way (a bit for each process), the result's bytes, what was told.
-APPLIED, FLYING, BLOB, TOLD_FAILED, DEAD, SEEN, NEXT = range(20, 27)
+APPLIED, FLYING, BLOB, TOLD_FAILED, DEAD, SEEN, NEXT = range(22, 29)
 # A slow person that was asked: the answer (0 none, 1 done, 2 not done), and whether the register is as it was then.
 # Deaths of which the note was lost.
-ANSWER, ANSWER_CURRENT, UNNOTED = range(27, 30)
+ANSWER, ANSWER_CURRENT, UNNOTED = range(29, 32)
 # That the run has failed, as the register knows it, and that a person wants it executed once more, as the store does:
 # the claim (see ``claim_number``) that failed, and up to which claim that is no matter any more.
-REG_TOLD, NOTED = range(30, 32)
+REG_TOLD, NOTED = range(32, 34)
 # The epoch that a slow rollback, one that was overtaken, looked at, and whether the register is as it was then. And the
 # last epoch whose commit was undone.
-UNDO, UNDO_CURRENT, UNDONE = range(32, 35)
+UNDO, UNDO_CURRENT, UNDONE = range(34, 37)
 # What may still go wrong, or happen.
-CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES, RERUNS, UNDOES = range(35, 45)
-BROKEN = 45  # the number of the invariant that the last step broke
-SLOTS = 46
+CRASHES, ROLLBACKS, LOSSES, RAISES, BREAKS, ANSWERS, SWEEPS, AGES, RERUNS, UNDOES, CANCELS = range(37, 48)
+BROKEN = 48  # the number of the invariant that the last step broke
+SLOTS = 49
 # Each process: what it does next, its number, the token of its claim, whether the register is as it read it, and an
-# epoch: of its intent, or which it waits for.
-PC, ID, T_ERA, T_EPOCH, CURRENT, N = range(6)
-SLOT = 6
+# epoch: of its intent, or which it waits for; whether its claim is of a run that is to be cancelled.
+PC, ID, T_ERA, T_EPOCH, CURRENT, N, LOOKS = range(7)
+SLOT = 7
+CANCEL, BEGUN = 1, 2
+"""Flags. BEGUN: of class at_most_once, and somebody may have begun it who did not end it."""
 
 READY, RUNNING, DONE, FAILED, PARKED_RUN, ENDED, NO_RUN = range(7)
-"""States of the run in Redis. ENDED: the queue itself gave it up (crashes, a cancel)."""
+"""States of the run in Redis. ENDED: it was given up: cancelled, or its process died too often, which is
+the same here."""
 ABSENT, INTENT, COMMITTED, RELEASED, PARKED, GRAVE = range(6)
 """States of the register."""
 REGISTER_STATES = ("absent", "intent", "committed", "released", "parked", "grave")
@@ -53,6 +57,7 @@ REGISTER_STATES = ("absent", "intent", "committed", "released", "parked", "grave
     PUBLISH,
     RELEASE,
     UNBEGUN,
+    GIVE_UP,
     OWN_PARK,
     PARK,
     WAIT,
@@ -62,8 +67,9 @@ REGISTER_STATES = ("absent", "intent", "committed", "released", "parked", "grave
     END_PARKED,
     END_GONE,
     END_OTHER,
+    END_GIVEN_UP,
     OVER,
-) = range(20)
+) = range(22)
 """What a process does next."""
 
 
@@ -96,6 +102,7 @@ class Scenario:
     ages: int = 0
     reruns: int = 0
     undoes: int = 0
+    cancels: int = 0
     other_inputs: bool = False
 
     def initial(self) -> bytes:
@@ -104,7 +111,7 @@ class Scenario:
         row[OLD_QUEUE] = row[QUEUE]
         row[NOW_ERA] = row[RAISED] = 1
         row[NEXT] = self.workers + self.callers + 1
-        row[CRASHES : UNDOES + 1] = bytes(
+        row[CRASHES : CANCELS + 1] = bytes(
             (
                 self.crashes,
                 self.rollbacks,
@@ -116,6 +123,7 @@ class Scenario:
                 self.ages,
                 self.reruns,
                 self.undoes,
+                self.cancels,
             )
         )
         for index in range(self.workers + self.callers):

@@ -28,6 +28,10 @@ SHIPPED = (
     Scenario("p", 1, 2, claims=2, crashes=0, rollbacks=0, losses=0, undoes=1),
     Scenario("t", 1, 1, claims=2, rollbacks=0, losses=0, undoes=1),
     Scenario("a", 3, 0, claims=3, crashes=0, losses=0),
+    Scenario("a", 2, 0, claims=3, rollbacks=0, losses=0, breaks=1, answers=1, cancels=1),
+    Scenario("a", 2, 1, claims=2, crashes=1, rollbacks=0, losses=0, raises=1, cancels=1),
+    Scenario("a", 1, 1, claims=3, crashes=1, rollbacks=0, losses=0, raises=1, reruns=1, cancels=1),
+    Scenario("a", 1, 0, claims=3, rollbacks=0, answers=1, cancels=2, sweeps=1),
     Scenario("i", 2, 0, claims=2, crashes=2, sweeps=1),
     Scenario("i", 0, 3, rollbacks=0, raises=1, breaks=1, sweeps=1),
     Scenario("t", 2, 0, claims=2, answers=1, sweeps=1, ages=1),
@@ -35,6 +39,7 @@ SHIPPED = (
 GOES_ON = (
     Scenario("p", 2, 0, claims=2, raises=1),
     Scenario("a", 1, 1, claims=2, raises=1, breaks=1, answers=1),
+    Scenario("a", 2, 0, claims=2, rollbacks=0, cancels=1),
     Scenario("i", 1, 1, claims=2, breaks=1),
     Scenario("t", 2, 0, claims=2),
 )
@@ -79,7 +84,7 @@ def test_the_shipped_design_holds_and_every_mutant_is_caught(capsys: pytest.Capt
     tell(capsys, *lines, f"states={states} violations=0 mutants={caught}/{len(MUTANTS)}")
     assert states >= LEAST
     assert caught == len(MUTANTS)
-    assert taken >= UNCERTAIN - {"given up by the queue"}, "every fault happens"
+    assert taken >= UNCERTAIN, "every fault happens"
     assert set(ROWS) - used == set(UNREACHED)
 
 
@@ -94,7 +99,7 @@ def test_what_the_docs_name_as_a_limit_is_one(limit: Mutant) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scenario", GOES_ON, ids=lambda scenario: scenario.effect)
+@pytest.mark.parametrize("scenario", GOES_ON, ids=lambda scenario: scenario.effect + scenario.cancels * "-cancelled")
 def test_from_everywhere_ordinary_steps_lead_to_an_end(scenario: Scenario) -> None:
     found = trapped(World(Design(), scenario, endless=True))
     assert not found.violated, found.steps

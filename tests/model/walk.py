@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.model.queue_steps import holds
+from tests.model.queue_steps import ENDS, holds
 from tests.model.real import NAMES, Real
 from tests.model.state import (
-    DONE,
-    END_DONE,
-    END_PARKED,
+    CANCEL,
     EPOCH,
     ERA,
     FAILED,
+    FLAGS,
     HOLDER,
     ID,
-    PARKED_RUN,
     PC,
     QUEUE,
     RAISED,
@@ -41,7 +39,8 @@ def _token(row: bytes, at: int) -> Token:
 
 
 def _claim(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
-    assert real.claim(before[at + ID], lost=lost) == str(Token(after[ERA], after[EPOCH]))
+    token = str(Token(after[ERA], after[EPOCH]))
+    assert real.claim(before[at + ID], lost=lost) == (token, bool(before[FLAGS] & CANCEL))
 
 
 def _give_back(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
@@ -50,7 +49,7 @@ def _give_back(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> 
 
 def _hand_in(real: Real, at: int, before: bytes, after: bytes, lost: bool) -> None:
     token = _token(before, at)
-    state = NAMES[{END_DONE: DONE, END_PARKED: PARKED_RUN}.get(before[at + PC], FAILED)]
+    state = NAMES[ENDS.get(before[at + PC], FAILED)]
     counted = real.hand_in(before[at + ID], token, state)
     repeated = before[QUEUE] == after[QUEUE] and (before[ERA], before[EPOCH]) == token
     assert counted == holds(before, before[at + ID], *token) or (counted and repeated)
@@ -80,6 +79,7 @@ ACTIONS: dict[str, Action] = {
     "lease ends": _expire,
     "lease of the dead ends": _expire,
     "parked run comes back": lambda real, *_: real.rerun(),
+    "cancelled": lambda real, *_: real.cancel(),
     "begun once more": lambda real, *_: real.rerun(),
     "era raised": _sessions,
     "crash": _sessions,

@@ -27,8 +27,8 @@ def _writes(event_of: Callable[[RegisterState | None], RegisterEvent], **fields:
         given = fields
         if after[FAILURE] and event is E.RELEASE:
             given = {**given, "outcome": "failed"}
-            if known is not None and after[REG_TOLD] != before[REG_TOLD]:
-                given["told"] = {**known.record.told, RUN: str(after[REG_TOLD])}
+        if known is not None and event is E.RELEASE and after[REG_TOLD] != before[REG_TOLD]:
+            given = {**given, "told": {**known.record.told, RUN: str(after[REG_TOLD])}}
         written = real.change(process, event, lost=lost, **given)
         assert written == bool(before[at + CURRENT])
         if not written:

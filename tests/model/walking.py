@@ -32,6 +32,7 @@ def scenario(effect: str) -> Scenario:
         ages=1,
         reruns=1,
         undoes=2,
+        cancels=2,
     )
 
 

@@ -77,7 +77,7 @@ UNCERTAIN = frozenset(
         "answer written",
         "bytes swept",
         "request lost",
-        "given up by the queue",
+        "cancelled",
         "wished once more",
         "begun once more",
         "guard",

@@ -129,6 +129,8 @@ def cancel(run_ids: tuple[str, ...], wait: float) -> None:
 
     def stop(runs: TaskRuns, run_id: RunId) -> str:
         state = runs.cancel(run_id, wait)
+        if state == "Parked":
+            return "Its effect is in doubt; decide with `kapstan task-run resolve`:"
         return "Cancelled" if state == "Cancelled" else f"Asked its worker to stop it; still {state.lower()}:"
 
     _each(run_ids, stop)

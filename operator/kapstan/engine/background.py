@@ -9,20 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from kapstan import states
 from kapstan.backend import Backend
 from kapstan.codec import JSON, Reference
 from kapstan.context import TaskRun, current_task
-from kapstan.engine import branch, forks, values
+from kapstan.engine import branch, forks, given_up, values
 from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.execution import Ledger, TaskExecution
 from kapstan.engine.keeping import PLAIN, Keeping, keeping
 from kapstan.engine.loops import loops
-from kapstan.engine.naming import run_name
+from kapstan.engine.naming import name_or_none
 from kapstan.engine.operations import Wait, drive
 from kapstan.engine.upstream import awaited
 from kapstan.errors import (
@@ -115,13 +116,12 @@ class BackgroundEngine:
         """
         spec = self._of_run.get(claim.run_id) or self._specs.get(claim.task)
         if spec is None:
-            served = ", ".join(sorted(self._specs)) or "none"
-            return self._refuse(
-                claim, "crashed", f"this worker does not serve the task {claim.task!r}; it serves {served}"
-            )
-        if claim.crashes >= self._max_crashes or not claim.envelope:  # nobody submits without one
-            died = f"its process died {values.times(claim.crashes)} (KAPSTAN_MAX_CRASHES)"
-            return self._refuse(claim, "crashed", died if claim.envelope else UNREADABLE)
+            return self._refuse(claim, "crashed", _unserved(claim.task, self._specs))
+        instead = given_up.instead(claim, self._max_crashes) if claim.crashes or claim.cancelled else None
+        if not claim.envelope:  # nobody submits without one
+            return self._refuse(claim, "crashed", UNREADABLE)
+        if instead is not None and not given_up.has_register(claim, spec):
+            return given_up.outcome(self.backend, claim, instead)
         try:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)
@@ -141,19 +141,20 @@ class BackgroundEngine:
             spec.name,
             claim.attempt,
             lambda: spec.bind(args, kwargs),
-            "" if spec.task_run_name is None else _name(spec, args, kwargs),
+            "" if spec.task_run_name is None else name_or_none(spec, args, kwargs),
             spec.tags,
             arguments[2].get("flow_run") if len(arguments) > 2 else None,
             prints_are_lines(spec.log_prints, self._log_prints),
         )
-        execution = TaskExecution(spec, args, kwargs, awaited(self.backend, arguments), run, _Claimed(self, claim))
+        ledger = _Claimed(self, claim, instead)
+        execution = TaskExecution(spec, args, kwargs, awaited(self.backend, arguments), run, ledger)
         try:
             ended = self._walked(claim, execution)
             if type(ended) is Outcome:
                 self._note_owner(ended, spec, run.flow_run_id)
             return ended
         except CancelRun:
-            return Outcome(claim.run_id, claim.token, "cancelled", b"")
+            return given_up.cancelled(claim, spec, run, partial(BackgroundEngine.run, self))
         except BackendError:
             raise
         except BaseException as error:
@@ -231,6 +232,8 @@ class BackgroundEngine:
         spec, run = execution.spec, execution.run
         if state.type is StateType.COMPLETED:
             return self._completed(claim, execution, state.data if state.has_data else state.result())
+        if state is execution.ledger.instead:
+            return given_up.outcome(self.backend, claim, state)
         if state.name == "NotReady":
             return self._refuse(claim, "failed", state.message)
         error = state.result(raise_on_failure=False)
@@ -285,6 +288,7 @@ class BackgroundEngine:
         return Outcome(claim.run_id, claim.token, state, envelope)
 
     def _refuse(self, claim: Claim, state: Any, reason: str) -> Outcome:
+        reason += given_up.doubt(claim) if state == "crashed" else ""
         logger.error("Task run %s of %s was not executed: %s", claim.run_id, claim.task, reason)
         return Outcome(claim.run_id, claim.token, state, values.seal_reason(self.backend, reason, claim.run_id))
 
@@ -292,14 +296,15 @@ class BackgroundEngine:
 class _Claimed(Ledger):
     """The ledger of a claimed run: its outcome goes to the queue, and so do its retries."""
 
-    __slots__ = ("_claim", "_engine", "ended")
+    __slots__ = ("_claim", "_engine", "ended", "instead")
     retries_in_place = False
     waits_in_place = False
 
-    def __init__(self, engine: BackgroundEngine, claim: Claim) -> None:
+    def __init__(self, engine: BackgroundEngine, claim: Claim, instead: State | None) -> None:
         self._engine = engine
         self._claim = claim
         self.ended: Outcome | RetryLater | None = None
+        self.instead = instead
 
     @property
     def claim(self) -> str:
@@ -328,13 +333,8 @@ class _Claimed(Ledger):
         return Branch(self._claim.run_id)
 
 
-def _name(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """The run's name as ``task_run_name`` makes it; the usual one where that does not work: the run goes on."""
-    try:
-        return run_name(spec.task_run_name, spec.bind(args, kwargs))
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's function)
-        logger.warning("The task_run_name of %s gives no name: %s: %s", spec.name, type(error).__name__, error)
-        return ""
+def _unserved(task: str, specs: Mapping[str, TaskSpec]) -> str:
+    return f"this worker does not serve the task {task!r}; it serves {', '.join(sorted(specs)) or 'none'}"
 
 
 def _fits(spec: TaskSpec, args: Any, kwargs: Mapping[str, Any]) -> bool:

@@ -27,6 +27,7 @@ class Ledger:
         retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
         waits_in_place: whether a run whose key somebody else holds waits here. Otherwise ``not_now`` takes it back.
         calling_flow: the flow that calls its tasks; None: no flow does, or not in this process.
+        instead: how a run ends whose code must not begin, unless its register says otherwise; None: it may begin.
         waits_for_store: whether a store that is away is waited for, however long.
     """
 
@@ -35,6 +36,7 @@ class Ledger:
     retries_in_place = True
     waits_in_place = True
     waits_for_store = False
+    instead: State | None = None
     calling_flow: FlowSpec | None = None
 
     @property

@@ -159,12 +159,12 @@ class KeyIntent:
         again."""
         self._settle = partial(self.release, state)
         outcome, failure, told = "", b"", dict(self._own().record.told)
+        if state is not None and self._claim and (state.is_failed() or state.is_crashed() or state.is_cancelled()):
+            told.pop(self._run.run_id, None)
+            told = dict([*told.items(), (self._run.run_id, self._claim)][-_MOST_TOLD:])
         if state is not None and (state.is_failed() or state.is_crashed()):
             error = state.result(raise_on_failure=False)
             outcome = "failed" if state.is_failed() else "crashed"
-            if self._claim:
-                told.pop(self._run.run_id, None)
-                told = dict([*told.items(), (self._run.run_id, self._claim)][-_MOST_TOLD:])
             failure = values.seal_failure(self._backend, error, self.path).envelope
         self._leave(lambda mine: self._changed(
             mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, told=told, at=self._now(),

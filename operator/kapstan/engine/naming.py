@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kapstan.errors import ConfigurationError
 from kapstan.ports.queue import LONGEST_GROUP
+from kapstan.specs import TaskSpec
+
+logger = logging.getLogger("kapstan.task_runs")
 
 
 def group(given: str | Callable[..., Any] | None, parameters: Mapping[str, Any]) -> str:
@@ -51,6 +55,15 @@ def run_name(given: str | Callable[..., str] | None, parameters: Mapping[str, An
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"the function for run names gave {name!r}; it must give a text")
     return name
+
+
+def name_or_none(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """The name of a task run as ``task_run_name`` makes it; "" where that does not work: the run goes on."""
+    try:
+        return run_name(spec.task_run_name, spec.bind(args, kwargs))
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (a user's function)
+        logger.warning("The task_run_name of %s gives no name: %s: %s", spec.name, type(error).__name__, error)
+        return ""
 
 
 def _called(namer: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:

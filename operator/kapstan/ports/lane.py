@@ -20,6 +20,8 @@ class Claim(NamedTuple):
     crashes: int
     effect: EffectClass
     envelope: bytes
+    cancelled: bool = False
+    """It is to be cancelled, and an earlier claim may have begun it: the register of its key says how it ends."""
 
 
 class Outcome(NamedTuple):

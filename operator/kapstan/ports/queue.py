@@ -88,15 +88,6 @@ class RunRecord:
     expired: bool = field(default=False, compare=False)
     """Cancelled: because it was not begun by its deadline."""
 
-    @property
-    def doubt(self) -> str:
-        """What a person must know of a run that the queue ended, not its code: "" where there is nothing. Its process
-        may have died in its effect; the register of its key tells, once somebody looks at it."""
-        begun = self.token.epoch > 0 if self.state == "cancelled" else self.state == "crashed" and self.crashes > 0
-        if not begun or self.effect is not EffectClass.AT_MOST_ONCE:
-            return ""
-        return "whether its effect happened is in doubt: the next call of its key finds out or is parked"
-
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
@@ -190,7 +181,8 @@ class Queue(Protocol):
 
     def cancel(self, run_id: RunId) -> RunState | None:
         """Cancel: a queued or delayed run ends at once, the worker of a running one is asked to stop it. Its state
-        before, None if unknown."""
+        before, None if unknown. ``running``, too, of a run of class at_most_once that may have begun and waits: the
+        worker that claims it next ends it as the register of its key says, and executes nothing."""
         ...
 
     def open_session(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome
-from kapstan.queue.record import CLASSES, HEAD, HELD, LETTERS, NO_FLAGS, Route
+from kapstan.queue.record import CANCEL, CLASSES, HEAD, HELD, LETTERS, NO_FLAGS, Route
 from kapstan.states import EffectClass
 
 
@@ -37,9 +37,10 @@ def claimed(run_id: RunId, made: Minted, record: bytes) -> tuple[Claim, Held]:
     """A claim from the record as it was before it."""
     start = record.index(b"\0", HEAD) + 1
     end = record.index(b"\0", start)
-    attempt, crashes, effect = _counts_of(record[26:32])
+    attempt, crashes, effect, cancelled = _counts_of(record[26:32])
     task = _task_of(record[start:end])
-    return Claim(run_id, task, made.token, attempt, crashes, effect, record[end + 1 :]), (made, record, start, end)
+    claim = Claim(run_id, task, made.token, attempt, crashes, effect, record[end + 1 :], cancelled)
+    return claim, (made, record, start, end)
 
 
 @lru_cache(maxsize=4096)
@@ -56,9 +57,9 @@ def minted_as(token: bytes, since: bytes, session: bytes) -> Minted:
 
 
 @lru_cache(maxsize=4096)
-def _counts_of(part: bytes) -> tuple[int, int, EffectClass]:
-    """Attempt, crashes and class."""
-    return int(part[1:4]), part[0] - 48, CLASSES[part[5]]
+def _counts_of(part: bytes) -> tuple[int, int, EffectClass, bool]:
+    """Attempt, crashes, class, and whether it is to be cancelled."""
+    return int(part[1:4]), part[0] - 48, CLASSES[part[5]], bool(part[4] - NO_FLAGS & CANCEL)
 
 
 @lru_cache(maxsize=4096)

@@ -143,14 +143,15 @@ class TaskRuns:
     # ------------------------------------------------------------------ operations
 
     def cancel(self, run_id: RunId, wait: float = 0.0) -> str:
-        """Stop a run: one that waits ends at once; of one that runs the worker is asked to stop it.
+        """Stop a run: one that waits ends at once; of one that runs the worker is asked to stop it. One that waits and
+        may have had its effect (class at_most_once) is ended by the next worker, as the register of its key says.
 
         Args:
-            wait: seconds to wait for the end of one that runs.
+            wait: seconds to wait for the end of one that does not end at once.
 
         Returns:
-            The name of its state now: ``Cancelled``, or ``Running`` where its worker was asked and it has not ended
-                yet.
+            The name of its state now: ``Cancelled``; ``Parked`` where its effect is in doubt; ``Running`` or
+                ``Scheduled`` where it has not ended yet.
 
         Raises:
             NotFound: the queue does not know it.
@@ -233,7 +234,7 @@ def _view(listed: ListedRun, reason: str, now: float) -> TaskRunView:
         ended=ended,
         took=took,
         worker=listed.session,
-        why="; ".join(filter(None, (reason or _why(listed, now), record.doubt))),
+        why=reason or _why(listed, now),
     )
 
 

@@ -21,7 +21,7 @@ from tests.servers.redis import RedisServer
 from kapstan import backend as backends
 from kapstan import task
 from kapstan.engine.background import BackgroundEngine
-from kapstan.errors import CancelledRun, CrashedRun, QueueUnavailable
+from kapstan.errors import CancelledRun, CrashedRun, ParkedRun, QueueUnavailable
 from kapstan.ports import Claim
 from kapstan.queue.lane import RedisLane
 from kapstan.tasks import Task
@@ -150,6 +150,21 @@ def test_a_run_is_cancelled_where_it_runs(sink: Sink) -> None:
     sink.expect("began", "spin")
     backends.current().queue.cancel(run.memo_reference)
     with pytest.raises(CancelledRun):
+        run.result(timeout=30)
+    assert served.add.submit(1, 1).result(timeout=30) == 2
+
+
+def test_a_run_that_must_not_run_twice_is_parked_when_it_is_cancelled_in_its_body(sink: Sink) -> None:
+    @task(name="embedded-charges", effect="at_most_once")
+    def charges() -> None:
+        served.tell("began", "charge", os.getpid())
+        while True:
+            time.sleep(0.01)
+
+    run = charges.submit()
+    sink.expect("began", "charge")
+    backends.current().queue.cancel(run.memo_reference)
+    with pytest.raises(ParkedRun):
         run.result(timeout=30)
     assert served.add.submit(1, 1).result(timeout=30) == 2
 

@@ -20,7 +20,7 @@ from tests.servers.worker import Worker, await_exit
 
 from kapstan import backend, ids
 from kapstan.cli.task_run import command
-from kapstan.errors import CancelledRun, NotPossible, ParkedRun
+from kapstan.errors import NotPossible, ParkedRun
 from kapstan.futures import Future
 from kapstan.ports.register import RegisterRecord, RegisterState
 from kapstan.runs.parked import ParkedKeys
@@ -225,23 +225,90 @@ def test_retries_go_through_the_queue_and_each_has_an_intent_of_its_own(begin: B
     assert len({line[1] for line in done}) == 1
 
 
-def test_a_run_that_is_cancelled_while_its_worker_dies_is_told_to_be_in_doubt(
+def ends(worker: Worker) -> None:
+    """``worker`` is killed, and that was seen."""
+    worker.kill()
+    queue = backend.current().queue
+    for session in queue.sessions():
+        queue.expire_session(session.session, seen=True)
+
+
+def test_a_run_that_is_cancelled_while_its_worker_dies_is_parked(
     begin: Begin, sink: Sink, gate: Gate, folder: Path
 ) -> None:
-    """Nobody is left to say whether it happened: the state says so, and the next call of the key is parked."""
+    """Nobody is left to say whether it happened, so a cancel does not say so either; a person can."""
     first = begin()
     future = charged.once.delay("16", gate.path)
     sink.expect("began", "16")
     first.signal_all(signal.SIGSTOP)
     runs, run_id = TaskRuns(backend.current()), ids.parse(future.task_run_id)
     assert runs.cancel(run_id) == "Running"
-    first.kill()
+    ends(first)
     begin()
-    with pytest.raises(CancelledRun, match="in doubt: the next call of its key"):
-        future.result(timeout=30)
-    assert "in doubt" in runs.view(run_id)[0].why
-    parks(charged.once.delay("16", gate.path))
+    parks(future)
+    record = register_of("charged-once")
+    assert record.holder is not None
+    assert (record.state, record.holder.run_id) == (RegisterState.PARKED, run_id)
+    cli("resolve", str(future.task_run_id), "--committed", '"charged by hand"')
+    assert future.result(timeout=30) == "charged by hand"
     assert len(effects(folder, "16")) == 1
+
+
+def test_a_run_that_is_cancelled_after_its_worker_died_is_parked(
+    begin: Begin, sink: Sink, gate: Gate, folder: Path
+) -> None:
+    first = begin()
+    future = charged.once.delay("18", gate.path)
+    sink.expect("began", "18")
+    ends(first)
+    runs, run_id = TaskRuns(backend.current()), ids.parse(future.task_run_id)
+    assert runs.cancel(run_id) == "Scheduled"
+    begin()
+    parks(future)
+    assert register_of("charged-once").state is RegisterState.PARKED
+    assert len(effects(folder, "18")) == 1
+
+
+def test_a_run_that_is_cancelled_in_its_body_is_parked(begin: Begin, sink: Sink, gate: Gate, folder: Path) -> None:
+    begin()
+    future = charged.once.delay("19", gate.path)
+    sink.expect("began", "19")
+    assert TaskRuns(backend.current()).cancel(ids.parse(future.task_run_id), wait=20) == "Parked"
+    parks(future)
+    record = register_of("charged-once")
+    assert (record.state, record.evidence["why"]) == (RegisterState.PARKED, "its code was broken off by CancelRun")
+    assert len(effects(folder, "19")) == 1
+
+
+def test_a_run_whose_process_died_too_often_is_parked(
+    begin: Begin, sink: Sink, gate: Gate, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAPSTAN_MAX_CRASHES", "1")
+    begin()
+    future = charged.once.delay("20", gate.path)
+    os.kill(sink.expect("began", "20"), signal.SIGKILL)
+    parks(future)
+    assert register_of("charged-once").evidence["cause"] == "killed by SIGKILL"
+    assert len(effects(folder, "20")) == 1
+
+
+def test_a_run_that_was_committed_and_is_cancelled_then_has_its_result(
+    begin: Begin, sink: Sink, gate: Gate, folder: Path
+) -> None:
+    """Its process is killed between the register and the queue, and its worker hears of neither that nor the cancel."""
+    (folder / "trap").touch()
+    first = begin()
+    future = charged.trapped.delay("21", gate.path)
+    child = sink.expect("began", "21")
+    first.signal(signal.SIGSTOP)
+    gate.open()
+    await_exit(child)
+    assert TaskRuns(backend.current()).cancel(ids.parse(future.task_run_id)) == "Running"
+    ends(first)
+    begin()
+    assert future.result(timeout=30) == "charged 21"
+    assert not (folder / "trap").exists(), "the process was to be killed"
+    assert len(effects(folder, "21")) == 1
 
 
 @pytest.mark.parametrize("subject", [charged.once, charged.again], ids=["before it began", "another class"])

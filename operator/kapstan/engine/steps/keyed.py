@@ -35,6 +35,8 @@ def keyed(execution: TaskExecution, proceed: Next) -> Steps[State]:
     try:
         key = yield Do(cache_key.key_of, execution)
         if key is None:
+            if execution.ledger.instead is not None:
+                return execution.ledger.instead
             return (yield from proceed(execution))
         inputs = cache_key.inputs_of(execution)
         register = RegisterKey(spec.identity, key, spec.key_storage)
@@ -215,6 +217,10 @@ def _tell_once(execution: TaskExecution, held: Held, run: KeyedRun) -> None:
 
 def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[object]:
     """The state of the run, its end written; None if the intent was lost, and is to be looked at again."""
+    instead = execution.ledger.instead
+    if instead is not None:
+        yield from _asked(execution, lambda: run.release(instead), forever=True)
+        return instead
     execution.run.key = run  # and stays so: what the code has started may ask, later, and is fenced then
     mark = _around.set(_around.get() | {run.key})
     try:

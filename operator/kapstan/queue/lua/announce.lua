@@ -8,6 +8,7 @@
 -- connection sent and comes only now (this, or a step) does nothing.
 -- include: now
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: route
 -- include: era
@@ -34,6 +35,6 @@ for _, claim in ipairs(claims_of(session, lane)) do
   end
 end
 call('HDEL', w, '#' .. lane)
-offer_all(release(session, claims, stay))
+offer_all(release(session, claims, stay, perhaps_begun))
 settle()
 return {'1', answer}

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
--- cancel: end a ready or delayed run at once; tell the supervisor of a running one.
+-- cancel: end a ready or delayed run at once; tell the supervisor of a running one. One that is in doubt (see there) is
+-- marked, and ended by the worker that claims it: r is answered, too.
 -- KEYS: prefix
 -- ARGV: run_id ttl
 -- Reply: format, the state before ('' if there is no such run)
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: holder
 -- include: route
@@ -29,6 +31,9 @@ if session then
   local asked = call('HGET', P .. 'w:' .. session, '~') or ''
   if not find(asked, rid, 1, true) then call('HSET', P .. 'w:' .. session, '~', asked .. rid) end
   call('PUBLISH', P .. 'S:' .. session, 'c' .. rid)
+elseif (state == 'q' or state == 'd') and in_doubt(record) then
+  call('SETRANGE', P .. 't:' .. rid, 30, sub(with_flags(record, CANCEL), 31, 31))
+  state = 'r'
 elseif state == 'q' or state == 'd' then
   withdraw(rid, record)
   finish(rid, record, 'k', token_of(record), '', ARGV[2])

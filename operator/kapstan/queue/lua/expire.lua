@@ -9,6 +9,7 @@
 -- is the next start's.
 -- include: now
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: route
 -- include: era

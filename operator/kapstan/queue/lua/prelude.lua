@@ -33,7 +33,7 @@ end
 -- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
 -- Flags, summed and written as one character from '0' on. DEADLINE: ex has the run's deadline. LATE: that passed while a
--- session held it. EXPIRED: the run ended for that.
+-- session held it. EXPIRED: the run ended for that. 16: of class at_most_once, and perhaps begun (see in_doubt).
 local DEADLINE, CANCEL, LATE, EXPIRED = 1, 2, 4, 8
 local RID = 22
 
@@ -45,6 +45,11 @@ local function with_flags(record, set, kept)
   return sub(record, 1, 30) .. string.char(48 + flags) .. sub(record, 32)
 end
 local function to_cancel(record) return flagged(record, CANCEL) end
+
+-- section: doubt
+-- Whether a run that waits may have begun, and only the register of its key tells what became of it: then the queue does not
+-- end it, but the worker that claims it next.
+local function in_doubt(record) return byte(record, 32) == 97 and flagged(record, 16) end
 
 -- section: holder
 -- The session that holds a run, and its entry there; nil if none does.

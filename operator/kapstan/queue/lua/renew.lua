@@ -13,6 +13,7 @@
 -- never goes back: where the server's does, the difference is kept in m.
 -- include: now
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: route
 -- include: era

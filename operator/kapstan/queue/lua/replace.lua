@@ -9,6 +9,7 @@
 --   wait any more: give another id) | CONFLICT (the id is in use), state, run id
 -- include: now
 -- include: record
+-- include: doubt
 -- include: holder
 -- include: whole
 -- include: route
@@ -34,7 +35,7 @@ local stored = sure('GET', rk) or ''
 local current = sub(stored, 1, 22)
 if sub(stored, 23) == ARGV[9] then return {'1', 'DUP', state_of(call('MGET', T .. current)[1] or '1c'), current} end
 local old = current ~= '' and redis.pcall('GET', T .. current)
-local waits = type(old) == 'string' and is_whole(old) and find('qd', state_of(old), 1, true) and not holder_of(current)
+local waits = type(old) == 'string' and is_whole(old) and find('qd', state_of(old), 1, true) and not in_doubt(old) and not holder_of(current)
 if waits and current ~= rid then return {'1', 'OTHER', state_of(old), current} end
 if not waits and current == rid then return {'1', 'TAKEN', '', rid} end
 if waits and route_of(old) ~= route or not waits and call('EXISTS', T .. rid) == 1 then return {'1', 'CONFLICT', '', rid} end

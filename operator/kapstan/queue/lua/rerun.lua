@@ -36,7 +36,9 @@ if meta then
   place = sub(place, 1, meta - 1)
   if #place < #route then route = place end
 end
-call('SET', key, '1q' .. token_of(record) .. since .. '0' .. (state == 'p' and sub(record, 28, 30) or '001') .. '0' .. sub(record, 32, to - 1) .. '\0' .. arguments)
+-- What it did is known by its register alone; was it to be cancelled, it still is.
+local flags = state == 'p' and string.char(48 + bit.band(byte(record, 31) - 48, CANCEL) + (byte(record, 32) == 97 and 16 or 0)) or '0'
+call('SET', key, '1q' .. token_of(record) .. since .. '0' .. (state == 'p' and sub(record, 28, 30) or '001') .. flags .. sub(record, 32, to - 1) .. '\0' .. arguments)
 local first = false
 -- include: enlist
 tally('s', route, 1)

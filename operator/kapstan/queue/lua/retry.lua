@@ -6,6 +6,7 @@
 -- Reply: format, OK | LOST | ERA
 -- include: now
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: route
 -- include: era
@@ -36,14 +37,14 @@ if slots then
   slots = sub(claim, slots)
   -- include: free
 end
-if to_cancel(record) or route == '' then -- '': another program wrote over it
+if to_cancel(record) and (ARGV[6] ~= '0' or not in_doubt(record)) or route == '' then -- '': another program wrote over it
   finish(rid, record, route == '' and 'x' or 'k', token, '', stay, session, sub(claim, 15, 24))
   call('HDEL', w, rid)
 elseif flagged(record, LATE) and ARGV[6] == '0' then
   lapse(rid, sub(record, 1, 2) .. token .. sub(record, 17))
   call('HDEL', w, rid)
 else
-  if ARGV[6] ~= '0' then record = begun(rid, record) end
+  if ARGV[6] ~= '0' then record = begun(rid, record, true) end
   local attempt = format('%03d', math.min(sub(record, 28, 30) + ARGV[6], 999))
   call('SETRANGE', P .. 't:' .. rid, 1, (delay > 0 and 'd' or 'q') .. token .. since .. sub(record, 27, 27) .. attempt .. sub(record, 31, 31))
   if delay > 0 then

@@ -26,7 +26,8 @@ local function claims_of(session, lane)
 end
 
 -- Take claims away from a session. Each run goes back to the front of its list, its token kept so that the next claim
--- mints a greater one; one that was to be cancelled ends instead, and one that was not begun and whose deadline is over.
+-- mints a greater one; one that was to be cancelled ends instead, unless it is in doubt, and one that was not begun and
+-- whose deadline is over.
 -- `mark(claim, record)` may change the record first.
 -- The caller offers the routes it is answered.
 local function release(session, claims, ttl, mark)
@@ -42,7 +43,7 @@ local function release(session, claims, ttl, mark)
       local route, _, place = route_of(record)
       count('r:', route, -1)
       if mark then record = mark(claims[i], record) end
-      if record and to_cancel(record) then
+      if record and to_cancel(record) and not in_doubt(record) then
         finish(rid, record, 'k', token, '', ttl, session, started)
       elseif record and route == '' then
         finish(rid, record, 'x', token, '', ttl, session, started)
@@ -58,6 +59,11 @@ local function release(session, claims, ttl, mark)
     call('HDEL', P .. 'w:' .. session, rid) -- last: a list that is none lets this fail, and nothing is lost
   end
   return routes
+end
+
+-- What is noted of a claim of a lane of which nobody says that it did not begin it: of a run of class at_most_once.
+local function perhaps_begun(claim, record)
+  return byte(record, 32) == 97 and begun(claim[1], record) or record
 end
 
 -- What a session said of itself; nil if another program wrote over it.

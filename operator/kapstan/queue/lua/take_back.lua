@@ -6,6 +6,7 @@
 -- Reply: format, rids that went back
 -- include: now
 -- include: record
+-- include: doubt
 -- include: whole
 -- include: route
 -- include: era

@@ -24,11 +24,13 @@ local function lapse(rid, record)
   return finish(rid, with_flags(record, EXPIRED), 'k', token_of(record), '', stay)
 end
 
--- Its deadline counts no more: it was begun, or may have been. The record as it is then.
-local function begun(rid, record)
-  if byte(record, 31) == 48 then return record end
+-- Its deadline counts no more: it was begun, or may have been. The record as it is then, which notes that of class
+-- at_most_once; `known`: what it did is known, its register is released.
+local function begun(rid, record, known)
+  local noted = byte(record, 32) == 97 and not known and 16 or 0
+  if byte(record, 31) == 48 + noted then return record end
   redis.pcall('ZREM', P .. 'ex', rid)
-  return with_flags(record, 0, CANCEL)
+  return with_flags(record, noted, CANCEL)
 end
 
 -- section: expires
