@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.contract.queue.makers import Worker, done, run
+from tests.contract.queue.makers import TASK, Worker, done, run
 from tests.contract.queue.test_expires import HOUR, hours_pass
 
 from kapstan.ids import RunId
@@ -36,7 +36,14 @@ def broken_off(_: RedisQueue, worker: Worker, claim: Claim) -> None:
     worker.lane.give_back([], claim.run_id)
 
 
-LOSSES = [session_ends, child_dies, child_dies_behind_its_body, broken_off]
+def next_child_comes_first(queue: RedisQueue, worker: Worker, _: Claim) -> None:
+    """It says what it knows before anybody has told of the death of the one before it."""
+    lane = queue.open_lane(worker.session.name, 0, [TASK])
+    lane.step([], 0)
+    lane.close()
+
+
+LOSSES = [session_ends, child_dies, child_dies_behind_its_body, broken_off, next_child_comes_first]
 
 
 def begun(queue: RedisQueue, hire: Hire, effect: str = "a", **fields: object) -> tuple[Worker, Claim]:
