@@ -9,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # On two cores, since many tests wait; which share a process, and which come first, says tests/conftest.py.
-TOGETHER := -n 3 --dist loadscope --no-loadscope-reorder
+TOGETHER := -n 4 --dist loadscope --no-loadscope-reorder
 TIERS := unit contract property model integration chaos e2e
 
 help: ## Show this list

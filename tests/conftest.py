@@ -23,11 +23,13 @@ from kapstan import settings
 GROUPS = {
     # Each in one process and begun first: they mostly wait, the one for leases and clocks, the other for its cluster.
     "cluster": ("e2e",),
-    "workers": ("integration/worker", "chaos"),
+    "workers": ("integration/worker",),
+    # In one process, since it sums up; begun when the cluster is done, since both make the machine busy.
+    "chaos": ("chaos",),
     # In one process: one API server is enough.
     "api server": ("contract/cluster", "contract/kubernetes", "contract/test_bad_samples"),
 }
-"""What `make test`, which runs three tests at a time, gives to one process."""
+"""What `make test`, which runs four tests at a time, gives to one process."""
 FIRST = ("cluster", "workers")
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -43,7 +45,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run side by side, what takes longest is begun first; else the quick tiers first. A borrowed cluster has no rows
     that need its node."""
-    order = {"unit": 0, "contract": 1, "property": 2, "model": 3, "integration": 4, "chaos": 5, "e2e": 6}
+    order = {"unit": 0, "contract": 1, "chaos": 2, "property": 3, "model": 4, "integration": 5, "e2e": 6}
     tests = Path(__file__).parent
     places = {item: item.path.relative_to(tests).as_posix() for item in items}
     longest = {name: place for place, name in enumerate(FIRST)} if "PYTEST_XDIST_WORKER" in os.environ else {}

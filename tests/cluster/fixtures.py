@@ -1,7 +1,8 @@
-"""The fixture ``cluster`` for the end-to-end tier. ``tests/conftest.py`` loads this module by ``pytest_plugins``.
+"""The fixture ``cluster`` of the end-to-end tier, which imports it; as a plugin of all tests, only the hook.
 
-A cluster that ``make cluster-up`` brought up is used and left; otherwise one is brought up for the session and taken
-down at its end. Where none can be had, tests that ask for it are skipped with the reason, and fail under CI=true.
+A cluster that ``make cluster-up`` brought up is used and left; otherwise one is brought up, and taken down as soon as
+the tests of the tier have ended: it would take a good part of a core from all that come after. Where none can be had,
+tests that ask for it are skipped with the reason, and fail under CI=true.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A running Kubernetes; see ``tests.cluster.cluster.Cluster`` for what it offers."""
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import cgroups, configuration, images, packages, policies, tools
+from tests.cluster import cgroups, configuration, images, machine, packages, policies, tools
 from tests.cluster.cluster import Cluster
 from tests.cluster.command import run
 from tests.cluster.errors import ClusterUnavailable, CommandFailed
@@ -107,7 +107,7 @@ class NodeCluster(Cluster):
 class _Init:
     """The run that brings the node up holds its first process by two pipes; when this run dies, the node ends."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, lock: int) -> None:
         self._root = state.root
         keep = [state.root, tools.cache(), Path(sys.executable).resolve().parent.parent]
         inner = [sys.executable, "-I", "-S", Path(__file__).with_name("init.py"), *keep]
@@ -116,7 +116,13 @@ class _Init:
         waits = ["setsid", "--fork", "sh", "-c", 'echo $$; read -r _ && exec "$@"', "kapstan-test-node", *outer]
         with (state.root / "log" / "init.log").open("ab") as log:
             self._process = subprocess.Popen(
-                waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=state.root
+                waits,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=state.root,
+                pass_fds=(lock,),
             )
         self._process.wait()  # setsid is done; what it started stays
         self.pid = int(self._line())
@@ -208,7 +214,12 @@ def bring_up(state: State, kept: bool, install: bool, progress: Progress) -> Nod
     packages.ensure(install, progress)
     tools.ensure(tools.NODE_TOOLS, progress)
     archives = images.ensure(progress)
-    _check_addresses(state)
+    with machine.turn(state, progress.note, take_down) as lock:
+        _check_addresses(state)
+        return _begin(state, kept, lock, archives, progress)
+
+
+def _begin(state: State, kept: bool, lock: int, archives: list[Path], progress: Progress) -> NodeCluster:
     cluster = NodeCluster(state)
     record = Record(NAME, kept, sysctls={name: (_KERNEL / name).read_text() for name in configuration.KERNEL_SETTINGS})
     state.write(record)
@@ -218,7 +229,7 @@ def bring_up(state: State, kept: bool, install: bool, progress: Progress) -> Nod
             with progress.step("certificates and configuration"):
                 _write_files(state.root)
             cgroups.create(state.root)
-            with _Init(state) as node:
+            with _Init(state, lock) as node:
                 with progress.step("network link"):
                     _connect(node, state)
                 _start_daemons(cluster, node, archives, progress)
@@ -240,11 +251,15 @@ def _end(state: State) -> None:
     record = state.record()
     if record is None or not record.this_boot():
         return
+    if record.link and _link() == record.link:
+        # The kernel removes it with the node's namespace, but on a busy machine that takes its time.
+        with suppress(CommandFailed):
+            run(["ip", "link", "delete", configuration.LINK])
     for process in reversed(record.processes):
         process.kill()
     cgroups.remove(state.root)
-    if not _comes_true(lambda: _link() != record.link, 15):
-        raise ClusterUnavailable(f"network link {configuration.LINK} is still there 15 s after its node ended")
+    if not _comes_true(lambda: _link() != record.link, 60):
+        raise ClusterUnavailable(f"network link {configuration.LINK} is still there 60 s after its node ended")
     for name, value in record.sysctls.items():
         if (_KERNEL / name).read_text() != value:
             (_KERNEL / name).write_text(value)
@@ -278,7 +293,7 @@ def _comes_true(what: Callable[[], bool], timeout: float) -> bool:
 
 def _check_addresses(state: State) -> None:
     # The kernel removes a link with its node's namespace, a moment after the node's last process.
-    if not _comes_true(lambda: _link() is None, 3):
+    if not _comes_true(lambda: _link() is None, 60):
         raise ClusterUnavailable(
             f"network link {configuration.LINK} is there, but {state.root} knows no node: another cluster's state is "
             "elsewhere (KAPSTAN_TEST_STATE), or was removed by hand; end its `unshare ... tests/cluster/init.py`"

@@ -7,11 +7,12 @@ of our own. Called by the command line and by the fixture.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import ModuleType
 
-from tests.cluster import docker, kind, named, node
+from tests.cluster import docker, kind, machine, named, node
 from tests.cluster.cluster import Cluster
 from tests.cluster.errors import ClusterUnavailable
 from tests.cluster.progress import Progress
@@ -59,24 +60,37 @@ def status() -> tuple[Record | None, Cluster | None]:
 
 @contextmanager
 def session(install: bool, progress: Progress) -> Generator[Cluster]:
-    """A cluster for the tests of this process. It is taken down at the end, unless a person had brought it up or
-    another test run still uses it. Raises ClusterUnavailable."""
+    """A cluster for the tests of this process, and of no other until they end: they install and kill what all would
+    share. It is taken down at the end, unless a person had brought it up. Raises ClusterUnavailable."""
     cluster = named.attach()
     if cluster is not None:
         yield cluster
         return
     state = State.locate()
-    with state.locked(progress.note):
-        cluster = _attach(state) or _start(state, False, install, progress)
-        membership = state.join()
+    cluster, membership = enter(state, install, progress)
     try:
         yield cluster
     finally:
         with state.locked(progress.note):
             os.close(membership)
             record = state.record()
-            if record is not None and not record.kept and not state.in_use():
+            if record is not None and not record.kept:
                 _stop(state, record, progress)
+
+
+def enter(state: State, install: bool, progress: Progress, patience: float = machine.PATIENCE) -> tuple[Cluster, int]:
+    """The cluster, and the descriptor by which this process counts as its user."""
+    deadline, told = time.monotonic() + patience, False
+    while True:
+        with state.locked(progress.note):
+            if not state.in_use():
+                return _attach(state) or _start(state, False, install, progress), state.join()
+        if not told:
+            progress.note(f"another test run uses the cluster: waiting (its state: {state.root})")
+            told = True
+        if time.monotonic() > deadline:
+            raise ClusterUnavailable(f"another test run has used the cluster of {state.root} for {patience:g} s")
+        time.sleep(1)
 
 
 def _attach(state: State) -> Cluster | None:

@@ -1,4 +1,4 @@
-"""The installed product, once a session: images built and loaded, chart installed, a namespace to work in.
+"""The installed product, once for all tests here: images built and loaded, chart installed, a namespace to work in.
 
 Everything runs under the chart's rights and in namespaces that enforce Pod Security `restricted`.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.cluster.cluster import Cluster
+from tests.cluster.fixtures import cluster as cluster
 from tests.cluster.progress import Progress
 from tests.e2e import product
 
@@ -85,7 +86,7 @@ class Installed:
                 backend.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Installed]:
     """Images, chart, namespaces; a cluster that stays up keeps them, and the next session finds them."""
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
