@@ -73,7 +73,7 @@ def test_a_watcher_is_told_within_a_tenth_of_a_second(queue: RedisQueue, shared_
     watching.start()
     with shared_server.client() as client:
         while not client.pubsub_numsub(f"{queue.prefix}runs")[0][1]:
-            continue
+            time.sleep(0.002)
     run_id = new_id()
     runs.save(run_id, {"state": "COMPLETED"})
     saved = time.monotonic()
@@ -94,7 +94,7 @@ def test_a_watcher_outlives_a_restart(open_queue, own_server: RedisServer) -> No
     own_server.start()
     with own_server.client() as client:
         while not client.pubsub_numsub(f"{queue.prefix}runs")[0][1]:
-            continue
+            time.sleep(0.002)
     run_id = new_id()
     runs.save(run_id, {"state": "COMPLETED"})
     assert heard.get(timeout=10.0) == run_id

@@ -202,7 +202,7 @@ def test_an_idle_worker_sends_one_command_a_beat(open_queue, own_server: RedisSe
         thread.start()
     with own_server.client() as watching, own_server.client() as marking:
         while watching.scard(f"{queue.prefix}idle:{TASK}") < 2:
-            continue
+            time.sleep(0.002)
         marking.ping()
         with watching.monitor() as monitor:
             for _ in range(3):
@@ -233,7 +233,7 @@ class TestARecalledLaneIsFoundAgain:
         waiting.start()
         key = f"{queue.prefix}idle:{TASK}"
         while waiting.is_alive() and not queue.command(pack("SCARD", key)):
-            continue
+            time.sleep(0.002)
         submission = run()
         queue.submit(submission)
         assert queue.record(submission.run_id).state == "running", "a ready run waits while its lane does nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from tests.contract.queue.makers import TASK, done, run
@@ -82,7 +83,7 @@ def test_an_idle_lane_hears_of_the_resume(queue: RedisQueue, hire, shared_server
     waiting.start()
     with shared_server.client() as client:
         while not client.scard(f"{queue.prefix}idle:{TASK}"):
-            continue
+            time.sleep(0.002)
     queue.submit(submission)
     queue.resume(TASK)
     waiting.join()

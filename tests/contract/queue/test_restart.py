@@ -73,7 +73,7 @@ def test_a_step_waits_for_the_new_era(open_queue, own_server: RedisServer) -> No
     stepping.start()
     with own_server.client() as client:
         while not client.pubsub_numsub(f"{queue.prefix}b")[0][1]:
-            continue  # the lane is back and asks in vain
+            time.sleep(0.002)  # the lane is back and asks in vain
     assert stepped == []
     shop.session.renew()
     stepping.join()
@@ -89,7 +89,7 @@ def test_an_idle_lane_comes_back_by_itself(open_queue, own_server: RedisServer) 
     waiting.start()
     with own_server.client() as client:
         while not client.scard(f"{queue.prefix}idle:{TASK}"):
-            continue
+            time.sleep(0.002)
     killed_and_started(own_server)
     shop.session.renew()
     submission = run()
@@ -172,7 +172,7 @@ def test_a_waiting_client_hears_of_an_end_after_a_restart(open_queue, own_server
     waiting.start()
     with own_server.client() as client:
         while not client.pubsub_channels(f"{queue.prefix}c:*"):
-            continue
+            time.sleep(0.002)
     killed_and_started(own_server)
     shop = worker(queue)
     (claim,) = shop.lane.step([], 1).claims
@@ -206,7 +206,7 @@ def test_an_outage_longer_than_the_budget_is_an_error(open_queue, own_server: Re
     began = time.monotonic()
     with pytest.raises(QueueUnavailable, match="KAPSTAN_REDIS_RETRY_SECONDS"):
         queue.submit(run())
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 15.0  # of the 30 that are the default
 
 
 def test_a_server_that_is_silent_is_given_up_in_time(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from tests.contract.queue.makers import TASK, done, run
@@ -99,7 +100,7 @@ def test_the_results_of_many_that_ended_are_read_together(
     waiting = threading.Thread(target=lambda: ended.append(queue.wait(sorted(open_ids), 20.0)))
     waiting.start()
     while queue.command(pack("PUBSUB", "NUMSUB", queue.channel))[1] == 0:
-        continue
+        time.sleep(0.002)
     lane.step([done(claim, b"result %d" % number) for number, claim in enumerate(claims)], 0)
     waiting.join()
     while open_ids != ended[0]:
@@ -187,7 +188,7 @@ class TestUnknownRuns:
         waiting.start()
         with own_server.client() as client:
             while not client.pubsub_channels(f"{queue.prefix}c:*"):
-                continue
+                time.sleep(0.002)
         own_server.kill()
         own_server.put_back(tmp_path / "copy")
         own_server.start()
@@ -234,7 +235,7 @@ def test_an_end_that_was_heard_of_is_forgotten_with_the_record(open_queue, share
     lane.step([done(claim)], 0)
     assert queue.wait([submission.run_id], 10.0) == {submission.run_id}
     while queue.command(pack("EXISTS", f"{queue.prefix}t:{submission.run_id}")):
-        continue
+        time.sleep(0.002)
     end = threading.Event()
     end.wait(0.2)  # this process heard of the end a moment after the server's clock started to count
     assert queue.record(submission.run_id) is None
@@ -250,7 +251,7 @@ def test_who_stopped_waiting_holds_no_memory_of_the_server(queue: RedisQueue, hi
     assert queue.wait([submissions[-1].run_id], 0.1) == set()
     with shared_server.client() as client:
         while client.pubsub_numsub(queue.channel)[0][1]:
-            continue  # this process' subscription ends by itself
+            time.sleep(0.002)  # this process' subscription ends by itself
         while claims := lane.step(outcomes, 250).claims:
             outcomes = [done(claim, b"x" * 1000) for claim in claims]
         held = max(int(each["omem"]) for each in client.client_list(_type="pubsub"))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_who_waits_for_a_run_that_the_queue_does_not_know_is_told(redis: RedisSe
     waiting.start()
     with redis.client() as client:
         while not client.pubsub_channels("*:c:*"):
-            continue
+            time.sleep(0.002)
     redis.kill()
     redis.put_back(tmp_path / "copy")
     redis.start()

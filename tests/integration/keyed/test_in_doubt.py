@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -125,7 +126,7 @@ def test_silence_is_no_death(setting: Settings, processes: Processes, tmp_path: 
     asked = {"class": "idempotent", "folder": str(tmp_path), "order": "s"}
     pid, _ = processes.run(setting, leave=True, environment={"GATE": str(gate)}, **asked)
     while not charging.effects(tmp_path, "s"):
-        continue
+        time.sleep(0.002)
     os.kill(pid, signal.SIGSTOP)
     found: list[Any] = []
     call = partial(charging.of_class("idempotent"), str(tmp_path), "s")
