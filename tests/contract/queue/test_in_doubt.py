@@ -177,3 +177,14 @@ def test_one_that_was_parked_is_in_doubt_when_it_goes_on(queue: RedisQueue, hire
     if not cancelled:
         assert queue.cancel(claim.run_id) == "running"
     settles(queue, hire, claim)
+
+
+def test_a_cancel_does_not_reach_what_a_person_has_begun_anew(queue: RedisQueue, hire: Hire) -> None:
+    """By the same session, before its next beat."""
+    worker, claim = begun(queue, hire, "p")
+    queue.cancel(claim.run_id)
+    child_dies(queue, worker, claim)
+    assert RedisBackgroundRuns(queue).rerun(claim.run_id) == (Change.DONE, "cancelled")
+    (again,) = worker.lane.step([], 1).claims
+    assert again.run_id == claim.run_id
+    assert worker.session.renew().cancelled == []

@@ -52,6 +52,10 @@ class Modelled:
     attempt: int = 1
     crashes: int = 0
     cancelling: bool = False
+    doubt: bool = False
+    """Of class at_most_once, and perhaps begun: the queue does not end it."""
+    told: set[str] = field(default_factory=set[str])
+    """The workers that are to break it off, should they hold it."""
     holder: tuple[str, int] | None = None
     envelope: bytes = b"arguments"
     effect: str = "p"
@@ -106,18 +110,19 @@ class Protocol(RuleBasedStateMachine):
             assert claim.token > model.token, "tokens grow"
             assert (claim.run_id, claim.token) not in self.minted, "tokens never repeat"
             assert (claim.attempt, claim.crashes, claim.envelope) == (model.attempt, model.crashes, b"arguments")
+            assert claim.cancelled == model.cancelling
             assert len(claims) == 1 or model.effect == "p", "only what is pure comes in batches"
             self.minted.add((claim.run_id, claim.token))
             model.state, model.token, model.holder = "running", claim.token, (name, lane)
             model.claims.append(claim)
 
-    def let_go(self, run_id: RunId, *, begun: bool = False) -> None:
+    def let_go(self, run_id: RunId, *, begun: bool = False, known: bool = False) -> None:
         model = self.runs[run_id]
         model.holder = None
         if begun:
-            model.due = math.inf
+            model.due, model.doubt = math.inf, model.effect == "a" and not known
         model.expired = not model.cancelling and model.due <= self.hours
-        if model.cancelling or model.expired:
+        if (model.cancelling and not model.doubt) or model.expired:
             model.state, model.envelope = "cancelled", b""
         else:
             model.state = "ready"
@@ -175,11 +180,13 @@ class Protocol(RuleBasedStateMachine):
         if (run_id := self.pick(choice, (state,))) is None:
             return
         model = self.runs[run_id]
-        assert self.queue.cancel(run_id) == model.state
-        if model.state in ("ready", "delayed"):
+        waits = model.state in ("ready", "delayed")
+        assert self.queue.cancel(run_id) == ("running" if waits and model.doubt else model.state)
+        if waits and not model.doubt:
             model.state, model.envelope = "cancelled", b""
-        elif model.state == "running":
+        elif waits or model.state == "running":
             model.cancelling = True
+            model.told |= {model.holder[0]} if model.holder else set()
 
     @rule(choice=st.integers(0, 99))
     def begins_anew(self, choice: int) -> None:
@@ -188,7 +195,7 @@ class Protocol(RuleBasedStateMachine):
             return
         model = self.runs[run_id]
         assert RedisBackgroundRuns(self.queue).rerun(run_id) == (Change.DONE, model.state)
-        model.state, model.attempt, model.crashes, model.cancelling = "ready", 1, 0, False
+        model.state, model.attempt, model.crashes, model.cancelling, model.doubt = "ready", 1, 0, False, False
         model.envelope, model.due, model.expired = b"arguments", math.inf, False
 
     @rule(group=st.sampled_from(["", "g"]))
@@ -279,7 +286,7 @@ class Protocol(RuleBasedStateMachine):
             return
         each, lane, claim = self.holder(run_id)
         assert each.lanes[lane].retry(run_id, claim.token, delay)
-        self.let_go(run_id, begun=True)
+        self.let_go(run_id, begun=True, known=True)
         model = self.runs[run_id]
         if model.state == "ready":
             model.attempt += 1
@@ -305,11 +312,11 @@ class Protocol(RuleBasedStateMachine):
         each, lane, _ = self.holder(run_id)
         model = self.runs[run_id]
         mine = self.held_by(each.session.name, lane)
-        quarantined = model.crashes + 1 >= 3 and not model.cancelling
+        quarantined = model.crashes + 1 >= 3 and not model.cancelling and model.effect != "a"
         assert each.session.lane_died(lane, run_id, b"reason") == quarantined
         model.crashes = min(model.crashes + 1, 9)
         for other in mine:
-            self.let_go(other, begun=other == run_id)
+            self.let_go(other, begun=other == run_id or self.runs[other].effect == "a")
         if quarantined:
             model.state, model.envelope = "crashed", b"reason"
 
@@ -319,17 +326,24 @@ class Protocol(RuleBasedStateMachine):
         self.queue.command(_hset(f"{self.queue.prefix}m", "run_id", "0" * 40))
         before = self.register.era
         for each in self.workers.values():
-            assert each.session.renew().alive
+            self.renew(each)
         assert self.register.era == before + 1
 
     @precondition(lambda self: self.runs)
     @rule()
     def beat(self) -> None:
         for each in self.workers.values():
-            renewed = each.session.renew()
-            held = self.held_by(each.session.name)
-            assert sorted(renewed.cancelled) == sorted(r for r in held if self.runs[r].cancelling)
-            assert renewed.alive
+            self.renew(each)
+
+    def renew(self, each: Worker) -> None:
+        name, renewed = each.session.name, each.session.renew()
+        held = self.held_by(name)
+        told = [run_id for run_id in held if name in self.runs[run_id].told and self.runs[run_id].cancelling]
+        assert sorted(renewed.cancelled) == sorted(told)
+        assert renewed.alive
+        for run_id, model in self.runs.items():
+            if run_id not in told:
+                model.told.discard(name)
 
     # ------------------------------------------------------------------ what holds after every step
 

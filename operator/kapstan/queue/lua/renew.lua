@@ -80,7 +80,8 @@ local marks = call('HMGET', w, '!', '~')
 local cancelled = {}
 for i = 1, #(marks[2] or ''), RID do
   local rid = sub(marks[2], i, i + RID - 1)
-  if call('HEXISTS', w, rid) == 1 then cancelled[#cancelled + 1] = rid end
+  local record = call('HEXISTS', w, rid) == 1 and redis.pcall('GET', T .. rid) -- a person may have begun it anew since
+  if type(record) == 'string' and is_whole(record) and to_cancel(record) then cancelled[#cancelled + 1] = rid end
 end
 if marks[2] then
   if #cancelled > 0 then call('HSET', w, '~', table.concat(cancelled)) else call('HDEL', w, '~') end
