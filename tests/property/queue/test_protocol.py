@@ -54,8 +54,7 @@ class Modelled:
     cancelling: bool = False
     doubt: bool = False
     """Of class at_most_once, and perhaps begun: the queue does not end it."""
-    told: set[str] = field(default_factory=set[str])
-    """The workers that are to break it off, should they hold it."""
+    told: set[str] = field(default_factory=set[str])  # workers that are to break it off
     holder: tuple[str, int] | None = None
     envelope: bytes = b"arguments"
     effect: str = "p"
@@ -219,7 +218,7 @@ class Protocol(RuleBasedStateMachine):
         assert len(claims) <= want
         self.take_in(name, lane, claims)
         if not claims:  # not idle: what the model does not see must not happen behind its back
-            self.queue.command(_del(f"{self.queue.prefix}idle:{TASK}"))
+            self.queue.command(pack("DEL", f"{self.queue.prefix}idle:{TASK}"))
 
     @rule(choice=st.integers(0, 99), state=st.sampled_from(["completed", "failed", "cancelled"]), twice=st.booleans())
     def finish(self, choice: int, state: RunState, twice: bool) -> None:
@@ -323,7 +322,7 @@ class Protocol(RuleBasedStateMachine):
     @rule()
     def era_changes(self) -> None:
         """As if the server had come back: the stored start is another one, until a supervisor sees it."""
-        self.queue.command(_hset(f"{self.queue.prefix}m", "run_id", "0" * 40))
+        self.queue.command(pack("HSET", f"{self.queue.prefix}m", "run_id", "0" * 40))
         before = self.register.era
         for each in self.workers.values():
             self.renew(each)
@@ -337,8 +336,9 @@ class Protocol(RuleBasedStateMachine):
 
     def renew(self, each: Worker) -> None:
         name, renewed = each.session.name, each.session.renew()
-        held = self.held_by(name)
-        told = [run_id for run_id in held if name in self.runs[run_id].told and self.runs[run_id].cancelling]
+        told = [
+            run_id for run_id in self.held_by(name) if name in self.runs[run_id].told and self.runs[run_id].cancelling
+        ]
         assert sorted(renewed.cancelled) == sorted(told)
         assert renewed.alive
         for run_id, model in self.runs.items():
@@ -366,14 +366,6 @@ class Protocol(RuleBasedStateMachine):
         depth = self.queue.depth([TASK])
         assert (depth.running, depth.delayed) == (states.count("running"), states.count("delayed"))
         assert depth.ready >= states.count("ready")
-
-
-def _del(key: str) -> bytes:
-    return pack("DEL", key)
-
-
-def _hset(key: str, name: str, value: str) -> bytes:
-    return pack("HSET", key, name, value)
 
 
 @pytest.fixture(scope="module", params=["redis", "valkey"])
