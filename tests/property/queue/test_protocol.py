@@ -52,8 +52,7 @@ class Modelled:
     attempt: int = 1
     crashes: int = 0
     cancelling: bool = False
-    doubt: bool = False
-    """Of class at_most_once, and perhaps begun: the queue does not end it."""
+    doubt: bool = False  # of class at_most_once, and perhaps begun: the queue does not end it
     told: set[str] = field(default_factory=set[str])  # workers that are to break it off
     holder: tuple[str, int] | None = None
     envelope: bytes = b"arguments"
@@ -336,9 +335,7 @@ class Protocol(RuleBasedStateMachine):
 
     def renew(self, each: Worker) -> None:
         name, renewed = each.session.name, each.session.renew()
-        told = [
-            run_id for run_id in self.held_by(name) if name in self.runs[run_id].told and self.runs[run_id].cancelling
-        ]
+        told = [r for r in self.held_by(name) if name in self.runs[r].told and self.runs[r].cancelling]
         assert sorted(renewed.cancelled) == sorted(told)
         assert renewed.alive
         for run_id, model in self.runs.items():
