@@ -106,7 +106,8 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     if lease.refused:
         logger.warning("Flow run %s: this or a later attempt is at work already", attempt.run_id)
     else:
-        os.write(go_write, b"g")
+        with contextlib.suppress(BrokenPipeError):  # it has died already: its end is seen next
+            os.write(go_write, b"g")
     os.close(go_write)
     died = await_end(child)
     code = as_told(attempt.run_id, attempt.number, died, told_read)

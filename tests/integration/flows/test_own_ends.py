@@ -29,6 +29,27 @@ def test_what_a_flow_does_to_itself_is_its_failure_and_no_hand_back(runs: Runs, 
     assert runs.ends(run_id) == ["Failed"]
 
 
+GONE_BEFORE_IT_BEGINS = """
+import os, signal, sys
+from kapstan.worker import flow_process
+
+class Lease(flow_process._Lease):
+    def __init__(self, attempt, child):
+        super().__init__(attempt, child)
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+flow_process._Lease = Lease
+flow_process.execute(flow_process.Attempt(sys.argv[1], 1, "flows.py:never"), lambda: None)
+"""
+
+
+def test_a_process_that_ends_before_it_may_begin_is_no_fault_of_its_supervisor(runs: Runs) -> None:
+    """It is killed, or told to go, while the lease of the run is taken."""
+    attempt = runs.python(["-c", GONE_BEFORE_IT_BEGINS, new_id()])
+    assert attempt.ends() == 137, attempt.errors
+
+
 def test_a_module_that_leaves_while_it_is_imported_is_a_failure(runs: Runs, tmp_path: Path) -> None:
     module = tmp_path / "leaving.py"
     module.write_text("import sys\nsys.exit(3)\n")
