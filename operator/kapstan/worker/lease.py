@@ -58,9 +58,9 @@ class Lease:
             self._lanes.look()  # who was recalled settles
         self._acknowledged(now)  # the time of sending: the lease began no earlier
         if not renewed.alive:
+            self._lanes.recalled()  # they begin nothing of what they were given before
             logger.warning("This session had ended; it was opened anew, and its runs are somebody else's")
-            self._lanes.recalled()
-            self._lanes.look()  # they begin nothing of what they were given before, and ask again
+            self._lanes.look()  # and ask again
         for session in renewed.reaped:
             logger.warning("Worker session %s was silent for a lease; its runs went back to the queue", session)
         if renewed.next_due is not None:
