@@ -7,8 +7,10 @@ import logging
 import os
 import select
 import signal
+from typing import NamedTuple
 
 from kapstan import backend as backends
+from kapstan.engine.key_intent import open_intents
 from kapstan.errors import KapstanError
 from kapstan.ids import RunId
 from kapstan.journal import read_journal
@@ -17,23 +19,34 @@ from kapstan.states import AttemptOutcome, ExitCode
 logger = logging.getLogger("kapstan.engine")
 
 
+class End(NamedTuple):
+    """What an attempt's process has left.
+
+    Attributes:
+        leaves_intents: it may hold a key, since the store did not take what became of a run.
+    """
+
+    code: int
+    leaves_intents: bool = True
+
+
 def say(told: int) -> None:
     """The exit code of this process will be ours. User code may have closed every file: then the journal is asked."""
     with contextlib.suppress(OSError):
-        os.write(told, b"!")
+        os.write(told, b"i" if open_intents else b"!")
 
 
-def as_told(run_id: RunId, number: int, code: int, told: int) -> int:
+def as_told(run_id: RunId, number: int, code: int, told: int) -> End:
     """``code``, unless it means something that is not so: user code has ended the process, as ``os._exit`` does. Then
     what the journal says."""
     with contextlib.suppress(BlockingIOError):
-        if os.read(told, 1):
-            return code
+        if said := os.read(told, 1):
+            return End(code, leaves_intents=said == b"i")
     if code not in set(ExitCode):
-        return code
+        return End(code)
     recorded = _recorded(run_id, number)
     if recorded is not None:
-        return recorded
+        return End(recorded)
     logger.error(
         "Flow run %s: its process was ended with exit code %d before the end of the run was recorded; go on with: "
         "kapstan flow-run resume %s",
@@ -41,7 +54,7 @@ def as_told(run_id: RunId, number: int, code: int, told: int) -> int:
         code,
         run_id,
     )
-    return ExitCode.NOT_RECORDED
+    return End(ExitCode.NOT_RECORDED)
 
 
 def _recorded(run_id: RunId, number: int) -> ExitCode | None:

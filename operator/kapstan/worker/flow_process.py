@@ -110,9 +110,10 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
             os.write(go_write, b"g")
     os.close(go_write)
     died = await_end(child)
-    code = as_told(attempt.run_id, attempt.number, died, told_read)
+    code, leaves_intents = as_told(attempt.run_id, attempt.number, died, told_read)
     if code != ExitCode.DONE:
         kill_below(os.getpid())
+    if code != ExitCode.DONE or leaves_intents:
         lease.note_end(cause_of(died))
     lease.end()
     _leave(code if code >= 0 else 128 - code)
