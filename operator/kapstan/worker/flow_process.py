@@ -111,9 +111,8 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     os.close(go_write)
     died = await_end(child)
     code, leaves_intents = as_told(attempt.run_id, attempt.number, died, told_read)
-    if code != ExitCode.DONE:
-        kill_below(os.getpid())
     if code != ExitCode.DONE or leaves_intents:
+        kill_below(os.getpid())  # before others hear that nothing of it acts any more
         lease.note_end(cause_of(died))
     lease.end()
     _leave(code if code >= 0 else 128 - code)
