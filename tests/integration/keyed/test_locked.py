@@ -159,7 +159,9 @@ def test_who_is_cancelled_in_the_line_leaves_it() -> None:
     subject = ordered(slow, PURE)
 
     async def main() -> list[Any]:
-        first, second, third = (asyncio.ensure_future(subject(1)) for _ in range(3))
+        first = asyncio.ensure_future(subject(1))
+        await asyncio.to_thread(until, lambda: ran == [1])  # it is the one that has its turn
+        second, third = (asyncio.ensure_future(subject(1)) for _ in range(2))
         await asyncio.to_thread(until, lambda: in_line() == 2)
         second.cancel()
         gate.set()
