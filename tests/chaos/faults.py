@@ -92,8 +92,8 @@ def fail_over(campaign: Campaign) -> None:
     """The primary is killed when its replica lags behind; the Sentinels make that the primary."""
     watched = campaign.place.watched
     assert watched is not None
+    before = _ended(campaign)  # what ends from here on, the replica may lack
     watched.cut_replica_off()
-    before = _ended(campaign)
     campaign.advance(len(before) + LOST_ENDS)
     held = campaign.all_held()
     watched.primary.kill()
