@@ -4,6 +4,7 @@ read waits its turn."""
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -141,6 +142,8 @@ def test_a_store_that_refuses_the_key_costs_no_second_execution(objects: Minio, 
     first.wait()
     worker = start(limit=1, env={"KAPSTAN_S3_SECRET_KEY": "wrong"}, arguments=("--drain-seconds", "0.5"))
     future = served.large.delay("t", LARGE)
+    while not executions(sink, "t"):
+        time.sleep(0.01)
     worker.await_line("SignatureDoesNotMatch")
     worker.signal(signal.SIGTERM)
     assert future.result(timeout=20) == "t" * LARGE
