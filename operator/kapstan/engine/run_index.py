@@ -5,9 +5,9 @@ warning.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 from kapstan.backend import Backend
 from kapstan.errors import KapstanError
@@ -17,12 +17,22 @@ logger = logging.getLogger("kapstan.engine")
 _END_SECONDS = 5.0  # how long the end of a run waits for the index
 
 
+class _Summary(NamedTuple):
+    run_id: RunId
+    fields: dict[str, Any]
+    saved: threading.Event
+
+
 class RunIndex:
-    """Saves summaries in the order of the calls: files at once, Redis from a thread that no flow waits for."""
+    """Saves summaries in the order of the calls: files at once, Redis from a thread that no flow waits for.
+
+    The thread lives as long as something waits to be saved, so a program that runs many flows keeps none of them.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._waiting: queue.SimpleQueue[tuple[RunId, dict[str, Any], threading.Event]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting: deque[_Summary] = deque()
         self._thread: threading.Thread | None = None
 
     def save(self, run_id: RunId, summary: dict[str, Any], *, last: bool) -> None:
@@ -30,19 +40,24 @@ class RunIndex:
         if not self._backend.settings.redis_url:
             self._save(run_id, summary)
             return
-        saved = threading.Event()
-        self._waiting.put((run_id, summary, saved))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="kapstan-index", daemon=True)
-            self._thread.start()
-        if last and not saved.wait(_END_SECONDS):
+        waits = _Summary(run_id, summary, threading.Event())
+        with self._lock:
+            self._waiting.append(waits)
+            if self._thread is None or not self._thread.is_alive():  # a forked child has none of its parent's threads
+                self._thread = threading.Thread(target=self._run, name="kapstan-index", daemon=True)
+                self._thread.start()
+        if last and not waits.saved.wait(_END_SECONDS):
             logger.warning("The index does not answer; the end of flow run %s stands in its journal only", run_id)
 
     def _run(self) -> None:
         while True:
-            run_id, summary, saved = self._waiting.get()
-            self._save(run_id, summary)
-            saved.set()
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                waits = self._waiting.popleft()
+            self._save(waits.run_id, waits.fields)
+            waits.saved.set()
 
     def _save(self, run_id: RunId, summary: dict[str, Any]) -> None:
         try:

@@ -59,7 +59,7 @@ def minted_as(token: bytes, since: bytes, session: bytes) -> Minted:
 @lru_cache(maxsize=4096)
 def _counts_of(part: bytes) -> tuple[int, int, EffectClass, bool]:
     """Attempt, crashes, class, and whether it is to be cancelled."""
-    return int(part[1:4]), part[0] - 48, CLASSES[part[5]], bool(part[4] - NO_FLAGS & CANCEL)
+    return int(part[1:4]), part[0] - 48, CLASSES[part[5]], bool((part[4] - NO_FLAGS) & CANCEL)
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.flows.conftest import SHAPES, Runs
 from tests.servers.redis import RedisServer
 
-from kapstan import backend, ids
+from kapstan import backend, flow, ids
 from kapstan.ids import RunId
 from kapstan.runs.flow_runs import FlowRuns
 
@@ -118,3 +118,25 @@ def test_a_run_that_was_declared_crashed_and_lives_is_fenced_and_goes_on_when_a_
     resumed = runs.command(["run", f"{SHAPES}:loop", "--run-id", uuid, "--attempt", "3", "--again"])
     assert resumed.ends() == 0, resumed.errors
     assert (runs.effects, runs.ends(run_id)) == (["step 1"] * 6, [None, "Crashed", "Completed"])
+
+
+def test_a_program_that_runs_many_flows_keeps_no_thread_of_them(redis: RedisServer) -> None:
+    backend.use(None)
+
+    @flow(name="counted part")
+    def part() -> None: ...
+
+    @flow(name="counted whole")
+    def whole() -> None:
+        for _ in range(5):
+            part()
+
+    try:
+        whole()  # threads of the process itself are there from now on
+        before = set(threading.enumerate())
+        whole()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        assert set(threading.enumerate()) - before == set()
+    finally:
+        backend.use(None)
