@@ -16,6 +16,7 @@ from kapstan.futures import Future, FutureList
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from kapstan.durability import Durability
     from kapstan.specs import TaskSpec
 
 _future: type[Future[Any]] = Future  # a call of Future[Any] itself costs a microsecond more
@@ -43,6 +44,7 @@ class Deferred:
         queue: str | None = None,
         priority: int | None = None,
         group: str | None = None,
+        durability: Durability | str | None = None,
     ) -> Future[Any]:
         """As ``delay``, with the arguments in a tuple and a dict.
 
@@ -61,7 +63,7 @@ class Deferred:
                 options instead of its own, and its future is returned. With ``countdown`` that is a debounce: of many
                 submits the last one runs, so long after it. One that runs already is left alone, and a new one is
                 queued. Not in flows.
-            queue, priority, group: other ones than those of the task.
+            queue, priority, group, durability: other ones than those of the task.
 
         Raises:
             ConfigurationError: an option that cannot be, or two that contradict each other.
@@ -80,6 +82,7 @@ class Deferred:
             queue=queue,
             priority=priority,
             group=group,
+            durability=durability,
         )
         call = (*self._bound, *(args or ())), dict(kwargs or {})
         return _future(submission.submit(self.spec, *call, options))
@@ -96,6 +99,7 @@ class Deferred:
         queue: str | None = None,
         priority: int | None = None,
         group: str | None = None,
+        durability: Durability | str | None = None,
     ) -> FutureList[Any]:
         """Submit many runs at once, in order: ``[(args, kwargs), ...]``. The options are those of ``apply_async`` and
         hold for each. If one call cannot be sent, none is submitted.
@@ -112,7 +116,9 @@ class Deferred:
         keys = None if idempotency_keys is None else keys_of(idempotency_keys, len(given))
         pairs = [((*self._bound, *args), kwargs) for args, kwargs in (_pair(*item) for item in enumerate(given))]
         wishes = {"countdown": countdown, "eta": eta, "expires": expires, "wait_for": wait_for}
-        return self._submitted(pairs, keys, **wishes, queue=queue, priority=priority, group=group)
+        return self._submitted(
+            pairs, keys, **wishes, queue=queue, priority=priority, group=group, durability=durability
+        )
 
     def _submitted(
         self, calls: Sequence[submission.Call], keys: Sequence[str] | None = None, **options: Any

@@ -121,9 +121,10 @@ class Settings:
     allow_pickle: bool = _setting(True, "Whether values that JSON cannot carry may be pickled (signed in any case).")
     max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.", least=1)
     inline_bytes: int = _setting(8 * 1024, "Up to this size values ride in Redis, above it in the object store.")
-    result_ttl_seconds: int = _setting(
-        24 * 3600, "How long the record of a finished background run stays in Redis.", least=1
+    durability: str = _setting(
+        "redis", "`durability` of tasks that do not say: redis or aof.", check=_one_of("redis", "aof")
     )
+    result_ttl_seconds: int = _setting(86_400, "How long the record of an ended run stays in Redis.", least=1)
     result_storage: str = _setting(
         "",
         "Where results of tasks and flows go that name no `result_storage`: a folder or s3://bucket/prefix; empty: "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, ParameterError
 from kapstan.run_limits import RateLimit
 from kapstan.states import EffectClass, State
@@ -34,6 +35,7 @@ class TaskPolicy:
         result_storage_key: template of the key under which they also stand there.
         result_serializer: the ``kapstan.serializers.Serializer`` of results; None inherits in the same way.
         effect: that of ``exactly_once`` where only that was given.
+        durability: None for that of the settings.
     """
 
     description: str = ""
@@ -70,6 +72,7 @@ class TaskPolicy:
     effect_horizon: float = 60.0
     key_retention: float = 82_800.0
     expires: float | None = None
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True, slots=True)

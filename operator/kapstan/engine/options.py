@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, TypedDict
 
 from kapstan import run_limits, serializers
+from kapstan.durability import Durability, durability
 from kapstan.engine import queue_options, storages
 from kapstan.engine.cache_options import CacheKey, CachePolicy, cache_key_fn, cache_policy, expiration
 from kapstan.engine.effect_options import effect_class, probe
@@ -224,6 +225,12 @@ class TaskOptions(TypedDict, total=False):
         seconds_to_begin,
         "How long a background run may wait: one that was not begun by then is cancelled (`Expired`). A timedelta, or "
         "seconds. Default: without end.",
+    ]
+    durability: Annotated[
+        Durability | str | None,
+        durability,
+        "Where a background run stands before its submit is answered: `redis`; `aof`: Redis has synced it to its disk. "
+        "Default: `KAPSTAN_DURABILITY`.",
     ]
 
 

@@ -15,6 +15,7 @@ from kapstan import backend as backends
 from kapstan.backend import Backend
 from kapstan.codec import PICKLE, Codec, fingerprint
 from kapstan.context import current_flow
+from kapstan.durability import Durability
 from kapstan.engine import branch, canonical, forks, naming, values
 from kapstan.engine.pending import promises
 from kapstan.engine.submit_options import MOST_AWAITED, SubmitOptions, of_task
@@ -234,6 +235,7 @@ def _submission(
         options.group or "",
         expires=options.expires,
         after=options.after,
+        durability=options.durability or Durability(backend.settings.durability),
     )
 
 

@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
+from kapstan import durability as levels
 from kapstan import ids
 from kapstan.context import current_flow
+from kapstan.durability import Durability
 from kapstan.engine import option_checks as checks
 from kapstan.engine import queue_options
 from kapstan.engine.pending import Resolvable
@@ -33,6 +35,7 @@ class SubmitOptions:
         idempotency_key: one key is one run.
         after: background runs that must have completed before.
         replace_key: a run of the same task and key that still waits is replaced by this one.
+        durability: None for that of the settings.
     """
 
     queue: str = "default"
@@ -43,6 +46,7 @@ class SubmitOptions:
     idempotency_key: str | None = None
     after: tuple[RunId, ...] = ()
     replace_key: str | None = None
+    durability: Durability | None = None
 
 
 PLAIN = SubmitOptions()
@@ -50,9 +54,9 @@ PLAIN = SubmitOptions()
 
 def of_task(spec: TaskSpec) -> SubmitOptions:
     """Those of ``.delay()`` and deferred maps: what the task says."""
-    if spec.expires is None and spec.priority == 0 and spec.queue == "default":
+    if spec.expires is None and spec.priority == 0 and spec.queue == "default" and spec.durability is None:
         return PLAIN
-    return SubmitOptions(queue=spec.queue, priority=spec.priority, expires=spec.expires)
+    return SubmitOptions(queue=spec.queue, priority=spec.priority, expires=spec.expires, durability=spec.durability)
 
 
 def of_call(
@@ -67,6 +71,7 @@ def of_call(
     queue: str | None = None,
     priority: int | None = None,
     group: str | None = None,
+    durability: Durability | str | None = None,
 ) -> SubmitOptions:
     """Those of ``apply_async``. Waits for what is in ``wait_for`` and runs in this process.
 
@@ -96,6 +101,7 @@ def of_call(
         idempotency_key=key,
         after=after,
         replace_key=replaces,
+        durability=spec.durability if durability is None else levels.durability("durability", durability),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from kapstan.durability import Durability
 from kapstan.ids import RunId, Token
 from kapstan.ports.lane import Lane
 from kapstan.ports.session import Session
@@ -51,6 +52,8 @@ class Submission(NamedTuple):
     after: tuple[RunId, ...] = ()
     """Runs that must have completed before it may start. Once one ended otherwise, or is not known, it starts: whoever
     executes it finds that out."""
+    durability: Durability = Durability.REDIS
+    """Where it stands before its submit is answered."""
 
 
 class Submitted(NamedTuple):
@@ -133,6 +136,7 @@ class Queue(Protocol):
         Raises:
             IdempotencyConflict: the id exists with another fingerprint.
             QueueFull: Redis has no memory for it; nothing was accepted.
+            ConfigurationError: a durability that this server cannot keep; nothing was accepted.
         """
         ...
 
@@ -153,7 +157,8 @@ class Queue(Protocol):
 
     def submit_many(self, submissions: Iterable[Submission]) -> list[Submitted]:
         """Accept many, in order; a conflict raises after all others were accepted. They are drawn while earlier ones
-        are on their way: what drawing raises is raised, and those stay accepted."""
+        are on their way: what drawing raises is raised, and those stay accepted. The durability of the first is that
+        of all."""
         ...
 
     def record(self, run_id: RunId) -> RunRecord | None: ...

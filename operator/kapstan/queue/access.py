@@ -64,7 +64,7 @@ ROLES = {
         "submits runs, waits for them, cancels them, uses locks, runs flows; loads no scripts, serves no tasks",
         _SUBMITTING,
         "set del zrem",
-        (*_RUNS, *_FLOWS, *_LOCKS, "rk:"),
+        (*_RUNS, *_FLOWS, *_LOCKS, "rk:", "aof"),
         ("c:*", "lc:*", "runs"),
         loads=False,
     ),
@@ -72,7 +72,7 @@ ROLES = {
         "serves tasks (task workers, .submit() outside a flow), and what a client does",
         tuple(sorted({*SCRIPTS} - {"pause", "delete"})),
         "set del zrem",
-        (*_RUNS, *_FLOWS, *_LOCKS, "rk:", "m", "s", "dr:", "gone:"),
+        (*_RUNS, *_FLOWS, *_LOCKS, "rk:", "aof", "m", "s", "dr:", "gone:"),
         ("c:*", "lc:*", "runs", "l:*", "S:*", "b", "due"),
     ),
     "operator": Role(

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import chain, islice
 
+from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueFull, QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.ports import Submission, Submitted
-from kapstan.queue import scripts
+from kapstan.queue import scripts, synced
 from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import check_format, place_of_run, state_of, tail_of
 from kapstan.queue.server_clock import ServerClock
@@ -46,11 +48,15 @@ class BulkSubmit:
         self._answers: list[bytes] = []
         self._full: QueueFull | None = None
         self._clock = ServerClock()
+        self._synced = False
         self.run_ids: list[RunId] = []
 
     def run(self, submissions: Iterable[Submission]) -> list[Submitted]:
         """See ``ports.Queue.submit_many``. Calls that a lost connection left without an answer are sent again."""
-        calls = self._calls(iter(submissions))
+        given = iter(submissions)
+        first = list(islice(given, 1))
+        self._synced = any(submission.durability is Durability.AOF for submission in first)
+        calls = self._calls(chain(first, given))
         try:
             self._dialer.patiently(lambda: self._attempt(calls), self._dialer.settings.redis_retry_seconds)
             if self._full is not None:
@@ -82,20 +88,28 @@ class BulkSubmit:
             if not wire.clock.fresh:
                 wire.clock.told_time(*wire.call(pack("TIME")))
             self._clock = wire.clock
+            if self._synced:
+                synced.prepare(wire)
             for packed, _ in self._unanswered:
-                wire.send(packed)
+                self._send(wire, packed)
             while self._full is None and (call := next(calls, None)) is not None:
                 self._unanswered.append(call)
-                wire.send(call[0])
+                self._send(wire, call[0])
                 if len(self._unanswered) > _IN_FLIGHT:
                     self._take(wire)
             while self._unanswered:
                 self._take(wire)
 
+    def _send(self, wire: Wire, packed: bytes) -> None:
+        if self._synced:  # call by call: a server that starts anew in between may have lost what it had not synced
+            synced.send(wire, self._prefix, packed)
+        else:
+            wire.send(packed)
+
     def _take(self, wire: Wire) -> None:
         """Read one answer. A full Redis ends the call after the answers of what is in flight."""
         try:
-            reply = wire.read()
+            reply = synced.read(wire) if self._synced else wire.read()
             check_format(reply)
             answer = reply[1]
         except QueueFull as error:

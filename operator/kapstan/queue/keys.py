@@ -54,6 +54,7 @@ KEYS = (
     KeySpec(
         "rk:<digest>", "string", "ttl", "replace", "the run that was submitted last under a key of its task; nonce"
     ),
+    KeySpec("aof", "string", "ttl", "submit", "written by who must know that the server has synced (durability aof)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),
     KeySpec("w:<session>", "hash", "session", "renew, expire", "a session: info, marks, and its claims"),
     KeySpec("pa", "set", "empties", "pause", "routes and ('|' before the name) queues that a person has paused"),

@@ -114,7 +114,7 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
     Raises:
         ConfigurationError: a field that does not fit.
     """
-    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _ = submission
+    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _, _ = submission
     if not (8 <= len(fingerprint) <= 16 and fingerprint.isascii() and fingerprint.isprintable()):
         raise ConfigurationError(f"fingerprint={fingerprint!r}: give 8 to 16 printable characters")
     head, place = _ends_of(task, queue, priority, group, effect, expires is not None)

@@ -14,8 +14,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
+from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import RunId, host_label, new_nonce
 from kapstan.ports import (
@@ -30,7 +32,7 @@ from kapstan.ports import (
     Submitted,
 )
 from kapstan.ports.queue import ENDS_SECONDS
-from kapstan.queue import replacing, scripts
+from kapstan.queue import replacing, scripts, synced
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.bulk import BulkSubmit, conflict, expires_ms, milliseconds
 from kapstan.queue.dialer import Dialer, check_server
@@ -94,7 +96,8 @@ class RedisQueue:
     # ------------------------------------------------------------------ submitting
 
     def submit(self, submission: Submission) -> Submitted:
-        _, answer, letter = self.call(scripts.submit.pack(self.prefix, *self._packed(submission)))
+        call = self.call if submission.durability is not Durability.AOF else self.call_synced
+        _, answer, letter = call(scripts.submit.pack(self.prefix, *self._packed(submission)))
         if answer == b"CONFLICT":
             raise conflict([submission.run_id])
         if answer == b"OK":
@@ -257,6 +260,13 @@ class RedisQueue:
     def call(self, packed: bytes) -> list[Any]:
         """The reply of one script; see ``command``."""
         reply = self.command(packed)
+        check_format(reply)
+        return reply
+
+    def call_synced(self, packed: bytes) -> list[Any]:
+        """As ``call``, once the server has what it wrote on its disk."""
+        attempt = partial(synced.call, self._wire, self.prefix, packed)
+        reply = self._dialer.patiently(attempt, self.settings.redis_retry_seconds)
         check_format(reply)
         return reply
 

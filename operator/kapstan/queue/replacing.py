@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from kapstan.durability import Durability
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId, new_id, new_nonce
 from kapstan.ports import Submission, Submitted
@@ -30,8 +31,9 @@ def replace(
     known = queue.command(pack("GETRANGE", f"{queue.prefix}rk:{key}", 0, 21))
     run_id: RunId = known.decode() or new_id()
     for _ in range(_TRIES):
-        arguments = packed(make(run_id))
-        _, answer, letter, current = queue.call(scripts.replace.pack(queue.prefix, *arguments, key, nonce))
+        submission = make(run_id)
+        call = queue.call if submission.durability is not Durability.AOF else queue.call_synced
+        _, answer, letter, current = call(scripts.replace.pack(queue.prefix, *packed(submission), key, nonce))
         if answer == b"OTHER":
             run_id = current.decode()
         elif answer in (b"TAKEN", b"CONFLICT"):

@@ -63,6 +63,7 @@ class Wire:
         self._poll.register(self._socket, select.POLLIN)
         self.pushes: deque[list[Any]] = deque()
         self.clock = ServerClock()
+        self.synced_by: Any = None  # see ``synced``
         _wires.add(self)
 
     def _be_patient(self) -> None:

@@ -53,7 +53,9 @@ def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], regist
     if unfindable(spec.identity, spec.fn) or (known is not None and known.spec.fn is not spec.fn):
         spec = replace(spec, identity=_local)
     lanes = _serving(backend, spec, registered)
-    options = SubmitOptions(queue=queue_name(), priority=spec.priority, expires=spec.expires)
+    options = SubmitOptions(
+        queue=queue_name(), priority=spec.priority, expires=spec.expires, durability=spec.durability
+    )
     return submission.submit(spec, args, kwargs, options, named=lambda run_id: lanes.expect(run_id, spec))
 
 

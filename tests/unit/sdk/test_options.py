@@ -16,6 +16,7 @@ import pytest
 
 from kapstan import Flow, Task, exponential_backoff, flow, settings, task
 from kapstan.cache_policies import INPUTS, CachePolicy
+from kapstan.durability import Durability
 from kapstan.engine.options import FlowOptions, TaskOptions
 from kapstan.errors import ConfigurationError
 from kapstan.run_limits import RateLimit
@@ -107,6 +108,7 @@ GIVEN_TO_TASK: dict[str, tuple[Any, Any]] = {
     "effect_horizon": (5, 5.0),
     "key_retention": (3600, 3600.0),
     "expires": (timedelta(minutes=1), 60.0),
+    "durability": ("aof", Durability.AOF),
 }
 """What is given and what is then read."""
 
@@ -181,6 +183,7 @@ async def akey(context: Any, parameters: dict[str, Any]) -> str:
 
 
 EFFECT = "give one of pure, idempotent, at_most_once, transactional"
+LEVELS = f"give one of {', '.join(Durability)}"
 PROBE = "give a function of the idempotency key that says whether the effect happened"
 NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
 
@@ -210,6 +213,7 @@ NO_NUMBER = [math.inf, -math.inf, math.nan, -1, "5", True, timedelta(seconds=1)]
         *((Task, "probe", value, PROBE) for value in ("asks", 5)),
         *((Task, "effect_horizon", value, "give a number from 0 on") for value in (-1, math.inf, "5")),
         *((Task, "key_retention", value, "give a number from 0 on") for value in (-1, math.nan, True)),
+        *((Task, "durability", value, LEVELS) for value in ("disk", "AOF", 5, True, ["aof"])),
         (Flow, "flow_run_name", ["x"], "give a template, such as 'charge-{user}', or a function"),
         *((Task, "cache_policy", value, POLICY) for value in ("inputs", 5, CachePolicy)),
         *((Task, "cache_key_fn", value, KEY_FN) for value in ("key", 5, akey)),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kapstan import task
+from kapstan.durability import Durability
 from kapstan.engine.submit_options import PLAIN, of_call, of_task
 from kapstan.errors import ConfigurationError
 
@@ -38,6 +39,14 @@ def test_a_moment_is_one_in_any_zone_and_one_that_has_passed_is_now() -> None:
     assert options(expires=datetime(2020, 1, 1, tzinfo=UTC)).expires == 0.0
 
 
+def test_the_durability_of_a_call_wins_over_that_of_its_task() -> None:
+    assert options().durability is None, "the settings say"
+    careful = plain.with_options(durability="aof")
+    assert of_task(careful.spec).durability is options(careful).durability is Durability.AOF
+    assert options(careful, durability="redis").durability is Durability.REDIS
+    assert options(durability=Durability.AOF).durability is Durability.AOF
+
+
 @pytest.mark.parametrize(
     ("subject", "given", "named"),
     [
@@ -57,6 +66,7 @@ def test_a_moment_is_one_in_any_zone_and_one_that_has_passed_is_now() -> None:
         (plain, {"countdown": 1.0, "eta": datetime(2100, 1, 1, tzinfo=UTC)}, "give one of them"),
         (plain, {"idempotency_key": ""}, "idempotency_key=''"),
         (plain, {"idempotency_key": 7}, "idempotency_key=7"),
+        (plain, {"durability": "disk"}, "durability='disk': give one of redis, "),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(subject: Any, given: dict[str, Any], named: str) -> None:
