@@ -23,8 +23,9 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from kapstan.alarm import Alarm
 from kapstan.errors import CancelRun, Fenced, HandBack, JournalLost, TaskTimeout
 from kapstan.main_thread import stretch
 
@@ -146,7 +147,7 @@ def within(seconds: float | None, body: Callable[[], T]) -> T:
         TimeUp: a limit around this one was up first.
     """
     limit = Limit(seconds, _current.get(), threading.get_ident())
-    watched = _with_alarm if threading.current_thread() is threading.main_thread() else _with_bell
+    watched = _with_alarm if _has_alarm() else _with_bell
     mark = _current.set(limit)
     try:
         result = watched(limit, body)
@@ -235,36 +236,26 @@ def _outcome_of(limit: Limit, error: BaseException) -> BaseException:
 # ---------------------------------------------------------------------------------------------- the main thread
 
 
+def _has_alarm() -> bool:
+    """A handler of SIGALRM that is not Python's could not be set again: it is left alone."""
+    return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGALRM) is not None
+
+
 def _with_alarm(limit: Limit, body: Callable[[], T]) -> T:
-    """SIGALRM when a limit is up, and every second after that. An alarm of somebody else's goes on afterwards."""
-    before_left, before_interval = signal.getitimer(signal.ITIMER_REAL)
-    started = time.monotonic()
+    """SIGALRM when a limit is up, and every second after that. An alarm of somebody else's goes on."""
 
-    def ring(_signal: int, _frame: Any) -> None:
-        if limit.over:
-            return
-        if limit.outermost_up() is None:
-            signal.setitimer(signal.ITIMER_REAL, _until(limit), _AGAIN)  # it came early
-            return
-        limit.ring()
-        raise TimeUp
+    def ring() -> None:
+        if not limit.over and limit.outermost_up() is not None:
+            limit.ring()
+            raise TimeUp
 
-    before = signal.signal(signal.SIGALRM, ring)
+    alarm = Alarm(limit.next_at(), _AGAIN, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, _until(limit), _AGAIN)
+        alarm.take()
         return body()
     finally:
-        limit.over = True  # first: from here on the handler raises nothing
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
-        if before_left > 0.0:
-            left = before_left - (time.monotonic() - started)
-            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-6), before_interval)
-
-
-def _until(limit: Limit) -> float:
-    """Seconds for ``setitimer``, whose 0 would mean never."""
-    return min(max(limit.next_at() - time.monotonic(), 1e-6), 1e8)
+        limit.over = True  # first: from here on nothing rings
+        alarm.give_back()
 
 
 # ---------------------------------------------------------------------------------------------- other threads

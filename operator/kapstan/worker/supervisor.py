@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from kapstan.alarm import Theirs
 from kapstan.backend import Backend
 from kapstan.errors import QueueUnavailable, StoreUnavailable
 from kapstan.ids import RunId
@@ -74,7 +75,8 @@ class Supervisor:
         """
         before = {name: signal.signal(name, self._on_stop) for name in (signal.SIGTERM, signal.SIGINT)}
         before |= {name: signal.signal(name, self._on_look) for name in (signal.SIGCHLD, children.LOOK)}
-        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._on_fence)
+        alarm = Theirs()
+        signal.signal(signal.SIGALRM, self._on_fence)
         try:
             first = self._lanes.begin(self._bell, lambda: self._stop_signals > 0)
             if first is None:
@@ -89,9 +91,12 @@ class Supervisor:
             return self._end(session)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-            self._lanes.kill_all()
-            for name, handler in before.items():
-                signal.signal(name, handler)
+            try:
+                self._lanes.kill_all()
+            finally:
+                for name, handler in before.items():
+                    signal.signal(name, handler)
+                alarm.go_on()
 
     def _open(self, first: Child) -> tuple[Session, Lease] | None:
         """The session, as soon as the queue takes it; None: told to stop before."""
