@@ -311,6 +311,11 @@ def refers_to_store(envelope: bytes) -> bool:
     return envelope[1:2] == REFERENCE
 
 
+def sealed_size(body: bytes) -> int:
+    """How long the envelope of ``body`` is."""
+    return _OVERHEAD + len(body)
+
+
 def fingerprint(envelope: bytes) -> str:
     """16 characters that are equal only for the same value in the same place: half of the signature."""
     return envelope[6:14].hex()

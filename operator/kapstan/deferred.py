@@ -102,7 +102,8 @@ class Deferred:
         durability: Durability | str | None = None,
     ) -> FutureList[Any]:
         """Submit many runs at once, in order: ``[(args, kwargs), ...]``. The options are those of ``apply_async`` and
-        hold for each. If one call cannot be sent, none is submitted.
+        hold for each. If one call cannot be sent, none is submitted: all are serialised, and large arguments stored,
+        before the first is sent.
 
         Args:
             idempotency_keys: the key of each.
@@ -110,6 +111,7 @@ class Deferred:
         Raises:
             ConfigurationError: as ``apply_async``; a call that is no pair; not as many keys as calls, or one key twice.
             IdempotencyConflict: keys that were used for other arguments; all others were submitted.
+            StoreUnavailable, StoreRefused: the store does not take large arguments; none was submitted.
             QueueUnavailable: it broke off; ``error.accepted`` names the runs that were accepted.
         """
         given = list(calls)

@@ -7,13 +7,13 @@ second run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.codec import PICKLE, Codec, fingerprint
+from kapstan.codec import PICKLE, Codec, fingerprint, sealed_size
 from kapstan.context import current_flow
 from kapstan.durability import Durability
 from kapstan.engine import branch, canonical, forks, naming, values
@@ -92,7 +92,8 @@ def _replace(
 def submit_many(
     spec: TaskSpec, calls: Sequence[Call], options: SubmitOptions | None = None, keys: Sequence[str] | None = None
 ) -> list[RunId]:
-    """Submit one run for each of ``calls``, in order; raises as ``submit``. If one cannot be sent, none is submitted.
+    """Submit one run for each of ``calls``, in order; raises as ``submit``. If one cannot be sent, none is submitted;
+    large arguments that were stored before stay, until retention takes them.
 
     Args:
         keys: the idempotency key of each.
@@ -107,24 +108,50 @@ def submit_many(
     if flow is None:
         forks.check_call(f"{spec.name}.map(deferred=True)")
     bodies = [_serialised(codec, spec, args, kwargs, flow, options) for args, kwargs in calls]
-    # Generators: the queue draws from them while Redis works on the ones before.
     if branch.here() is None and keys is None:
         runs = [_Run(run_id, "", None) for run_id in new_ids(len(calls))]
     else:
         known = keys or [None] * len(calls)
         runs = [_run_of(spec, *call, flow, key) for call, key in zip(calls, known, strict=True)]
     try:
-        backend.queue.submit_many(
-            _submission(backend, codec, spec, run, body, _of_call(options, spec, body, *call))
-            for run, body, call in zip(runs, bodies, calls, strict=True)
-            if run.call is None or run.call.submit
-        )
+        backend.queue.submit_many(_drawn(backend, spec, runs, bodies, calls, options))
     except IdempotencyConflict as error:
         raise _conflict(error, spec, {run.run_id: key for run, key in zip(runs, keys or (), strict=False)}) from None
     for run in runs:
         if flow is not None and run.call is not None and run.call.submit:
             flow.delayed.submitted(run.call)
     return [run.run_id for run in runs]
+
+
+def _drawn(
+    backend: Backend,
+    spec: TaskSpec,
+    runs: Sequence[_Run],
+    bodies: list[tuple[bytes, bytes]],
+    calls: Sequence[Call],
+    options: SubmitOptions,
+) -> Iterator[Submission]:
+    """The submissions, which the queue draws while Redis works on the ones before. What may fail is done before that:
+    groups are named, and large arguments go to the store."""
+    chosen = [at for at, run in enumerate(runs) if run.call is None or run.call.submit]
+    wishes = {at: _of_call(options, spec, bodies[at], *calls[at]) for at in chosen}
+    for at in chosen:
+        _check_awaited(spec, runs[at], wishes[at])
+
+    def made(at: int) -> Submission:
+        return _submission(backend, backend.codec, spec, runs[at], bodies[at], wishes[at])
+
+    stored: dict[int, Submission] = {}
+    for at in chosen:
+        if sealed_size(bodies[at][1]) > backend.settings.inline_bytes:
+            stored[at] = made(at)
+            bodies[at] = (b"", b"")
+    return (stored.pop(at, None) or made(at) for at in chosen)
+
+
+def _check_awaited(spec: TaskSpec, run: _Run, options: SubmitOptions) -> None:
+    if run.run_id in options.after:
+        raise ConfigurationError(f"wait_for: run {to_uuid(run.run_id)} of {spec.name} would wait for itself")
 
 
 def _conflict(error: IdempotencyConflict, spec: TaskSpec, keys: Mapping[RunId, str | None]) -> IdempotencyConflict:
@@ -216,8 +243,7 @@ def _submission(
     backend: Backend, codec: Codec, spec: TaskSpec, run: _Run, body: tuple[bytes, bytes], options: SubmitOptions
 ) -> Submission:
     identity, run_id = spec.identity, run.run_id
-    if run_id in options.after:
-        raise ConfigurationError(f"wait_for: run {to_uuid(run_id)} of {spec.name} would wait for itself")
+    _check_awaited(spec, run, options)
     key = values.arguments_key(run_id, identity)
     envelope = codec.seal(*body, "arguments", key)
     content = run.content or fingerprint(envelope)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from tests.integration.worker import served
 from tests.integration.worker.conftest import Gate, Sink, Start
+from tests.integration.worker.test_store_away import LocalFault
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
@@ -23,6 +24,7 @@ from kapstan.errors import (
     ParameterError,
     RunFailed,
     SerializationError,
+    StoreRefused,
 )
 from kapstan.futures import Future
 from kapstan.states import StateType
@@ -129,6 +131,36 @@ class TestMany:
             with pytest.raises(ConfigurationError, match=r"calls\[7000\]"):
                 served.mark.apply_async_many(calls)
         assert backends.current().queue.runs() == []
+
+    def test_what_fails_for_a_late_call_submits_none(self, server: RedisServer) -> None:
+        calls: list[Any] = [((str(number),), {}) for number in range(3_000)]
+
+        def group(parameters: dict[str, Any]) -> str:
+            if parameters["tag"] == "1500":
+                raise LookupError("no tenant")
+            return "tenant"
+
+        with pytest.raises(LookupError, match="no tenant"):
+            served.mark.with_options(group=group).apply_async_many(calls)
+        with pytest.raises(ConfigurationError, match="the function for groups gave 1500"):
+            served.mark.with_options(group=lambda given: int(given["tag"])).apply_async_many(calls[1500:])
+        keys = [f"key {number}" for number in range(3_000)]
+        itself = served.mark.apply_async(("1500",), idempotency_key="key 1500", countdown=3600)
+        with pytest.raises(ConfigurationError, match="would wait for itself"):
+            served.mark.apply_async_many(calls, idempotency_keys=keys, wait_for=[itself])
+        assert [record.run_id for record in backends.current().queue.runs()] == [itself.memo_reference]
+
+    def test_a_store_that_takes_not_all_of_the_arguments_submits_none(self, server: RedisServer) -> None:
+        calls: list[Any] = [*(((str(number),), {}) for number in range(1_000)), (("x" * 20_000,), {})]
+        backends.current().store.put("proof", b"that it takes what it can")
+        fault = LocalFault()
+        fault.begin()
+        with pytest.raises(StoreRefused):
+            served.mark.apply_async_many(calls)
+        fault.end()
+        assert backends.current().queue.runs() == []
+        assert len(served.mark.apply_async_many(calls)) == len(calls)
+        assert backends.current().queue.depth([served.mark.task_key]).ready == len(calls)
 
     def test_keys_make_each_call_one_run_and_a_conflict_is_named(self, server: RedisServer) -> None:
         calls: list[Any] = [((str(number),), {}) for number in range(600)]
