@@ -71,11 +71,25 @@ if place ~= route then
 end
 
 -- section: limits
+-- From when on the next run is due under a pace, as a slower pace may have said it before: the pace of now makes it at
+-- most what it would be had all that may be ahead begun at this moment.
+local function due_under(limit, pace)
+  local between, ahead = string.match(pace, '(.*) (.*)')
+  local due = tonumber(call('GET', P .. 'rl:' .. limit) or 0) or 0
+  local latest = now() + between + ahead
+  if due > latest + 1 then
+    due = latest
+    call('SET', P .. 'rl:' .. limit, format('%.3f', due), 'PX', format('%.0f', due - now() + 60000))
+  end
+  return due, between, ahead
+end
+
 -- Whether a limit has no room now; then `place` waits for it.
 local function full(limit, slots, pace, place)
   local no_room = slots and call('SCARD', P .. 'cs:' .. limit) >= tonumber(slots)
   if not no_room and pace then
-    local due = (tonumber(call('GET', P .. 'rl:' .. limit) or 0) or 0) - string.match(pace, ' (.*)')
+    local due, _, ahead = due_under(limit, pace)
+    due = due - ahead
     no_room = due > now()
     if no_room then
       local changed = call('ZADD', P .. 'd', 'CH', format('%d', math.ceil(due)), '~' .. limit)
@@ -89,7 +103,8 @@ end
 -- The run begins under a limit; what its claim says of that.
 local function under(limit, slots, pace, rid)
   if pace then
-    local due = math.max(tonumber(call('GET', P .. 'rl:' .. limit) or 0) or 0, now()) + string.match(pace, '(.*) ')
+    local due, between = due_under(limit, pace)
+    due = math.max(due, now()) + between
     call('SET', P .. 'rl:' .. limit, format('%.3f', due), 'PX', format('%.0f', due - now() + 60000))
   end
   if not slots then return '' end

@@ -1,0 +1,64 @@
+"""Limits that a newly started worker changes: what waits already goes by the new numbers."""
+
+from __future__ import annotations
+
+import pytest
+from tests.contract.queue.makers import done
+from tests.contract.queue.test_limits import clock, ids, submitted
+from tests.contract.queue.test_limits import limited as limited
+
+from kapstan.queue.redis import RedisQueue
+from kapstan.run_limits import Limits, RateLimit
+
+HOURLY, EACH_SECOND = RateLimit(1, 3600), RateLimit(60, 60)
+
+
+def test_a_faster_rate_holds_for_what_waits(queue: RedisQueue, limited) -> None:
+    runs = submitted(queue, 3)
+    worker = limited(Limits(rate=HOURLY))
+    (claim,) = worker.lane.step([], 1).claims
+    assert worker.lane.step([done(claim)], 1).claims == []
+    assert worker.session.renew().next_due > 3_000
+    limited(Limits(rate=EACH_SECOND))
+    assert worker.session.renew().next_due <= 1.0, "the supervisor is told of the new moment"
+    assert worker.lane.step([], 1).claims == [], "one interval of the new rate is waited for"
+    for seconds in (1, 2):
+        clock(queue, seconds * 1_100)
+        (claim,) = worker.lane.step([], 1).claims
+        assert claim.run_id == runs[seconds]
+        assert worker.lane.step([done(claim)], 1).claims == []
+
+
+def test_a_slower_rate_holds_for_what_waits(queue: RedisQueue, limited) -> None:
+    runs = submitted(queue, 3)
+    worker = limited(Limits(rate=EACH_SECOND))
+    assert ids(worker.lane.step([], 1).claims) == runs[:1]
+    limited(Limits(rate=HOURLY))
+    clock(queue, 1_100)
+    assert ids(worker.lane.step([], 1).claims) == runs[1:2], "its time had been told before"
+    clock(queue, 3_590_000)
+    assert worker.lane.step([], 1).claims == []
+    clock(queue, 3_602_000)
+    assert ids(worker.lane.step([], 1).claims) == runs[2:]
+
+
+@pytest.mark.parametrize("before", [RateLimit(1, 3600), RateLimit(7, 60), RateLimit(40, 1)])
+@pytest.mark.parametrize("after", [RateLimit(60, 60), RateLimit(41, 1), RateLimit(1000, 1)])
+def test_no_period_sees_more_than_the_faster_of_two_rates(before: RateLimit, after: RateLimit) -> None:
+    """The arithmetic of ``due_under`` in ``turns.lua``, with whoever asks every moment; the rate changes at different
+    moments."""
+    for number in range(1, 8):
+        (between, ahead), changed = before.pace, False
+        due, begun, now = 0.0, list[float](), 0.0
+        while len(begun) < number + 2 * after.runs:
+            if not changed and len(begun) == number:
+                (between, ahead), changed = after.pace, True
+            due = min(due, now + between + ahead)
+            if due - ahead <= now:
+                due = max(due, now) + between
+                begun.append(now)
+            else:
+                now = due - ahead
+        for at, first in enumerate(begun):
+            within = sum(1 for other in begun[at : at + after.runs + 2] if other < first + after.seconds * 1000 - 1e-6)
+            assert within <= after.runs
