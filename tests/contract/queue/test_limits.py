@@ -293,6 +293,27 @@ def test_each_group_has_a_rate_of_its_own(queue: RedisQueue, limited) -> None:
     assert sorted(ids(heard) + ids(worker.lane.step([], 5).claims)) == sorted([a[1], b[1]])
 
 
+@pytest.mark.parametrize("group", ["", "g"])
+def test_a_process_that_is_gone_uses_up_no_turn(queue: RedisQueue, limited, group: str) -> None:
+    hourly = RateLimit(1, 3600)
+    limits = Limits(group_rate=hourly) if group else Limits(rate=hourly)
+    gone, lives = limited(limits), limited(limits)
+    assert gone.lane.step([], 1).claims == []
+    gone.die()
+    (run_id,) = submitted(queue, 1, group=group)
+    idle = queue.command(pack("EXISTS", f"{queue.prefix}idle:{TASK}"))
+    assert (idle, queue.record(run_id).state) == (0, "ready"), "the lane was drawn, and did not listen"
+    assert ids(lives.lane.step([], 1).claims) == [run_id]
+
+
+def test_a_process_that_is_gone_takes_no_turn_of_a_group(queue: RedisQueue, limited) -> None:
+    gone, lives = limited(), limited()
+    assert gone.lane.step([], 1).claims == []
+    gone.die()
+    first, second = submitted(queue, 1, group="a"), submitted(queue, 1, group="b")
+    assert [ids(lives.lane.step([], 1).claims) for _ in range(2)] == [first, second]
+
+
 @pytest.mark.parametrize("rate", [RateLimit(1, 3600), RateLimit(7, 60), RateLimit(100, 1), RateLimit(1000, 1)])
 def test_no_period_sees_more_than_the_rate_says(rate: RateLimit) -> None:
     """The arithmetic of ``under`` and ``full`` in ``turns.lua``, with whoever asks every moment."""

@@ -121,7 +121,8 @@ local function hold(session, lane, route, rids, records, slots)
 end
 
 -- section: offer
--- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way.
+-- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way. Where a claim may use up a
+-- turn of a group or of a rate, the lane must listen, too: its process may be gone, and turns are not given back.
 local function idle_lane(route)
   for _ = 1, 10000 do
     local member = redis.pcall('SPOP', P .. 'idle:' .. route)
@@ -129,14 +130,18 @@ local function idle_lane(route)
     if type(member) ~= 'string' then return nil end
     local session, lane = string.match(member, '^(.*)|(%d+)$')
     local marks = session and call('HMGET', P .. 'w:' .. session, '@', '!', '#' .. lane)
-    if marks and marks[1] and not marks[2] and marks[3] then return session, lane end
+    if marks and marks[1] and not marks[2] and marks[3] then
+      local gone = (any_turns or any_limits) and call('PUBSUB', 'NUMSUB', P .. 'l:' .. session .. ':' .. lane)[2] == 0
+      if not gone then return session, lane end
+      call('HDEL', P .. 'w:' .. session, '#' .. lane)
+    end
   end
   return nil
 end
 
 -- Hand the ready runs of a route to idle lanes, each with its claim in the message. A lane that does not listen (0
--- receivers) is idle no more, and its run stays first in the list with the epoch that was spent. What one call cannot
--- hand over, the lanes fetch: all are asked to step again.
+-- receivers) is idle no more, and its run stays first in the list with the epoch that was spent; where it would use up a
+-- turn, that is asked before. What one call cannot hand over, the lanes fetch: all are asked to step again.
 local function offer(route)
   local list = P .. 'q:' .. route
   for _ = 1, 1000 do
@@ -154,16 +159,10 @@ local function offer(route)
     call('HDEL', P .. 'w:' .. session, '#' .. lane)
     local token = hold(session, lane, route, rids, records, slots)[1]
     local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
-    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then
+    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then -- a run of the route's own list, see idle_lane
       call('SETRANGE', T .. rid, 1, 'q' .. token)
       call('HDEL', P .. 'w:' .. session, rid)
-      local _, _, place = route_of(record)
-      local first = true
-      -- include: enlist
-      if slots then
-        local routes = {}
-        -- include: free
-      end
+      call('LPUSH', list, rid)
       count('r:', route, -1)
       pass('r', route, -1)
     end
