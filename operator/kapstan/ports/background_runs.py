@@ -65,7 +65,7 @@ class Change(Enum):
     REFUSED = "refused"
     """Its state does not allow it."""
     GONE = "gone"
-    """Its arguments were not kept, or not so long."""
+    """Its arguments were not kept, or not so long; or its record cannot be read."""
 
 
 class BackgroundRuns(Protocol):

@@ -177,7 +177,7 @@ class TaskRuns:
 
         Raises:
             NotFound: the queue does not know it.
-            NotPossible: it waits, runs or completed; or its arguments were not kept.
+            NotPossible: it waits, runs or completed; its arguments were not kept; its record cannot be read.
             StoreUnavailable: it has an effect, and the store is away.
         """
         record = self._backend.queue.record(run_id)
@@ -188,7 +188,9 @@ class TaskRuns:
         if change is Change.UNKNOWN or state is None:
             raise _unknown(run_id)
         if change is Change.GONE:
-            raise NotPossible(f"task run {name} cannot run again: its arguments are not kept any more; submit it anew")
+            unreadable = record is None or (state == "crashed" and not record.envelope)
+            reason = UNREADABLE if unreadable else "its arguments are not kept any more"
+            raise NotPossible(f"task run {name} cannot run again, submit it anew: {reason}")
         if change is Change.REFUSED:
             hint = "to do it once more, submit it anew" if state == "completed" else "it needs no retry"
             raise NotPossible(f"task run {name} is {NAMES[state]}: {hint}")

@@ -306,14 +306,6 @@ def test_a_process_that_is_gone_uses_up_no_turn(queue: RedisQueue, limited, grou
     assert ids(lives.lane.step([], 1).claims) == [run_id]
 
 
-def test_a_process_that_is_gone_takes_no_turn_of_a_group(queue: RedisQueue, limited) -> None:
-    gone, lives = limited(), limited()
-    assert gone.lane.step([], 1).claims == []
-    gone.die()
-    first, second = submitted(queue, 1, group="a"), submitted(queue, 1, group="b")
-    assert [ids(lives.lane.step([], 1).claims) for _ in range(2)] == [first, second]
-
-
 @pytest.mark.parametrize("rate", [RateLimit(1, 3600), RateLimit(7, 60), RateLimit(100, 1), RateLimit(1000, 1)])
 def test_no_period_sees_more_than_the_rate_says(rate: RateLimit) -> None:
     """The arithmetic of ``under`` and ``full`` in ``turns.lua``, with whoever asks every moment."""

@@ -207,6 +207,37 @@ class TestRetryAndDelete:
         with pytest.raises(NotPossible, match="is Completed: to do it once more, submit it anew"):
             runs.retry(run_id)
 
+    @pytest.mark.parametrize("how", ["a text", "a list", "ended by a worker"])
+    def test_a_run_whose_record_cannot_be_read_is_gone(
+        self, backend: Backend, kapstan, shared_server: RedisServer, how: str
+    ) -> None:
+        run_id = submit(backend)
+        key = f"{{{backend.settings.namespace}}}:t:{run_id}"
+        with shared_server.client() as client:
+            client.delete(key)
+            if how == "a list":
+                client.rpush(key, "of another program")
+            else:
+                client.set(key, b"1q")
+        if how == "ended by a worker":
+            assert backend.queue.cancel(run_id) == "crashed"
+        for _ in range(2):
+            answer = kapstan("task-run", "retry", uuid(run_id))
+            assert answer.exit_code == 1
+            assert f"task run {uuid(run_id)} cannot run again, submit it anew: its record in Redis" in answer.stderr
+        with shared_server.client() as client:
+            assert not client.exists(f"{{{backend.settings.namespace}}}:q:"), "a list that nobody serves"
+
+    def test_arguments_that_have_expired_are_named(
+        self, backend: Backend, runs: TaskRuns, shared_server: RedisServer
+    ) -> None:
+        run_id = submit(backend)
+        fail(backend, run_id)
+        with shared_server.client() as client:
+            client.delete(f"{{{backend.settings.namespace}}}:args:{run_id}")
+        with pytest.raises(NotPossible, match="its arguments are not kept any more"):
+            runs.retry(run_id)
+
     def test_one_of_many_that_is_refused_stops_none(self, backend: Backend, kapstan) -> None:
         first, second = submit(backend), submit(backend)
         fail(backend, first)

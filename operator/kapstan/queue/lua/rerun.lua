@@ -3,7 +3,8 @@
 -- were kept; one that was parked goes on, because somebody has decided what became of its effect.
 -- KEYS: prefix
 -- ARGV: run_id ttl
--- Reply: format, OK | NONE (no such run) | NOT (its state allows it not) | GONE (its arguments), the state before
+-- Reply: format, OK | NONE (no such run) | NOT (its state allows it not) | GONE (its arguments, or its record cannot be
+--   read), the state before
 -- Its token is kept, so that the next claim mints a greater one; attempts and crashes count from the beginning.
 -- include: now
 -- include: record
@@ -21,15 +22,17 @@ stay = ARGV[2]
 -- include: claim
 -- include: offer
 local rid, key = ARGV[1], P .. 't:' .. ARGV[1]
-local record = call('GET', key)
-if not record then return {'1', 'NONE', ''} end
-if not is_whole(record) then return {'1', 'GONE', 'x'} end
+local record = call('MGET', key)[1]
+if not record and call('EXISTS', key) == 0 then return {'1', 'NONE', ''} end
+if not record or not is_whole(record) then return {'1', 'GONE', 'x'} end
 local state = state_now(rid, record)
 if not find('fxkp', state, 1, true) then return {'1', 'NOT', state} end
 local route, to, place = route_of(record)
--- A parked run has its arguments still, and goes on with the count of its attempts.
-local arguments = state == 'p' and sub(record, to + 1) or call('GETDEL', P .. 'args:' .. rid)
-if not arguments then return {'1', 'GONE', state} end
+-- A parked run has its arguments still, and goes on with the count of its attempts. One whose record was set aside (see
+-- whole) has none.
+local arguments = state == 'p' and sub(record, to + 1) or call('MGET', P .. 'args:' .. rid)[1]
+if not arguments or arguments == '' then return {'1', 'GONE', state} end
+call('DEL', P .. 'args:' .. rid)
 local meta = find(place, '\31', 1, true)
 if meta then
   to = to - #place + meta - 1
