@@ -42,7 +42,7 @@ KEYS = (
     KeySpec("turn:<route>", "zset", "empties", "step", "places of a route that have runs, next first"),
     KeySpec("lim", "hash", "permanent", "renew", "limits of tasks: slots (c:), pace (r:); of each group (g:, h:)"),
     KeySpec("cs:<limit>", "set", "empties", "step", "runs that hold a slot of a limit: a task, or task||group"),
-    KeySpec("cw:<limit>", "set", "empties", "step", "places that wait for a limit"),
+    KeySpec("cw:<limit>", "set", "empties", "step", "places that wait for a limit; of task|| and |task: groups"),
     KeySpec("rl:<limit>", "string", "ttl", "step", "when the next run under a rate limit is due (ms)"),
     KeySpec("d", "zset", "empties", "step, renew", "ids of delayed runs, and ('~') limits, by due time (ms)"),
     KeySpec("ex", "zset", "empties", "renew, watch", "ids of runs that must begin by a deadline (ms)"),

@@ -202,8 +202,15 @@ local function promote()
   local routes = {}
   for _, rid in ipairs(due) do
     local record = call('MGET', P .. 't:' .. rid)[1]
+    local more = false
     if sub(rid, 1, 1) == '~' then -- a limit that has room again
       local slots = sub(rid, 2)
+      if sub(slots, 1, 1) == '|' then -- those of groups of a task, see tell_limits
+        local groups = redis.pcall('SPOP', P .. 'cw:' .. slots, '100')
+        for i, group in ipairs(groups) do groups[i] = sub(slots, 2) .. '||' .. group end
+        more = #groups == 100
+        slots = table.concat(groups, '\30')
+      end
       -- include: free
     elseif record and not is_whole(record) then
       finish(rid, whole(rid, record, ''), 'x', '00000000000000', '', 86400)
@@ -215,7 +222,7 @@ local function promote()
       count('d:', route, -1)
       routes[route] = true
     end
-    call('ZREM', P .. 'd', rid)
+    if more then call('PUBLISH', P .. 'due', '') else call('ZREM', P .. 'd', rid) end
   end
   offer_all(routes)
 end

@@ -11,23 +11,33 @@
 -- <task>||<group>. Whoever holds a slot of it stands in set cs:<limit> and, for as long as the claim, in the claim's entry
 -- of the session's hash; so a slot is free again when the claim is over, whatever ended it. A pace is "<ms between two>
 -- <ms by which they may be ahead of that>"; rl:<limit> says when the next one is due that is not ahead. What is not claimed
--- for a limit is taken out of turn: cw:<limit> has the places (of the task's own limit: routes) that wait for it, and
--- zset d its name behind '~' where time makes room.
+-- for a limit is taken out of turn: cw:<limit> has the places (of the task's own limit: routes) that wait for it, and zset d
+-- its name behind '~' where time makes room. cw:<task>|| has the groups of the limits that have such places; those among
+-- them that shall try again, because the numbers are others now, stand in cw:|<task>, and '~|<task>' in d.
 
 -- section: tell_limits
--- What a session that begins says of the limits of its tasks.
+-- What a session that begins says of the limits of its tasks. Where that is new, all that waits for them tries again.
 local told = cjson.decode(ARGV[2])
 for _, route in ipairs(told.routes) do
   local task = string.match(route, '|(.*)$') or route
   local limits = told.limits and told.limits[task] or {}
+  local changed = {}
   for _, kind in ipairs({'c', 'r', 'g', 'h'}) do
-    local field = kind .. ':' .. task
-    if limits[kind] then
-      call('HSET', P .. 'lim', field, limits[kind])
+    local field, limit = kind .. ':' .. task, limits[kind] and tostring(limits[kind])
+    local known = call('HGET', P .. 'lim', field) or nil
+    if limit then
+      call('HSET', P .. 'lim', field, limit)
       call('HSET', P .. 'm', 'limits', '1')
-    else
+    elseif known then
       call('HDEL', P .. 'lim', field)
     end
+    if limit ~= known then changed[kind] = true end
+  end
+  if (changed.c or changed.r) and call('EXISTS', P .. 'cw:' .. task) == 1 then call('ZADD', P .. 'd', '0', '~' .. task) end
+  if (changed.g or changed.h) and call('EXISTS', P .. 'cw:' .. task .. '||') == 1 then
+    redis.pcall('SUNIONSTORE', P .. 'cw:|' .. task, P .. 'cw:|' .. task, P .. 'cw:' .. task .. '||')
+    call('DEL', P .. 'cw:' .. task .. '||')
+    call('ZADD', P .. 'd', '0', '~|' .. task)
   end
 end
 any_limits = call('EXISTS', P .. 'lim') == 1 and '1'
@@ -45,6 +55,11 @@ for limit in string.gmatch(slots, '[^\30]+') do
       -- include: line_up
     end
     routes[route] = true
+  end
+  local bars = find(limit, '||', 1, true)
+  if bars then
+    local more = call('EXISTS', P .. 'cw:' .. limit) == 1
+    redis.pcall(more and 'SADD' or 'SREM', P .. 'cw:' .. sub(limit, 1, bars + 1), sub(limit, bars + 2))
   end
 end
 
@@ -96,7 +111,11 @@ local function full(limit, slots, pace, place)
       if changed == 1 and call('ZRANGE', P .. 'd', 0, 0)[1] == '~' .. limit then call('PUBLISH', P .. 'due', '') end
     end
   end
-  if no_room then call('SADD', P .. 'cw:' .. limit, place) end
+  if no_room then
+    call('SADD', P .. 'cw:' .. limit, place)
+    local bars = find(limit, '||', 1, true)
+    if bars then redis.pcall('SADD', P .. 'cw:' .. sub(limit, 1, bars + 1), sub(limit, bars + 2)) end
+  end
   return no_room
 end
 
