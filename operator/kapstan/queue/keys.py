@@ -48,11 +48,15 @@ KEYS = (
     KeySpec("ex", "zset", "empties", "renew, watch", "ids of runs that must begin by a deadline (ms)"),
     KeySpec("af:<run_id>", "list", "empties", "submit", "ids of runs that wait for this run to complete"),
     KeySpec(
-        "aw", "hash", "empties", "submit", "per run that waits for others: how many are open; '@': its due time (ms)"
+        "aw", "hash", "empties", "submit", "per run that waits for others: those that are open; '@': its due time (ms)"
     ),
     KeySpec("ae", "list", "empties", "finish", "ids of runs that have ended and for which others wait"),
     KeySpec(
-        "rk:<digest>", "string", "ttl", "replace", "the run that was submitted last under a key of its task; nonce"
+        "rk:<digest>",
+        "string",
+        "ttl",
+        "replace",
+        "the run that was submitted last under a key of its task; nonces of the last calls",
     ),
     KeySpec("aof", "string", "ttl", "submit", "written by who must know that the server has synced (durability aof)"),
     KeySpec("s", "zset", "empties", "renew", "sessions by the number of their last renewal"),

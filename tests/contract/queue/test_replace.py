@@ -17,8 +17,10 @@ from kapstan.ids import RunId
 from kapstan.ports import Depth, Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.redis import RedisQueue
+from kapstan.queue.wire import pack
 
 KEY = "document-42"
+OTHER = "shop.tasks:other"
 
 
 def replaced(
@@ -100,6 +102,38 @@ def test_wishes_and_deadline_are_those_of_the_last(queue: RedisQueue, hire) -> N
     assert expired(queue, first)
 
 
+@pytest.mark.parametrize("also", [False, True])
+@pytest.mark.parametrize("how", ["completed", "failed"])
+def test_it_waits_for_what_the_last_waits_for(queue: RedisQueue, hire, how: str, *, also: bool) -> None:
+    """``also``: the last waits for the first's run, too."""
+    before, now = run(OTHER), run(OTHER)
+    queue.submit_many([before, now])
+    first, _ = replaced(queue, b"1", after=(before.run_id,))
+    assert replaced(queue, b"2", after=(before.run_id, now.run_id) if also else (now.run_id,))[0] == first
+    upstream, lane = hire((OTHER,)).lane, hire().lane
+    claims = upstream.step([], 2).claims
+    upstream.step([done(claims[0], state=how)], 1)
+    found = [claim.envelope for claim in lane.step([], 10).claims]
+    assert found == ([b"2"] if also and how == "failed" else [])
+    upstream.step([done(claims[1])], 1)
+    found += [claim.envelope for claim in lane.step([], 10).claims]
+    assert found == [b"2"]
+    assert queue.command(pack("EXISTS", *(f"{queue.prefix}{key}" for key in ("aw", "ae", f"af:{before.run_id}")))) == 0
+
+
+def test_one_that_waits_for_nothing_more_is_not_put_off(queue: RedisQueue, hire) -> None:
+    before = run(OTHER)
+    queue.submit(before)
+    first, _ = replaced(queue, after=(before.run_id,))
+    assert replaced(queue, delay=HOUR) == (first, Submitted("delayed", duplicate=True))
+    queue.cancel(before.run_id)
+    worker = hire()
+    worker.session.renew()
+    assert worker.lane.step([], 10).claims == [], "the end of the other does not make it due"
+    hours_pass(queue, 2)
+    assert [claim.run_id for claim in worker.lane.step([], 10).claims] == [first]
+
+
 def test_an_idle_lane_has_it_at_once(queue: RedisQueue, hire) -> None:
     lane = hire().lane
     assert lane.step([], 1).claims == []
@@ -129,6 +163,21 @@ def test_a_repeated_call_changes_nothing(queue: RedisQueue, hire) -> None:
         assert queue.call(scripts.replace.pack(queue.prefix, *arguments))[1] == answer
         hire().lane.step([], 1)
     assert queue.depth([TASK]) == Depth(0, 0, 1, None)
+
+
+def test_a_call_that_is_repeated_behind_another_changes_nothing(queue: RedisQueue, hire) -> None:
+    first = run(envelope=b"1")
+    calls = [
+        scripts.replace.pack(
+            queue.prefix, *queue._packed(first._replace(envelope=b"%d" % number)), KEY, f"nonce--{number}"
+        )
+        for number in range(1, 10)
+    ]
+    assert [queue.call(call)[1] for call in calls] == [b"OK", *[b"REPLACED"] * 8]
+    assert [queue.call(call)[1] for call in calls[1:]] == [b"DUP"] * 8
+    (claim,) = hire().lane.step([], 10).claims
+    assert claim.envelope == b"9"
+    assert queue.call(calls[3])[1:] == [b"DUP", b"q", first.run_id.encode()]
 
 
 def test_many_at_once_leave_one_with_whole_arguments(queue: RedisQueue, hire) -> None:

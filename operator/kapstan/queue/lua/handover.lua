@@ -175,21 +175,23 @@ local function offer_all(routes)
 end
 
 -- section: set_free
--- Make due what waited for runs that have ended, at most 100. An entry of a run that waits no more is dropped.
+-- Make due what waited for runs that have ended, at most 100. An entry of a run that waits no more, or for others now, is
+-- dropped.
 local function set_free()
   for _ = 1, 100 do
     local ended = sure('LINDEX', P .. 'ae', 0)
     if not ended then return end
     local rid = sure('LPOP', P .. 'af:' .. ended)
     local open = rid and sure('HGET', P .. 'aw', rid)
+    local at = open and find(open, ',' .. ended, 1, true)
     if not rid then
       call('LPOP', P .. 'ae')
-    elseif open and (open == '1' or redis.pcall('GETRANGE', T .. ended, 1, 1) ~= 'c') then
+    elseif at and #open > 1 + RID and redis.pcall('GETRANGE', T .. ended, 1, 1) == 'c' then
+      redis.pcall('HSET', P .. 'aw', rid, sub(open, 1, at - 1) .. sub(open, at + 1 + RID))
+    elseif at or open and sub(open, 1, 1) ~= ',' then -- the last, one that did not complete; or another program wrote to aw
       local due = call('HGET', P .. 'aw', '@' .. rid)
       call('HDEL', P .. 'aw', rid, '@' .. rid)
       redis.pcall('ZADD', P .. 'd', 'XX', due and find(due, '^%d+$') and due or format('%d', now()), rid)
-    elseif open then
-      redis.pcall('HINCRBY', P .. 'aw', rid, -1)
     end
   end
 end

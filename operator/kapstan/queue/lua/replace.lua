@@ -4,7 +4,8 @@
 -- KEYS: prefix
 -- ARGV: run_id delay_ms place tail ttl expires_ms after digest nonce
 --   run_id .. after: as in submit; the arguments are signed for that run
---   digest: of route and key; nonce: 8 characters of this call, so that its repetition is known
+--   digest: of route and key; nonce: 8 characters of this call, so that its repetition is known, though up to seven others
+--   came meanwhile
 -- Reply: format, OK | REPLACED | DUP | OTHER (the run that waits under the key is that one) | TAKEN (this run does not
 --   wait any more: give another id) | CONFLICT (the id is in use), state, run id
 -- include: now
@@ -33,7 +34,9 @@ local route = bars and sub(place, 1, bars - 1) or place
 stay = ARGV[5]
 local stored = sure('GET', rk) or ''
 local current = sub(stored, 1, 22)
-if sub(stored, 23) == ARGV[9] then return {'1', 'DUP', state_of(call('MGET', T .. current)[1] or '1c'), current} end
+for at = 23, #stored, 8 do
+  if sub(stored, at, at + 7) == ARGV[9] then return {'1', 'DUP', state_of(call('MGET', T .. rid)[1] or '1c'), rid} end
+end
 local old = current ~= '' and redis.pcall('GET', T .. current)
 local waits = type(old) == 'string' and is_whole(old) and find('qd', state_of(old), 1, true) and not in_doubt(old) and not holder_of(current)
 if waits and current ~= rid then return {'1', 'OTHER', state_of(old), current} end
@@ -53,7 +56,7 @@ else
   index('i', route, {rid})
 end
 call('SET', T .. rid, '1' .. state .. (waits and token_of(old) or '00000000000000') .. since .. ARGV[4])
-call('SET', rk, rid .. ARGV[9], 'EX', format('%d', 691200 + ARGV[2] / 1000))
+call('SET', rk, rid .. ARGV[9] .. sub(stored, 23, 78), 'EX', format('%d', 691200 + ARGV[2] / 1000))
 if ARGV[6] ~= '' then set_deadline({rid}, ARGV[6]) end
 if ARGV[7] ~= '' and wait_for({rid}, ARGV[7], state == 'd' and format('%.0f', now() + ARGV[2])) then
   call('SETRANGE', T .. rid, 1, 'd')

@@ -43,7 +43,8 @@ end
 
 -- section: after
 -- Runs that wait for other runs are delayed, until never (FAR). 'af:<run>' lists who waits for a run; hash aw has for
--- each that waits how many have not completed, and ('@') from when it may start. The end of a run puts it into list ae.
+-- each that waits which have not completed (each with ',' before it), and ('@') from when it may start. An entry of af of
+-- whom aw does not say that is stale: the run was replaced. The end of a run puts it into list ae.
 -- Whether the others ended well decides the worker: once one ended otherwise, who waits for it starts, to end so.
 local FAR = '9000000000000000'
 
@@ -63,7 +64,7 @@ local function wait_for(rids, after, due)
     sure('RPUSH', P .. 'af:' .. other, unpack(rids))
   end
   for _, rid in ipairs(rids) do
-    sure('HSET', P .. 'aw', rid, #open)
+    sure('HSET', P .. 'aw', rid, ',' .. table.concat(open, ','))
     if due then sure('HSET', P .. 'aw', '@' .. rid, due) end
   end
   return true
