@@ -25,12 +25,13 @@ def ls(output: str) -> None:
         print_json([asdict(view) for view in views])
         return
     table(
-        ("TASK", "QUEUE", "READY", "DELAYED", "RUNNING", "WORKERS", "PAUSED"),
+        ("TASK", "QUEUE", "READY", "LIMITED", "DELAYED", "RUNNING", "WORKERS", "PAUSED"),
         [
             (
                 view.task,
                 view.queue,
                 str(view.ready),
+                str(view.limited),
                 str(view.delayed),
                 str(view.running),
                 str(view.workers),

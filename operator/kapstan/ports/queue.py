@@ -121,6 +121,8 @@ class Depth(NamedTuple):
     oldest_ready_seconds: float | None
     paused: int = 0
     """Ready runs of tasks that a person has paused; not among ``ready``."""
+    limited: int = 0
+    """Ready runs beyond what the limits of their tasks and groups let begin now; not among ``ready``."""
 
 
 class Queue(Protocol):

@@ -156,14 +156,14 @@ class RedisQueue:
         return self._inbox.wait(run_ids, timeout)
 
     def depth(self, served: Sequence[Served]) -> Depth:
-        ready = delayed = running = paused = 0
+        ready = delayed = running = paused = limited = 0
         oldest = -1
         routes = routes_of(served)
         for at in range(0, len(routes), 500):
             reply = self.call(scripts.depth.pack(self.prefix, *routes[at : at + 500]))
             ready, delayed, running = ready + reply[1], delayed + reply[2], running + reply[3]
-            oldest, paused = max(oldest, reply[4]), paused + reply[5]
-        return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None, paused)
+            oldest, paused, limited = max(oldest, reply[4]), paused + reply[5], limited + reply[6]
+        return Depth(ready, delayed, running, float(oldest) if oldest >= 0 else None, paused, limited)
 
     def runs(self, limit: int = 100) -> list[RunRecord]:
         page = RedisBackgroundRuns(self).page(BackgroundFilter(), limit)

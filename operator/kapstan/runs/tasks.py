@@ -16,7 +16,8 @@ class TaskView:
     """What people see of a task in one queue.
 
     Attributes:
-        ready: runs that wait for a worker, also those that wait because of a pause.
+        ready: runs that wait for a worker, also those that wait because of a pause or a limit.
+        limited: those of them that a limit of the task or of their group does not let begin now.
         workers: sessions that serve it.
         paused: ``task``, ``queue`` or empty: what a person has paused.
     """
@@ -24,6 +25,7 @@ class TaskView:
     task: str
     queue: str
     ready: int
+    limited: int
     delayed: int
     running: int
     workers: int
@@ -52,7 +54,8 @@ class Tasks:
                 TaskView(
                     task=task,
                     queue=name,
-                    ready=depth.ready + depth.paused,
+                    ready=depth.ready + depth.paused + depth.limited,
+                    limited=depth.limited,
                     delayed=depth.delayed,
                     running=depth.running,
                     workers=served[task, name],

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.queue.makers import TASK, Worker, done, run
 from tests.servers.redis import RedisServer
 
-from kapstan.ports import Change, Claim
+from kapstan.ports import Change, Claim, Depth
 from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
@@ -57,7 +57,7 @@ def left_over(queue: RedisQueue) -> list[str]:
 def finish_all(queue: RedisQueue, lanes: list) -> list[str]:
     """Claim and finish until nothing is left; the order."""
     order: list[str] = []
-    while queue.depth([TASK]).ready:
+    while queue.depth([TASK]).ready + queue.depth([TASK]).limited:
         for lane in lanes:
             claims = lane.step([], 3).claims
             lane.step([done(claim) for claim in claims], 0)
@@ -70,7 +70,7 @@ def test_no_more_are_held_than_the_limit_says(queue: RedisQueue, limited) -> Non
     worker = limited(Limits(concurrency=2), lanes=4)
     claimed = [lane.step([], 10).claims for lane in worker.lanes]
     assert [ids(claims) for claims in claimed] == [[runs[0]], [runs[1]], [], []], "each comes alone"
-    assert queue.depth([TASK]).ready == 3
+    assert queue.depth([TASK]) == Depth(0, 0, 2, None, limited=3)
     worker.lanes[0].step([done(claimed[0][0])], 0)
     heard = [lane.wait(0.1) for lane in worker.lanes[2:]]
     assert sorted(map(ids, heard)) == [[], [runs[2]]], "a slot that is freed goes to an idle lane at once"
@@ -141,7 +141,7 @@ def test_a_group_that_is_full_keeps_no_other_waiting(queue: RedisQueue, limited)
     held = [ids(lane.step([], 5).claims) for lane in worker.lanes]
     assert sorted(run_id for some in held for run_id in some) == sorted(big[:2] + small)
     assert held[4:] == [[], []]
-    assert queue.depth([TASK]).ready == 8
+    assert queue.depth([TASK]) == Depth(0, 0, 4, None, limited=8)
 
 
 def test_both_limits_hold_together(queue: RedisQueue, limited) -> None:

@@ -63,6 +63,13 @@ for limit in string.gmatch(slots, '[^\30]+') do
   end
 end
 
+-- section: limits_of
+-- `limits` of `task`: slots, pace, and those of each group; false where there is none; nil as before if there is none at all.
+local found = call('HMGET', P .. 'lim', 'c:' .. task, 'r:' .. task, 'g:' .. task, 'h:' .. task)
+for i, form in ipairs({'^%d+$', '^%d+%.%d+ %d+%.%d+$', '^%d+$', '^%d+%.%d+ %d+%.%d+$'}) do
+  if found[i] and find(found[i], form) then limits = limits or {false, false, false, false} limits[i] = found[i] end
+end
+
 -- section: line_up
 -- Let `place` of `route` have its turn, if it does not wait for one already.
 local turns = P .. 'turn:' .. route
@@ -140,10 +147,7 @@ local own = call('EXISTS', P .. 'q:' .. route) == 1
 local task = string.match(route, '|(.*)$') or route
 local limits
 if any_limits and (lined or own) then
-  local found = call('HMGET', P .. 'lim', 'c:' .. task, 'r:' .. task, 'g:' .. task, 'h:' .. task)
-  for i, form in ipairs({'^%d+$', '^%d+%.%d+ %d+%.%d+$', '^%d+$', '^%d+%.%d+ %d+%.%d+$'}) do
-    if found[i] and find(found[i], form) then limits = limits or {false, false, false, false} limits[i] = found[i] end
-  end
+  -- include: limits_of
 end
 if lined or limits then
   -- include: limits
