@@ -16,13 +16,15 @@ from kapstan.cli.seconds import SECONDS
 from kapstan.errors import KapstanError, NotFound, NotPossible
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
-from kapstan.runs import results
+from kapstan.runs import results, retrying
 from kapstan.runs.flow_runs import FlowRuns
 from kapstan.runs.parked import ParkedKeys
 from kapstan.runs.task_runs import TaskRuns, TaskRunView
 from kapstan.runs.words import NAMES, background_states
 
 _TIMES = ("submitted", "started", "ended")
+_TOLD = 500  # runs between two words of how far a retry of many is
+_NAMED = 10  # refusals of such a retry that are printed
 
 
 @click.group()
@@ -137,15 +139,67 @@ def cancel(run_ids: tuple[str, ...], wait: float) -> None:
 
 
 @command.command(cls=RunCommand)
-@click.argument("run_ids", nargs=-1, required=True, metavar="RUN_ID...")
-def retry(run_ids: tuple[str, ...]) -> None:
-    """Run failed, crashed or cancelled runs once more, under their ids and with their arguments."""
+@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.option("--state", "states", multiple=True, help="All runs in this state: failed, crashed or cancelled.")
+@click.option("--task", default="", help="With --state: only runs of this task: its identity, or its name alone.")
+@click.option("--queue", default="", help="With --state: only runs in this queue.")
+@click.option("--since", type=Since(), help="With --state: only runs that ended since then: 30m, 2h, 7d, or a date.")
+@click.option("--until", type=Since(), help="With --state: only runs that ended before then.")
+@click.option("--yes", is_flag=True, help="With --state: do not ask.")
+def retry(
+    run_ids: tuple[str, ...],
+    states: tuple[str, ...],
+    task: str,
+    queue: str,
+    since: float | None,
+    until: float | None,
+    yes: bool,
+) -> None:
+    """Run failed, crashed or cancelled runs once more, under their ids and with their arguments: those that are named,
+    or all that --state and the other options choose. Of the latter it says how many there are, and asks.
+    """
+    if not states and (task or queue or since is not None or until is not None):
+        raise click.UsageError("--state: give failed, crashed or cancelled")
+    if bool(run_ids) == bool(states):
+        raise click.UsageError("give ids of runs, or --state, and not both")
+    if states:
+        _retry_chosen(BackgroundFilter(background_states(states), task, queue, since, until), yes)
+        return
 
     def again(runs: TaskRuns, run_id: RunId) -> str:
         runs.retry(run_id)
         return "Submitted again:"
 
     _each(run_ids, again)
+
+
+def _retry_chosen(chosen: BackgroundFilter, yes: bool) -> None:
+    backend = backends.current()
+    found = retrying.chosen_runs(backend, chosen)
+    if not found:
+        click.echo("There are no such runs")
+        return
+    if not yes:
+        click.confirm(f"Have {len(found):,} runs run once more?", abort=True, err=True)
+    so_far = retrying.Retries()
+
+    def tell(retries: retrying.Retries) -> None:
+        nonlocal so_far
+        so_far = retries
+        done = retries.retried + len(retries.refused)
+        if done % _TOLD == 0 and done < len(found):
+            click.echo(f"{done:,} of {len(found):,}", err=True)
+
+    try:
+        retrying.retry_each(backend, found, tell)
+    finally:
+        click.echo(f"Submitted again: {so_far.retried:,} of {len(found):,} runs")
+    for reason in [*so_far.refused.values()][:_NAMED]:
+        click.echo(f"Error: {reason}", err=True)
+    if len(so_far.refused) > _NAMED:
+        click.echo(f"Error: {len(so_far.refused) - _NAMED:,} more were refused", err=True)
+    if so_far.refused:
+        raise SystemExit(1)
 
 
 @command.command(cls=RunCommand)

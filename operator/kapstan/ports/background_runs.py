@@ -45,6 +45,10 @@ class ListedRun(NamedTuple):
     """Ready: whether a worker is there that serves it."""
     paused: str = ""
     """Ready: ``task`` or ``queue``, whichever a person has paused."""
+    limit: str = ""
+    """Ready: the limit that lets no run of its task, or of its group, begin now."""
+    after: tuple[RunId, ...] = ()
+    """Delayed: the runs for which it waits."""
 
 
 class BackgroundPage(NamedTuple):

@@ -15,6 +15,7 @@ from kapstan.ids import RunId, made_at, to_uuid
 from kapstan.ports import RunRecord, RunState
 from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
 from kapstan.queue import scripts
+from kapstan.queue.reasons import awaited, limits_without_room
 from kapstan.queue.record import Route, fields_of, is_run_id, record_of, state_of
 from kapstan.queue.run_lists import HOUR, Place, RunLists, cursor_of, place_of
 from kapstan.queue.wire import pack
@@ -138,18 +139,26 @@ class RedisBackgroundRuns:
             yield places[at : at + min(limit, _MOST_AT_ONCE)]
 
     def _surroundings(self, found: list[ListedRun]) -> list[ListedRun]:
-        """``found`` with what other keys tell: who holds a running run, when a delayed one is due, who serves a ready
-        one. One pipeline more, and only where the page has such runs."""
+        """``found`` with what other keys tell: who holds a running run, when a delayed one is due or for whom it waits,
+        who serves a ready one and which limit has no room for it. Some pipelines more, and only where the page has such
+        runs."""
         running = [listed.record.run_id for listed in found if listed.record.state == "running"]
         delayed = [listed.record.run_id for listed in found if listed.record.state == "delayed"]
         prefix = self._queue.prefix
-        due = dict(
-            zip(delayed, self._queue.commands([pack("ZSCORE", f"{prefix}d", each) for each in delayed]), strict=True)
+        told = self._queue.commands(
+            [
+                pack(command, f"{prefix}{key}", each)
+                for each in delayed
+                for command, key in (("ZSCORE", "d"), ("HGET", "aw"))
+            ]
         )
+        due, after = dict(zip(delayed, told[::2], strict=True)), dict(zip(delayed, told[1::2], strict=True))
         holders: dict[RunId, str] = {}
         served: set[str] = set()
         paused: set[tuple[str, str]] = set()
-        if running or any(listed.record.state == "ready" for listed in found):
+        ready = [(listed.record.task, listed.record.group) for listed in found if listed.record.state == "ready"]
+        limits = limits_without_room(self._queue, ready) if ready else {}
+        if running or ready:
             paused = set(self._queue.paused())
             found_names = self._queue.command(pack("ZRANGE", f"{prefix}s", 0, -1))
             names = [name.decode(errors="replace") for name in found_names]
@@ -164,6 +173,8 @@ class RedisBackgroundRuns:
                 due=score / 1000 if (score := due.get(listed.record.run_id)) and score < _FAR else None,
                 served=str(Route(listed.record.queue, listed.record.task)) in served,
                 paused=_paused(listed.record, paused),
+                limit=limits.get((listed.record.task, listed.record.group), ""),
+                after=awaited(after.get(listed.record.run_id)),
             )
             for listed in found
         ]

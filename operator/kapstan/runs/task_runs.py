@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -252,11 +253,13 @@ def _why(listed: ListedRun, now: float) -> str:
             return f"no worker serves {record.task}" + (
                 "" if record.queue == "default" else f" in queue {record.queue}"
             )
+        case "ready" if listed.limit:
+            return f"waits for a limit: {listed.limit}"
         case "ready":
             return "waits for a free worker"
         case "delayed":
             if listed.due is None:
-                return "waits for other runs to complete"
+                return _awaits(listed.after)
             return "due" if listed.due <= now else f"due in {listed.due - now:.0f} s"
         case "running":
             return (
@@ -268,6 +271,14 @@ def _why(listed: ListedRun, now: float) -> str:
             return "its effect may or may not have happened: kapstan task-run resolve"
         case _:
             return ""
+
+
+def _awaits(run_ids: Sequence[RunId]) -> str:
+    if not run_ids:
+        return "waits for other runs to complete"
+    named = ", ".join(str(ids.to_uuid(run_id)) for run_id in run_ids[:3])
+    more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+    return f"waits for run{'s' if len(run_ids) > 1 else ''} {named}{more} to complete"
 
 
 def _reason(backend: Backend, record: RunRecord) -> str:

@@ -74,7 +74,7 @@ class TestWaitFor:
             *served.mark.apply_async_many([(("c",), {}), ((), {"tag": "d"})], wait_for=[[first]]),
         ]
         listed = CliRunner().invoke(command, ["ls", "--state", "scheduled"])
-        assert listed.output.count("waits for other runs to complete") == 6
+        assert listed.output.count(f"waits for run {first.task_run_id} to complete") == 6
         gate.open()
         assert [run.result(timeout=30) for run in later] == ["future", "id", "a", "b", "c", "d"]
 
