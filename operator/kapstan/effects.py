@@ -14,29 +14,21 @@ Works with connections of sqlite3 and psycopg (also asyncio: ``async with``). Se
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
+import weakref
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal
 
 from kapstan import runtime
-from kapstan.errors import ConfigurationError, HalfDone, MissingContextError, SerializationError
+from kapstan.errors import ConfigurationError, HalfDone, MissingContextError
+from kapstan.inbox_table import ALONE, SAVEPOINT, TABLE, Statements, create, explained, kind_of, to_text
 
 __all__ = ["Entry", "HalfDone", "acreate_inbox", "create_inbox", "inbox"]
 
-TABLE = "kapstan_inbox"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
-_CREATE = {
-    "sqlite": """CREATE TABLE IF NOT EXISTS {table} (key TEXT PRIMARY KEY, token INTEGER NOT NULL, result TEXT,
-        at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)""",
-    "postgres": """CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, token bigint NOT NULL, result text,
-        at timestamptz NOT NULL DEFAULT now())""",
-}
-_INSERT = "INSERT INTO {table} (key, token) VALUES ({mark}, {mark}) ON CONFLICT (key) DO NOTHING"
-_RESULT = "SELECT result FROM {table} WHERE key = {mark}"
-_FINISH = "UPDATE {table} SET result = {mark} WHERE key = {mark} AND result IS NULL"
-_SAVEPOINT = "kapstan_inbox_entry"
+_open: weakref.WeakSet[Inbox] = weakref.WeakSet()
+"""Blocks that have begun and not ended."""
 
 
 class Entry:
@@ -63,95 +55,170 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
     def __init__(self, connection: Any, entry: Entry, table: str) -> None:
         self._connection = connection
         self._entry = entry
-        self._kind = _kind_of(connection)
-        self._words = {"table": _checked(table), "mark": "?" if self._kind == "sqlite" else "%s"}
+        self._table = table
+        self._kind = kind_of(connection)
+        self._statements = Statements(self._kind, table)
         self._transaction: Any = None
-        self._own = False
+        self._began: tuple[str, ...] = ()  # what tells the transaction from a later one
+        self._own = self._saved = False
+        self._process = os.getpid()
 
     def __enter__(self) -> Entry:
         if self._kind == "async postgres":
             raise ConfigurationError("inbox: this connection is psycopg's asyncio one: write `async with`")
-        self._begin()
+        if self._kind == "postgres":
+            self._begin_there()
         try:
-            inserted = self._execute(_INSERT, (self._entry.key, self._entry.token)).rowcount
-            if not inserted:
-                _repeat(self._entry, self._execute(_RESULT, (self._entry.key,)).fetchone())
+            if self._kind == "sqlite":
+                self._begin_here()
+            inserted = self._execute(self._statements.insert, (self._entry.key, self._entry.token))
+            if inserted.rowcount:
+                self._note(inserted.fetchone() if self._statements.began else ())
+            else:
+                self._repeat(self._execute(self._statements.find, (self._entry.key,)).fetchone())
         except BaseException as error:
             self._end(False)
-            raise _explained(error, self._words["table"]) from error
+            raise explained(error, self._table) from error
+        _open.add(self)
         return self._entry
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        entry = self._entry
+        if self._is_elsewhere(error):
+            return False
         done = False
         try:
-            if error is None and not entry.is_repeat:
-                text = _to_text(entry.result)
+            if error is None and self._entry.is_repeat:
                 self._check_whole()
-                if self._execute(_FINISH, (text, entry.key)).rowcount != 1:
-                    raise HalfDone(_ENDED_INSIDE.format(key=entry.key))
+                if self._may_ask and self._execute(self._statements.began, ()).fetchone() != self._began:
+                    raise self._half_done()
+            elif error is None:
+                text = to_text(self._entry.result)
+                self._check_whole()
+                if self._execute(self._statements.finish, (text, self._entry.key, *self._began)).rowcount != 1:
+                    raise self._half_done()
                 done = True
         finally:
+            _open.discard(self)
             self._end(done)
-            _restore(entry)
+            _restore(self._entry)
         return False
 
     async def __aenter__(self) -> Entry:
         if self._kind != "async postgres":
             raise ConfigurationError("inbox: this connection is not psycopg's asyncio one: write `with`")
         self._refuse_a_pipeline()
-        self._transaction = self._connection.transaction()
+        psycopg: Any = sys.modules["psycopg"]
+        self._transaction = psycopg.AsyncTransaction(self._connection)
         await self._transaction.__aenter__()
         try:
-            inserted = await self._aexecute(_INSERT, (self._entry.key, self._entry.token))
-            if not inserted.rowcount:
-                found = await self._aexecute(_RESULT, (self._entry.key,))
-                _repeat(self._entry, await found.fetchone())
+            inserted = await self._aexecute(self._statements.insert, (self._entry.key, self._entry.token))
+            if inserted.rowcount:
+                self._note(await inserted.fetchone())
+            else:
+                found = await self._aexecute(self._statements.find, (self._entry.key,))
+                self._repeat(await found.fetchone())
         except BaseException as error:
             await self._aend(False)
-            raise _explained(error, self._words["table"]) from error
+            raise explained(error, self._table) from error
+        _open.add(self)
         return self._entry
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Literal[False]:
-        entry = self._entry
+        if self._is_elsewhere(error):
+            return False
         done = False
         try:
-            if error is None and not entry.is_repeat:
-                finished = await self._aexecute(_FINISH, (_to_text(entry.result), entry.key))
-                if finished.rowcount != 1:
-                    raise HalfDone(_ENDED_INSIDE.format(key=entry.key))
+            if error is None and self._entry.is_repeat:
+                if self._may_ask and await (await self._aexecute(self._statements.began, ())).fetchone() != self._began:
+                    raise self._half_done()
+            elif error is None:
+                values = (to_text(self._entry.result), self._entry.key, *self._began)
+                if (await self._aexecute(self._statements.finish, values)).rowcount != 1:
+                    raise self._half_done()
                 done = True
         finally:
+            _open.discard(self)
             await self._aend(done)
-            _restore(entry)
+            _restore(self._entry)
         return False
+
+    # ------------------------------------------------------------------ what became of the key
+
+    def _note(self, began: Any) -> None:
+        self._began = tuple(began)
+
+    def _repeat(self, row: Any) -> None:
+        entry = self._entry
+        if row is None or row[0] is None:
+            if any(each._is_of(self._connection, self._table, entry.key) for each in list(_open)):
+                raise ConfigurationError(
+                    f"inbox: a block of the key {entry.key!r} is open on this connection: one block does the work of a "
+                    "key. Give further work a key of its own"
+                )
+            raise HalfDone(
+                f"inbox: the key {entry.key!r} is there without a result: an earlier block committed in its middle. "
+                "Look at its effects, then delete the row or store a result (JSON) in it"
+            )
+        entry.is_repeat = True
+        entry.stored = row[0]
+        entry.result = json.loads(entry.stored)
+        self._note(row[1:])
+
+    @property
+    def _may_ask(self) -> bool:
+        """Whether the transaction says when it began: PostgreSQL's, unless it failed, which commits nothing."""
+        return bool(self._began) and self._connection.info.transaction_status.name != "INERROR"
+
+    def _is_of(self, connection: Any, table: str, key: str) -> bool:
+        return self._connection is connection and (self._table, self._entry.key) == (table, key)
+
+    def _half_done(self) -> HalfDone:
+        what = "committed or rolled back by itself; leave the end of the transaction to inbox"
+        if self._entry.is_repeat:
+            what += ". It was a repeat: what it did in the database may be there a second time"
+        return HalfDone(f"inbox: the block of key {self._entry.key!r} {what}")
+
+    def _is_elsewhere(self, error: BaseException | None) -> bool:
+        """Whether this is a process that was forked in the block: the transaction is its parent's, and left alone."""
+        if os.getpid() == self._process:
+            return False
+        if error is None:
+            raise ConfigurationError(
+                f"inbox: this process was forked in the block of key {self._entry.key!r}, which only the process that "
+                "began it can end; leave a fork with os._exit, or fork before the block"
+            )
+        return True
 
     # ------------------------------------------------------------------ the transaction
 
-    def _begin(self) -> None:
+    def _begin_there(self) -> None:
         """A transaction of our own where there is none, else a part of the one that is there."""
-        if self._kind == "postgres":
-            self._refuse_a_pipeline()
-            self._transaction = self._connection.transaction()
-            self._transaction.__enter__()
-            return
+        self._refuse_a_pipeline()
+        psycopg: Any = sys.modules["psycopg"]  # whose connection this is
+        # Not connection.transaction(), a generator: a forked process that lets go of it would end the transaction.
+        self._transaction = psycopg.Transaction(self._connection)
+        self._transaction.__enter__()
+
+    def _begin_here(self) -> None:
+        """The same for SQLite."""
         self._own = not self._connection.in_transaction
         if self._own:
             self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.execute(f"SAVEPOINT {_SAVEPOINT}")
+        self._connection.execute(f"SAVEPOINT {SAVEPOINT}")
+        self._saved = True
 
     def _check_whole(self) -> None:
-        """The transaction that the block began in is still there, with its savepoint. (psycopg refuses to end it.)"""
+        """The transaction that the block began in is still there, with its savepoint."""
         if self._kind == "sqlite":
             try:
-                self._connection.execute(f"RELEASE {_SAVEPOINT}")
-                self._connection.execute(f"SAVEPOINT {_SAVEPOINT}")
+                self._connection.execute(f"RELEASE {SAVEPOINT}")
+                self._connection.execute(f"SAVEPOINT {SAVEPOINT}")
             except Exception as error:
-                raise HalfDone(_ENDED_INSIDE.format(key=self._entry.key)) from error
+                raise self._half_done() from error
 
     def _end(self, keep: bool) -> None:
         if self._kind == "postgres":
@@ -163,9 +230,10 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
         if not self._connection.in_transaction:
             return  # the block ended it
         if not self._own:
-            if not keep:
-                self._connection.execute(f"ROLLBACK TO {_SAVEPOINT}")
-            self._connection.execute(f"RELEASE {_SAVEPOINT}")
+            if self._saved and not keep:
+                self._connection.execute(f"ROLLBACK TO {SAVEPOINT}")
+            if self._saved:
+                self._connection.execute(f"RELEASE {SAVEPOINT}")
             return
         # By statements: commit() and rollback() of sqlite3 do nothing where the connection has autocommit=True (3.12).
         try:
@@ -197,15 +265,15 @@ class Inbox(AbstractContextManager[Entry, Literal[False]], AbstractAsyncContextM
             cursor = self._connection.cursor(sqlite3.Cursor)
             cursor.row_factory = None
         else:
-            psycopg: Any = sys.modules["psycopg"]  # whose connection this is
+            psycopg: Any = sys.modules["psycopg"]
             cursor = psycopg.Cursor(self._connection, row_factory=psycopg.rows.tuple_row)
-        cursor.execute(statement.format(**self._words), values)
+        cursor.execute(statement, values)
         return cursor
 
     async def _aexecute(self, statement: str, values: tuple[object, ...]) -> Any:
         psycopg: Any = sys.modules["psycopg"]
         cursor: Any = psycopg.AsyncCursor(self._connection, row_factory=psycopg.rows.tuple_row)
-        await cursor.execute(statement.format(**self._words), values)
+        await cursor.execute(statement, values)
         return cursor
 
 
@@ -240,10 +308,10 @@ def inbox(connection: Any, *, key: str | None = None, table: str = TABLE) -> Inb
 
 def create_inbox(connection: Any, *, table: str = TABLE) -> None:
     """Make the table of ``inbox`` if it is not there, in the connection's transaction, if it is in one."""
-    kind = _kind_of(connection)
+    kind = kind_of(connection)
     if kind == "async postgres":
         raise ConfigurationError("create_inbox: this connection is psycopg's asyncio one: use acreate_inbox")
-    statement = _CREATE[kind].format(table=_checked(table))
+    statement = create(kind, table)
     if kind == "sqlite":
         own = not connection.in_transaction
         connection.execute(statement)
@@ -251,22 +319,18 @@ def create_inbox(connection: Any, *, table: str = TABLE) -> None:
             connection.commit()
         return
     with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(7091606191625564526)")  # two at once would collide
+        connection.execute(ALONE)
         connection.execute(statement)
 
 
 async def acreate_inbox(connection: Any, *, table: str = TABLE) -> None:
     """As ``create_inbox``, for psycopg's asyncio connections."""
-    if _kind_of(connection) != "async postgres":
+    kind = kind_of(connection)
+    if kind != "async postgres":
         raise ConfigurationError("acreate_inbox: give a psycopg.AsyncConnection")
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(7091606191625564526)")
-        await connection.execute(_CREATE["postgres"].format(table=_checked(table)))
-
-
-_ENDED_INSIDE = (
-    "inbox: the block of key {key!r} committed or rolled back by itself; leave the end of the transaction to inbox"
-)
+        await connection.execute(ALONE)
+        await connection.execute(create(kind, table))
 
 
 class _Undo(Exception):
@@ -278,56 +342,7 @@ def _undo(transaction: Any) -> None:
     transaction.__exit__(_Undo, undo, None)
 
 
-def _kind_of(connection: object) -> Literal["sqlite", "postgres", "async postgres"]:
-    for cls in type(connection).__mro__:
-        package = cls.__module__.partition(".")[0]
-        if package == "sqlite3" and cls.__name__ == "Connection":
-            return "sqlite"
-        if package == "psycopg" and cls.__name__ in ("Connection", "AsyncConnection"):
-            return "postgres" if cls.__name__ == "Connection" else "async postgres"
-    raise ConfigurationError(f"inbox: {type(connection).__qualname__} is no connection of sqlite3 or psycopg")
-
-
-def _checked(table: str) -> str:
-    if not _NAME.fullmatch(table):
-        raise ConfigurationError(f"inbox: table={table!r}: give a plain name, or schema.name")
-    return table
-
-
-def _repeat(entry: Entry, row: Any) -> None:
-    if row is None or row[0] is None:
-        raise HalfDone(
-            f"inbox: the key {entry.key!r} is there without a result: an earlier block committed in its middle. Look "
-            "at its effects, then delete the row or store a result (JSON) in it"
-        )
-    entry.is_repeat = True
-    entry.stored = row[0]
-    entry.result = json.loads(entry.stored)
-
-
 def _restore(entry: Entry) -> None:
     """What a repeat gives is what was stored, whatever its block has set."""
     if entry.is_repeat:
         entry.result = json.loads(entry.stored)
-
-
-def _to_text(result: object) -> str:
-    try:
-        text = json.dumps(result, allow_nan=False)
-        same = json.loads(text) == result
-    except (TypeError, ValueError) as error:
-        raise SerializationError(f"inbox: the result cannot be stored as JSON: {error}") from None
-    if not same:
-        raise SerializationError(
-            f"inbox: JSON does not give back {type(result).__name__} as it is (tuples, keys that are no text): store "
-            "lists and dicts of texts and numbers"
-        )
-    return text
-
-
-def _explained(error: BaseException, table: str) -> BaseException:
-    if "no such table" in str(error) or getattr(error, "sqlstate", None) == "42P01":
-        return ConfigurationError(
-            f"inbox: there is no table {table}: call kapstan.effects.create_inbox(connection) once"
-        )
-    return error
