@@ -240,6 +240,11 @@ class PausedRun(RunFailed):
 class ParkedRun(PausedRun):
     """The run was broken off and its effect may or may not have happened; a person or a probe must decide."""
 
+    def __init__(self, message: str = "", doubt: tuple[str, str, str] | None = None) -> None:
+        """``doubt``: which effect nobody knows of, as ``ports.Doubt``."""
+        super().__init__(message)
+        self.doubt = doubt
+
 
 class UnfinishedRun(RunFailed):
     """The run has not finished yet."""
@@ -303,7 +308,18 @@ class TransactionRolledBack(KapstanError):
 
 
 class Parked(BaseException):
-    """The run cannot go on without a person: it would repeat an effect, or cannot tell."""
+    """The run cannot go on without a person: it would repeat an effect, or cannot tell.
+
+    Args:
+        cause: what the task run says with which it parks (``State.data``); None: it parks for something else.
+
+    Attributes:
+        doubt: which effect nobody knows of, as ``ports.Doubt``.
+    """
+
+    def __init__(self, message: str, cause: object = None) -> None:
+        super().__init__(message)
+        self.doubt = cause.doubt if isinstance(cause, ParkedRun) else None
 
 
 class JournalLost(BaseException):

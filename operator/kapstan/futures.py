@@ -22,7 +22,7 @@ from kapstan.engine.pending import Pending, Resolvable, UserCallback, call_on
 from kapstan.engine.waiting import without_place
 from kapstan.errors import Parked, ParkedRun, QueueUnavailable, UnknownRun
 from kapstan.ids import RunId
-from kapstan.ports import RunRecord
+from kapstan.ports import Doubt, RunRecord
 from kapstan.states import State
 
 R = TypeVar("R")
@@ -86,7 +86,7 @@ class Future(Resolvable, Generic[R]):
                 raise
             raise TimeoutError(f"whether run {self.task_run_id} has ended cannot be asked: {error}") from error
         if state.is_paused() and (flow := current_flow.get()) is not None:
-            raise flow.stop(Parked(state.message))
+            raise flow.stop(Parked(state.message, state.data))
         if not (state.is_final() or state.is_paused() or self._not_ready(state)):
             raise TimeoutError(f"run {self.task_run_id} has not ended within {timeout} seconds; it is {state.name}")
         return cast("R", state.result(raise_on_failure=raise_on_failure))
@@ -329,7 +329,8 @@ def _state_of(record: RunRecord) -> State:
     if record.state == "running":
         return states.Running()
     if record.state == "parked":
-        return states.parked(f"{record.task} is parked (key {record.key}): {ParkedRun.__doc__}")
+        doubt = Doubt(record.task, record.key, record.run_id)
+        return states.parked(f"{record.task} is parked (key {record.key}): {ParkedRun.__doc__}", doubt)
     if record.state == "completed":
         return _completed(record)
     if record.state == "cancelled":

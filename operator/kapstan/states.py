@@ -305,9 +305,9 @@ def expired() -> State:
     return State(StateType.CANCELLED, "Expired", "it was not begun within the time that expires= gave it")
 
 
-def parked(message: str) -> State:
-    """The state of a run whose effect is in doubt; its ``result()`` raises ParkedRun."""
-    return State(StateType.PAUSED, "Parked", message, data=ParkedRun(message), has_data=True)
+def parked(message: str, doubt: tuple[str, str, str]) -> State:
+    """The state of a run whose effect is in doubt (``ports.Doubt``); its ``result()`` raises ParkedRun."""
+    return State(StateType.PAUSED, "Parked", message, data=ParkedRun(message, doubt), has_data=True)
 
 
 def Suspended(*, message: str = "") -> State:  # noqa: N802

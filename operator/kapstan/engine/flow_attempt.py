@@ -27,6 +27,7 @@ from kapstan.errors import (
 )
 from kapstan.journal import AttemptEnd, Journal, Retry, TaskOutcome, after_retry, read_journal
 from kapstan.logging import set_up, told_of
+from kapstan.ports import Doubt
 from kapstan.runs.records import result_ref
 from kapstan.states import AttemptOutcome, Paused, State, StateType
 
@@ -154,7 +155,9 @@ class FlowAttempt:
         self._retries = history.retries
         outcomes = history.outcomes
         called_again = flow.parent is not None and flow.may_have_begun
-        if history.end is not None and (again or (called_again and history.end.end is not AttemptOutcome.HANDED_BACK)):
+        end = history.end
+        anew = again and end is not None and end.end.ends_run  # else it goes on: no retry of it was asked for
+        if anew or (called_again and end is not None and end.end is not AttemptOutcome.HANDED_BACK):
             journal.append(Retry(0, time.time(), "started again", by_hand=True))
             outcomes = after_retry(outcomes)
             self._retries = 0  # renewed with those of the run that calls it, or by the person who asked
@@ -251,8 +254,10 @@ class FlowAttempt:
             message = str(reason)
         now = time.time()
         flow.stop_here(reason)  # a store that takes nothing is waited for no longer
-        self._written("its end", lambda: flow.journal.append(AttemptEnd(flow.attempt, end, now, message)))
-        self._save(kind, name, outcome=end, at=now, message=message, last=True)
+        doubt = Doubt(*reason.doubt) if isinstance(reason, Parked) and reason.doubt is not None else None
+        record = AttemptEnd(flow.attempt, end, now, message, doubt=doubt)
+        self._written("its end", lambda: flow.journal.append(record))
+        self._save(kind, name, outcome=end, at=now, message=message, doubt=doubt, last=True)
         if isinstance(reason, Parked):
             flow.logger.error("Parked: %s. Look at it, then: kapstan flow-run resume %s", reason, flow.run_id)
             return Paused(name="Parked", message=message)
@@ -303,6 +308,7 @@ class FlowAttempt:
         at: float | None = None,
         message: str = "",
         result_ref: str | None = None,
+        doubt: Doubt | None = None,
         last: bool = False,
     ) -> None:
         flow = self._flow
@@ -324,5 +330,6 @@ class FlowAttempt:
             "parent": None if flow.parent is None else flow.parent.run_id,
             "host": os.uname().nodename,
             "pid": os.getpid(),
+            "doubt": doubt,
         }
         self._index.save(flow.run_id, summary, last=last)

@@ -123,7 +123,7 @@ class FlowRun(Ledger):
 
     def parked(self, _: TaskExecution, state: State, key: str) -> State:
         """Raises Parked: the flow goes on when somebody has decided."""
-        raise self.stop(Parked(f"{state.message}: kapstan task-run resolve {key}"))
+        raise self.stop(Parked(f"{state.message}: kapstan task-run resolve {key}", state.data))
 
     def known(self, execution: TaskExecution) -> Operation | State | None:
         """The outcome that an earlier attempt left for this call.

@@ -22,7 +22,7 @@ from kapstan.engine.execution import TaskExecution
 from kapstan.engine.undoing import Undoable
 from kapstan.errors import Fenced, MissingResult, ParkedRun, SerializationError, StoreUnsafe
 from kapstan.ids import new_nonce, to_uuid
-from kapstan.ports import Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
+from kapstan.ports import Doubt, Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs import deaths
 from kapstan.states import EffectClass, State, StateType
 
@@ -283,7 +283,8 @@ def parked_state(task: str, key: RegisterKey, record: RegisterRecord) -> State:
     why = record.evidence.get("why", "nobody knows whether its effect happened")
     seen = record.evidence.get("seen")
     what = f"{task}{run} is parked: {why}{f' ({seen})' if seen else ''}"
-    return states.parked(f"{what}; a person or a probe must decide (key {key.text})")
+    doubt = Doubt(key.task, key.text, "" if record.holder is None else record.holder.run_id)
+    return states.parked(f"{what}; a person or a probe must decide (key {key.text})", doubt)
 
 
 os.register_at_fork(after_in_child=open_intents.clear)

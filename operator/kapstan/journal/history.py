@@ -18,7 +18,7 @@ from typing import Any, cast
 from kapstan.codec import JSON, Codec
 from kapstan.errors import SerializationError
 from kapstan.ids import RunId
-from kapstan.ports import Store
+from kapstan.ports import Doubt, Store
 from kapstan.states import AttemptOutcome, EffectClass
 
 FORMAT = 1
@@ -121,6 +121,8 @@ class AttemptEnd:
     """Signed envelope of the flow's result or failure, or of a reference to it."""
     until: float | None = None
     """Suspended: when to go on; None: at a signal."""
+    doubt: Doubt | None = None
+    """Suspended: for an effect of which nobody knows whether it happened."""
 
 
 Record = Opening | TaskOutcome | Retry | AttemptEnd | Grave
@@ -201,6 +203,10 @@ def _ids(keys: list[str], _: RunId) -> tuple[RunId, ...]:
     return tuple(keys)
 
 
+def _doubt(parts: list[str], _: RunId) -> Doubt:
+    return Doubt(*parts[:3])
+
+
 def _word_of(known: type[AttemptOutcome] | type[EffectClass]) -> Callable[[str, RunId], AttemptOutcome | EffectClass]:
     def read(word: str, run_id: RunId) -> AttemptOutcome | EffectClass:
         try:
@@ -218,6 +224,7 @@ _READERS: dict[str, Callable[[Any, RunId], Any]] = {
     "result": _bytes,
     "left": _bytes,
     "undone": _ids,
+    "doubt": _doubt,
     "end": _word_of(AttemptOutcome),
     "effect": _word_of(EffectClass),
 }

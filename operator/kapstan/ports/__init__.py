@@ -34,7 +34,7 @@ from kapstan.ports.register import (
     RegisterState,
 )
 from kapstan.ports.run_log import RunLog
-from kapstan.ports.run_records import AttemptEnd, AttemptRecord, RunRecords
+from kapstan.ports.run_records import AttemptEnd, AttemptRecord, Doubt, RunRecords
 from kapstan.ports.session import Renewed, Session
 from kapstan.ports.store import EraRegister, Listed, ListedLog, Store
 
@@ -50,6 +50,7 @@ __all__ = [
     "Claim",
     "Cluster",
     "Depth",
+    "Doubt",
     "Download",
     "Entry",
     "EraRegister",

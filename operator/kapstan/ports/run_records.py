@@ -9,6 +9,17 @@ from kapstan.ids import RunId
 from kapstan.states import AttemptOutcome
 
 
+class Doubt(NamedTuple):
+    """An effect of which nobody knows whether it happened."""
+
+    task: str
+    """Identity of the task that has it."""
+    key: str
+    """As ``RegisterKey.text``: what a person decides on."""
+    run_id: RunId
+    """The task run, of this flow run or of another one, that began it."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttemptEnd:
     """How an attempt of a flow run ended, by its own word. ``at`` and ``until`` are Unix seconds."""
@@ -20,6 +31,8 @@ class AttemptEnd:
     """Completed: where the result is stored."""
     until: float | None = None
     """Suspended: when it goes on by itself; None: when somebody resumes it."""
+    doubt: Doubt | None = None
+    """Suspended: it waits until somebody knows what became of this."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcome", AttemptOutcome(self.outcome))  # a word, where it was read from JSON
@@ -54,6 +67,14 @@ class RunRecords(Protocol):
 
         Raises:
             StoreUnavailable: the store does not answer; nothing may be concluded.
+        """
+        ...
+
+    def in_doubt(self, doubt: Doubt) -> bool:
+        """Whether still nobody knows what became of an effect; so also where this side cannot see what is known.
+
+        Raises:
+            StoreUnavailable, StoreRefused: ask again.
         """
         ...
 

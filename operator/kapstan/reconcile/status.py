@@ -19,7 +19,8 @@ Truth = Literal["True", "False", "Unknown"]
 
 
 def shortened(message: str) -> str:
-    """``message`` as a status carries it."""
+    """``message`` as a status carries it, and as it comes back from there."""
+    message = message.encode("utf-8", "replace").decode()
     if len(message) <= MESSAGE_LIMIT:
         return message
     return f"{message[:MESSAGE_LIMIT]}... ({len(message) - MESSAGE_LIMIT} more characters; the run's log has them)"

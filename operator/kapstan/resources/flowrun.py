@@ -167,8 +167,8 @@ class FlowRunSpec(Model, frozen=True):
         default=0,
         ge=0,
         le=1_000_000,
-        description="Raise it to go on with a run that Failed or Crashed, from what it has finished: what failed is "
-        "executed again, and the budget of infrastructure losses is new. Can only grow.",
+        description="Raise it to go on with a run that Failed, Crashed or is parked, from what it has finished: what "
+        "failed is executed again, and the budget of infrastructure losses is new. Can only grow.",
     )
 
 

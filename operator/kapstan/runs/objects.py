@@ -60,7 +60,7 @@ async def cancel(cluster: Cluster, manifest: Manifest, wait: float) -> str:
 
 
 async def resume(cluster: Cluster, manifest: Manifest) -> None:
-    """Ask the operator to go on with a run that Failed, Crashed or was suspended by hand.
+    """Ask the operator to go on with a run that Failed, Crashed, is parked or was suspended by hand.
 
     Raises:
         NotPossible: it completed, was cancelled, or has not ended.
@@ -72,10 +72,10 @@ async def resume(cluster: Cluster, manifest: Manifest) -> None:
         )
     if phase == "Completed":
         raise NotPossible(f"FlowRun {_name(manifest)} is Completed already")
-    if phase in ("Failed", "Crashed"):
-        await _change(cluster, manifest, {"resume": int(spec.get("resume") or 0) + 1})
-    elif spec.get("suspend"):
+    if spec.get("suspend") and phase not in ("Failed", "Crashed"):
         await _change(cluster, manifest, {"suspend": False})
+    elif phase in ("Failed", "Crashed", "Suspended"):
+        await _change(cluster, manifest, {"resume": int(spec.get("resume") or 0) + 1})
     else:
         raise NotPossible(f"FlowRun {_name(manifest)} is {phase}: it has not ended, so there is nothing to go on with")
 

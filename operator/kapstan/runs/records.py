@@ -7,8 +7,9 @@ did not end.
 from __future__ import annotations
 
 import logging
+import re
 import time
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from kapstan.backend import Backend
 from kapstan.codec import Codec
@@ -16,11 +17,12 @@ from kapstan.errors import SerializationError, StoreUnsafe
 from kapstan.ids import RunId
 from kapstan.journal import AttemptEnd as JournalEnd
 from kapstan.journal import History, log_name, read_journal
-from kapstan.ports import AttemptEnd, AttemptRecord
+from kapstan.ports import AttemptEnd, AttemptRecord, Doubt, RegisterKey, RegisterState
 from kapstan.runs.ending import end_run
 from kapstan.states import AttemptOutcome
 
 logger = logging.getLogger("kapstan.runs")
+_KEY = re.compile("[A-Za-z2-7]{52}")
 
 
 class Records:
@@ -39,6 +41,7 @@ class Records:
             summary.get("message", ""),
             summary.get("result_ref"),
             summary.get("until"),
+            _doubt(summary.get("doubt")),
         )
         return AttemptRecord(summary["attempt"], summary["started"], end)
 
@@ -53,6 +56,12 @@ class Records:
             )
             for begun in history.attempts
         ]
+
+    def in_doubt(self, doubt: Doubt) -> bool:
+        if not _KEY.fullmatch(doubt.key):  # at a place that a flow has named: nothing there is read for it
+            return True
+        entry = self._backend.register.read(RegisterKey.of(doubt.task, doubt.key))
+        return entry is None or entry.record.state is RegisterState.PARKED
 
     def history(self, run_id: RunId) -> History:
         """The whole journal as it is now.
@@ -102,7 +111,12 @@ class Records:
 
     def _end(self, run_id: RunId, end: JournalEnd) -> AttemptEnd:
         ref = result_ref(self._backend.codec, run_id, end) if end.end is AttemptOutcome.COMPLETED else None
-        return AttemptEnd(end.end, end.at, end.message, ref, end.until)
+        return AttemptEnd(end.end, end.at, end.message, ref, end.until, end.doubt)
+
+
+def _doubt(found: Any) -> Doubt | None:
+    parts = cast("list[Any]", found) if isinstance(found, list) else []
+    return Doubt(*parts) if len(parts) == len(Doubt._fields) and all(isinstance(part, str) for part in parts) else None
 
 
 def result_ref(codec: Codec, run_id: RunId, end: JournalEnd) -> str | None:

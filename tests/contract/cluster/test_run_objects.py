@@ -89,10 +89,19 @@ def test_a_failed_run_goes_on_once_however_often_it_is_asked_at_the_same_time(on
     on(body)
 
 
+def test_a_parked_run_goes_on_if_it_is_not_suspended_by_hand_too(on: On) -> None:
+    async def body(cluster: Cluster) -> None:
+        await objects.resume(cluster, await made(cluster, "Suspended"))
+        assert (await spec_of(cluster))["resume"] == 1
+
+    on(body)
+
+
 def test_a_run_that_was_suspended_by_hand_goes_on(on: On) -> None:
     async def body(cluster: Cluster) -> None:
         await objects.resume(cluster, await made(cluster, "Suspended", suspend=True))
-        assert (await spec_of(cluster))["suspend"] is False
+        spec = await spec_of(cluster)
+        assert (spec["suspend"], spec.get("resume", 0)) == (False, 0)
 
     on(body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -15,7 +16,7 @@ import pytest
 from kapstan import backend as backends
 from kapstan import flow, settings, task
 from kapstan.engine import flow_engine
-from kapstan.errors import HandBack, PausedRun, UnkeyableInput
+from kapstan.errors import HandBack, Parked, PausedRun, UnkeyableInput
 from kapstan.ids import RunId, new_id
 from kapstan.journal import read_journal
 from kapstan.states import AttemptOutcome, EffectClass, State
@@ -45,9 +46,9 @@ def with_effect(subject: Task[..., Any], effect: EffectClass) -> Task[..., Any]:
     return copy
 
 
-def attempt(body: Callable[[], Any], run_id: RunId, number: int) -> State:
+def attempt(body: Callable[[], Any], run_id: RunId, number: int, *, again: bool = False) -> State:
     spec = flow(name="parks")(body).spec
-    return flow_engine.run(flow_engine.make_run(spec, run_id, {}), attempt=number)
+    return flow_engine.run(flow_engine.make_run(spec, run_id, {}), attempt=number, again=again)
 
 
 def lost_after(body: Callable[[], Any]) -> RunId:
@@ -159,3 +160,31 @@ def test_an_input_that_no_key_can_tell_is_refused_where_there_is_an_effect(way: 
 
 def test_a_task_without_effect_takes_it() -> None:
     assert attempt(lambda: charge(threading.Lock()), new_id(), 1).is_completed()
+
+
+@pytest.mark.parametrize("end", [HandBack, Parked])
+def test_a_run_that_was_resumed_and_goes_on_executes_what_failed_no_third_time(end: type[BaseException]) -> None:
+    """The operator says that a person asked for every attempt after that."""
+
+    def fails() -> None:
+        ran.append("fails")
+        raise ValueError("no")
+
+    failing, run_id = task(name="fails")(fails), new_id()
+
+    def body(last: BaseException | None) -> Callable[[], str]:
+        def caught() -> str:
+            with contextlib.suppress(ValueError):
+                failing()
+            if last is not None:
+                raise last
+            return "over"
+
+        return caught
+
+    assert attempt(body(RuntimeError("no")), run_id, 1).is_failed()
+    with contextlib.suppress(HandBack):
+        attempt(body(end("not now")), run_id, 2, again=True)
+    assert ran == ["fails", "fails"], "once more, since a person asked for that"
+    assert attempt(body(None), run_id, 3, again=True).result() == "over"
+    assert ran == ["fails", "fails"]

@@ -13,6 +13,7 @@ from kapstan import backend as backends
 from kapstan.engine import flow_engine
 from kapstan.ids import RunId, new_id
 from kapstan.runs.parked import ParkedKeys
+from kapstan.runs.records import Records
 from kapstan.settings import Settings
 from kapstan.states import State
 
@@ -41,11 +42,24 @@ def test_a_flow_parks_with_a_call_in_doubt_and_goes_on(
     assert (state.type.value, state.name) == ("PAUSED", "Parked")
     assert "kapstan task-run resolve " in state.message
     key = state.message.partition("kapstan task-run resolve ")[2]
+    records = Records(backends.current())
+    (doubt,) = [told.end.doubt for told in records.attempts(run_id) if told.end is not None]
+    assert doubt is not None
+    assert (doubt.key, records.in_doubt(doubt)) == (key, True)
+    indexed = records.ended(run_id)
+    assert indexed is not None
+    assert indexed.end is not None
+    assert indexed.end.doubt == doubt
     parked = ParkedKeys(backends.current())
+    held = parked.view(parked.find(key))
+    assert (held["task"], held["holder"]["run_id"]) == (doubt.task, doubt.run_id)
     if happened:
         parked.say_applied(parked.find(key), ["1b", "by hand"])
     else:
         parked.say_not_applied(parked.find(key))
+    assert not records.in_doubt(doubt)
+    elsewhere = doubt._replace(key=f"{key}@file:///etc")
+    assert records.in_doubt(elsewhere), "a place that a flow has named is not read"
     done = attempt(run_id, 3, tmp_path, "at_most_once").result()
     assert done == [["1a", ""], ["1b", "by hand" if happened else ""], ["1c", ""]]
     orders = [line[0] for line in charging.effects(tmp_path)]

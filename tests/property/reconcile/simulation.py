@@ -20,6 +20,7 @@ from kapstan.ports import (
     AttemptEnd,
     AttemptObservation,
     AttemptRecord,
+    Doubt,
     JobRequest,
     Key,
     Manifest,
@@ -30,9 +31,12 @@ from kapstan.ports import (
 )
 from kapstan.reconcile.loop import Loop
 from kapstan.resources import API_VERSION
+from kapstan.states import AttemptOutcome
 
-Fate = Literal["Completed", "Failed", "HandedBack", "Lost", "Stuck"]
-"""``Stuck``: its node is lost; it was told to go and is never seen to end."""
+Fate = Literal["Completed", "Failed", "HandedBack", "Lost", "Stuck", "Parked"]
+"""``Stuck``: its node is lost; it was told to go and is never seen to end. ``Parked``: it ends for an effect of which
+nobody knows whether it happened."""
+DOUBT = Doubt("shop:charge", "k" * 52, "a" * 22)
 NAMESPACE = "default"
 DEPLOYMENT = Key("Deployment", NAMESPACE, "nightly")
 POOL = Key("WorkPool", NAMESPACE, "pool")
@@ -112,6 +116,9 @@ class Infrastructure:
         """Names of Jobs that are somebody else's."""
         self.created: Counter[str] = Counter()
         self.declared_ends: dict[RunId, str] = {}
+        self.decided = False
+        """Whether somebody has said what became of the effect of those that are parked."""
+        self.doubts_asked = 0
         self.together = 0
         """Most attempts of one run that were begun and not ended at one time."""
 
@@ -186,14 +193,21 @@ class Infrastructure:
     def ended(self, run_id: RunId) -> AttemptRecord | None:
         return next((told for told in reversed(self.attempts(run_id)) if told.end is not None), None)
 
+    def in_doubt(self, doubt: Doubt) -> bool:
+        assert doubt == DOUBT
+        self.doubts_asked += 1
+        return not self.decided
+
     def declare(self, run_id: RunId, state: str, message: str) -> None:
         self.declared_ends[run_id] = state
 
     @staticmethod
     def _record(process: Process) -> AttemptRecord:
         end = None
-        if process.stage == 2 and process.fate not in ("Lost", "Stuck"):
-            end = AttemptEnd(process.fate, process.ended_at)
+        if process.stage == 2 and process.fate == "Parked":
+            end = AttemptEnd(AttemptOutcome.SUSPENDED, process.ended_at, "why", doubt=DOUBT)
+        elif process.stage == 2 and process.fate not in ("Lost", "Stuck"):
+            end = AttemptEnd(AttemptOutcome(process.fate), process.ended_at)
         return AttemptRecord(process.number, 0.0, end)
 
 

@@ -24,7 +24,7 @@ events = st.one_of(
     st.tuples(st.just("time"), st.sampled_from([0.1, 1.0, 30.0])),
     st.tuples(st.just("restart"), st.none()),
 )
-fates = st.lists(st.sampled_from(["Lost", "HandedBack", "Completed", "Failed"]), max_size=3)
+fates = st.lists(st.sampled_from(["Lost", "HandedBack", "Completed", "Failed", "Parked"]), max_size=3)
 
 
 async def happen(simulation: Simulation, kept: dict[Key, Any], what: str, about: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.unit.reconcile.builders import (
@@ -61,6 +62,14 @@ def test_it_says_so_once_for_each_that_is_new_and_nothing_when_all_are_decided()
 def test_nothing_is_said_where_nothing_is_parked() -> None:
     assert "EffectsInDoubt" not in names(plan_of(()))
     assert "100 or more" in told(tuple(parked_run() for _ in range(MOST)))
+
+
+def test_a_task_with_a_name_of_any_length_is_told_of_once() -> None:
+    run = replace(parked_run(), task="\udcff" * 9000)
+    plan = plan_of((run,))
+    assert len(events(plan)) == 1
+    again = plan_of((run,), status(plan))
+    assert (events(again), actions(again, SetStatus)) == ([], [])
 
 
 def test_a_namespace_is_asked_once_a_minute() -> None:

@@ -142,7 +142,8 @@ def seen_on(attempt: Attempt, seen: AttemptObservation) -> Attempt:
 
 
 def next_start(attempts: Sequence[Attempt]) -> datetime | None:
-    """When the attempt after these may start: 1 s after a loss, doubling to 60 s; at once after one hand-back."""
+    """When the attempt after these may start: 1 s after a loss, doubling to 60 s; at once after one hand-back or one
+    suspension."""
     if not attempts or attempts[-1].finished_at is None:
         return None
     last = attempts[-1]
@@ -151,7 +152,7 @@ def next_start(attempts: Sequence[Attempt]) -> datetime | None:
         if attempt.outcome != last.outcome:
             break
         row += 1
-    if last.outcome == "HandedBack":
+    if last.outcome in ("HandedBack", "Suspended"):
         row -= 1
     elif last.outcome != "Lost":
         row = 0

@@ -14,6 +14,7 @@ from kapstan.reconcile.kinds.flow_run.observed import RunObserved
 from kapstan.reconcile.kinds.flow_run.open_attempt import with_open_attempt
 from kapstan.reconcile.kinds.flow_run.plan import RunPlan
 from kapstan.reconcile.kinds.flow_run.step import Step
+from kapstan.resources import FlowRun
 from kapstan.resources.flowrun import DiagnosisCategory
 from kapstan.states import TERMINAL_PHASES, AttemptOutcome
 
@@ -22,13 +23,20 @@ def reconcile(observed: RunObserved, now: datetime) -> RunPlan:
     """The next step of a run."""
     run = observed.run
     step = Step(observed, now)
-    if run.status.phase in ("Failed", "Crashed") and run.spec.resume > run.status.resumed and not run.spec.cancel:
+    asked = run.spec.resume > run.status.resumed and not run.spec.cancel
+    if asked and (run.status.phase in ("Failed", "Crashed") or _is_parked(run)):
         return resumed(step)
     if run.status.phase in TERMINAL_PHASES:
         return ended.reconcile(observed, now)
     if step.last is not None and step.last.finished_at is None:
         return with_open_attempt(step)
     return without_attempt(step)
+
+
+def _is_parked(run: FlowRun) -> bool:
+    """Whether its last attempt ended as Suspended. Of one that a person suspended only that is taken back."""
+    last = run.status.attempts[-1] if run.status.attempts else None
+    return run.status.phase == "Suspended" and not run.spec.suspend and last is not None and last.outcome == "Suspended"
 
 
 def resumed(step: Step) -> RunPlan:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from kapstan.ports import AttemptObservation
-from kapstan.reconcile.kinds.flow_run import diagnosis
+from kapstan.reconcile.kinds.flow_run import diagnosis, parked
 from kapstan.reconcile.kinds.flow_run.actions import NoteEnd, StartAttempt
 from kapstan.reconcile.kinds.flow_run.attempts import RESYNC, STOPPED_FOR, Judgement, Verdict, closed, next_start
 from kapstan.reconcile.kinds.flow_run.launching import BLOCKERS, missing, request_of
@@ -17,7 +17,7 @@ from kapstan.reconcile.naming import job_name
 from kapstan.reconcile.plan import Action, EmitEvent
 from kapstan.reconcile.status import key_of
 from kapstan.resources.flowrun import Attempt, Diagnosis
-from kapstan.states import PHASES, TERMINAL_PHASES
+from kapstan.states import PHASES
 
 ASKED = timedelta(milliseconds=250)
 """How long a run waits for a place before its status says so."""
@@ -106,10 +106,7 @@ def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
         return step.store_away() if step.observed.record.unreachable else RunPlan(needs_journal=True)
     until = _suspended_until(step)
     if until is not None:
-        forever = until == datetime.max
-        message = PHASES["Suspended"] if forever else f"suspended until {until.isoformat()}"
-        step.tell("Suspended", message, progressing=False, reason="Suspended")
-        return step.plan(step.write(), events, requeue_at=None if forever else until)
+        return _rest(step, until, events)
     after = max(filter(None, (spec.scheduled_time, next_start(step.status.attempts))), default=None)
     if after is not None and after > step.now:
         reason = "Backoff" if last is not None else "Scheduled"
@@ -128,6 +125,16 @@ def without_attempt(step: Step, events: tuple[EmitEvent, ...] = ()) -> RunPlan:
     if not step.observed.record.journal:
         return RunPlan(needs_journal=True)
     return _begin(step, events)
+
+
+def _rest(step: Step, until: datetime, events: tuple[EmitEvent, ...]) -> RunPlan:
+    """No process, until that moment, or (``datetime.max``) until somebody says so or decides."""
+    sentence, told = parked.tell(step)
+    if until != datetime.max:
+        step.tell("Suspended", f"suspended until {until.isoformat()}", progressing=False, reason="Suspended")
+        return step.plan(step.write(), events, requeue_at=until)
+    step.tell("Suspended", sentence or PHASES["Suspended"], progressing=False, reason="Suspended")
+    return step.plan(step.write(), (*events, *told), requeue_at=parked.look_again(step))
 
 
 def _with_other_objects(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan | None:
@@ -174,13 +181,12 @@ def _suspended_until(step: Step) -> datetime | None:
     """None: not suspended; datetime.max: until somebody says so."""
     if step.observed.run.spec.suspend:
         return datetime.max
-    last = step.last
-    if last is None or last.outcome != "Suspended":
+    if step.last is None or step.last.outcome != "Suspended" or parked.is_decided(step):
         return None
-    recorded = step.observed.record.of(last.number)
-    if recorded is None or recorded.end is None or recorded.end.until is None:
+    end = parked.end_of(step)
+    if end is None or end.until is None:
         return datetime.max
-    until = datetime.fromtimestamp(recorded.end.until, step.now.tzinfo)
+    until = datetime.fromtimestamp(end.until, step.now.tzinfo)
     return until if until > step.now else None
 
 
@@ -206,7 +212,7 @@ def _wait_for_place(step: Step, events: tuple[EmitEvent, ...]) -> RunPlan:
     if step.observed.place == "none":
         # Mostly the pool answers at once: the status is written only where it does not, or where an attempt ended.
         write: tuple[Action, ...] = ()
-        if step.status.attempts != run.status.attempts or run.status.phase in TERMINAL_PHASES:
+        if step.status.attempts != run.status.attempts or step.status.resumed != run.status.resumed:
             step.tell("Scheduled", "the next attempt is about to start", reason="Launching")
             write = step.write()
         return step.plan((*write, ask), events, requeue_at=step.now + ASKED)

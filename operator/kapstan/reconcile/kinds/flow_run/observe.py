@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from kapstan.errors import BackendError
+import logging
+
+from kapstan.errors import BackendError, KapstanError
 from kapstan.ids import RunId
-from kapstan.ports import AttemptObservation, Key, Manifest
+from kapstan.ports import AttemptObservation, Doubt, Key, Manifest
 from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved, run_id_of_run
 from kapstan.reconcile.kinds.work_pool.places import Places
 from kapstan.reconcile.world import World
 from kapstan.resources import Deployment, FlowRun, WorkPool
 from kapstan.states import TERMINAL_PHASES
+
+log = logging.getLogger("kapstan.reconcile")
 
 
 async def observe(world: World, manifest: Manifest, *, journal: bool) -> RunObserved:
@@ -25,6 +29,7 @@ async def observe(world: World, manifest: Manifest, *, journal: bool) -> RunObse
     if run.status.attempts and watcher is not None:
         jobs = [(attempt.number, attempt.job) for attempt in run.status.attempts]
         attempts = await watcher.observe_attempts(key, run.metadata.uid or "", jobs)
+    record = await _record(world, run, journal=journal)
     return RunObserved(
         run=run,
         deployment=deployment,
@@ -32,7 +37,8 @@ async def observe(world: World, manifest: Manifest, *, journal: bool) -> RunObse
         launcher=launcher.flavour if launcher else None,
         place=world.memory(Places).place(key),
         attempts=tuple(attempts),
-        record=await _record(world, run, journal=journal),
+        record=record,
+        in_doubt=await _in_doubt(world, run, record),
         twin=_twin(world, key) if run.spec.idempotency_key is not None else None,
     )
 
@@ -55,6 +61,22 @@ async def _record(world: World, run: FlowRun, *, journal: bool) -> Record:
         return Record()
     run_id = run_id_of_run(run)
     return await world.call(_journal if journal else _index, world, run.metadata.namespace, run_id)
+
+
+async def _in_doubt(world: World, run: FlowRun, record: Record) -> bool:
+    """Whether nobody knows (or it cannot be asked) what became of the effect for which the last attempt ended."""
+    last = record.of(run.status.attempts[-1].number) if run.status.attempts else None
+    if last is None or last.end is None or last.end.doubt is None or run.status.phase in TERMINAL_PHASES:
+        return True
+    return await world.call(_still_in_doubt, world, run.metadata.namespace, last.end.doubt)
+
+
+def _still_in_doubt(world: World, namespace: str, doubt: Doubt) -> bool:
+    try:
+        return world.records(namespace).in_doubt(doubt)
+    except (KapstanError, ValueError) as error:  # also of a register that was not written by us
+        log.warning("whether the key %s of namespace %s is decided cannot be read: %s", doubt.key, namespace, error)
+        return True
 
 
 def _journal(world: World, namespace: str, run_id: RunId) -> Record:

@@ -49,6 +49,8 @@ class RunObserved:
     """Whether the pool has given this run a place for its next attempt."""
     attempts: tuple[AttemptObservation, ...] = ()
     record: Record = Record()
+    in_doubt: bool = True
+    """Whether still nobody knows if an effect happened; where the last attempt ended for that."""
     twin: Key | None = None
     """Another FlowRun with the same idempotency key, which has the run."""
 

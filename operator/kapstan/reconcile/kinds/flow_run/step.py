@@ -20,6 +20,8 @@ from kapstan.resources.flowrun import Attempt, Diagnosis, DiagnosisCategory, Flo
 from kapstan.states import PHASES
 
 OUTAGE = timedelta(seconds=5)
+IN_DOUBT = "EffectsInDoubt"
+"""Type of the condition of a run that is parked for an effect in doubt; there only while it is."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ class Step:
 
     def tell(self, phase: Phase, message: str, *, progressing: bool = True, reason: str = "") -> None:
         self.status = self.status.model_copy(update={"phase": phase, "message": shortened(message)})
+        if phase != "Suspended":
+            self.conditions.drop(IN_DOUBT)
         self.conditions.set("Ready", phase == "Completed", phase, message if phase == "Completed" else "")
         self.conditions.set("Progressing", progressing, reason or phase, message)
         if not any(condition.type == "Degraded" for condition in self.conditions.items):
@@ -90,7 +94,7 @@ class Step:
 
     def event(self, severity: Literal["Normal", "Warning"], reason: str, message: str) -> EmitEvent:
         run = self.observed.run
-        return EmitEvent(key_of(run), run.metadata.uid or "", severity, reason, message)
+        return EmitEvent(key_of(run), run.metadata.uid or "", severity, reason, shortened(message))
 
     def replace_last(self, attempt: Attempt) -> None:
         self.status = self.status.model_copy(update={"attempts": [*self.status.attempts[:-1], attempt]})

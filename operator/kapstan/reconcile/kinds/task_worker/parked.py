@@ -13,6 +13,7 @@ from kapstan.ports import BackgroundFilter, BackgroundRuns, RunRecord
 
 MOST = 100
 _AGE_SECONDS = 60.0
+_SHOWN = 300  # characters of a task's name: what comes after it in a message must not be cut off
 _PARKED = BackgroundFilter(frozenset({"parked"}))
 
 
@@ -50,6 +51,6 @@ def told(parked: tuple[RunRecord, ...]) -> str:
     count = f"{len(parked)} or more" if len(parked) == MOST else str(len(parked))
     newest = parked[0]
     return (
-        f"parked, until somebody decides whether their effect happened: {count}; the newest is {newest.task} "
+        f"parked, until somebody decides whether their effect happened: {count}; the newest is {newest.task[:_SHOWN]} "
         f"{ids.to_uuid(newest.run_id)}: kapstan task-run inspect, then resolve"
     )
