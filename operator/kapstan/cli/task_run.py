@@ -18,7 +18,7 @@ from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter
 from kapstan.runs import results, retrying
 from kapstan.runs.flow_runs import FlowRuns
-from kapstan.runs.parked import ParkedKeys
+from kapstan.runs.parked import ParkedKeys, is_key
 from kapstan.runs.task_runs import TaskRuns, TaskRunView
 from kapstan.runs.words import NAMES, background_states
 
@@ -72,20 +72,33 @@ def ls(
 
 
 @command.command(cls=RunCommand)
-@click.argument("run_id")
+@click.argument("run", metavar="RUN_ID|KEY")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def inspect(run_id: str, output: str) -> None:
-    """Show one background run: its moments, why it is where it is, its arguments, result or error."""
-    runs = TaskRuns(backends.current())
-    found = runs.find(run_id)
-    view, value = runs.view(found)
-    shown = {**_readable(view), **value, **_doubt(view, found)}
+def inspect(run: str, output: str) -> None:
+    """Show one background run: its moments, why it is where it is, its arguments, result or error.
+
+    Of a key, as a flow that is parked names it: what is known of its effect, with what was seen of the process that
+    died in it (exit code, pod, node, the last lines of its log).
+    """
+    shown = _known_of_key(run) if is_key(run) else _known_of_run(run)
     if output == "json":
         print_json(shown)
         return
     for key, entry in shown.items():
         if entry not in ("", None):
             click.echo(f"{key}: {entry if isinstance(entry, str) else json.dumps(entry)}")
+
+
+def _known_of_key(key: str) -> dict[str, Any]:
+    parked = ParkedKeys(backends.current())
+    return parked.view(parked.find(key))
+
+
+def _known_of_run(run_id: str) -> dict[str, Any]:
+    runs = TaskRuns(backends.current())
+    found = runs.find(run_id)
+    view, value = runs.view(found)
+    return {**_readable(view), **value, **_doubt(view, found)}
 
 
 def _doubt(view: TaskRunView, run_id: RunId) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class AttemptObservation:
     """When a node was found for it; None: it waits for one, or needs none."""
     stop_by: str | None = None
     """``stopping``: when its grace is over, so that it should be gone."""
+    log: tuple[str, ...] = ()
+    """What it has logged last, where infrastructure tells."""
     lingers: bool = False
     """``ended``, but its pod goes on: a sidecar that nobody stops."""
 

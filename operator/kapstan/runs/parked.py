@@ -25,6 +25,11 @@ _PAGE = 200
 _CLOCK_ERROR = 1.0  # of the time that an S3 store tells, in whole seconds
 
 
+def is_key(text: str) -> bool:
+    """Whether ``text`` is that of a key, and not the id of a run."""
+    return _KEY.fullmatch(text) is not None
+
+
 def horizon_left(record: RegisterRecord, horizon: float, now: float) -> float:
     """Seconds until a request of the dead process cannot arrive any more.
 
@@ -52,7 +57,7 @@ class ParkedKeys:
             NotFound: neither.
             NotPossible: the run is not parked.
         """
-        if _KEY.fullmatch(text):
+        if is_key(text):
             for key in self._register.all_keys(RegisterKey.of("", text).storage):
                 if key.text == text:
                     return key

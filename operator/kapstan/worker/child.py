@@ -22,12 +22,13 @@ from kapstan.ports import Lane
 from kapstan.runs import deaths
 from kapstan.specs import TaskSpec
 from kapstan.states import ExitCode
-from kapstan.worker import last_lines, recall
+from kapstan.worker import recall
 from kapstan.worker.board import Board, Order, Slot
 from kapstan.worker.children import LOOK, REPLACE, Parent
 from kapstan.worker.descendants import kill_below
 from kapstan.worker.executor import Executor
 from kapstan.worker.guard import Guard
+from kapstan.worker.last_lines import LastLines, keep
 
 Load = Callable[[], Mapping[str, TaskSpec]]
 """The tasks to serve, by identity. Called once, in the child."""
@@ -54,7 +55,7 @@ def main(
     engine = BackgroundEngine(specs, ours)
     line = ours.queue.open_lane(session, lane, served)
     recall.register()
-    last_lines.keep(slot)
+    keep(LastLines(slot))
     guard = Guard(slot, line, parent.channel)
 
     def batch_begins() -> None:

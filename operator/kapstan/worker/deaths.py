@@ -25,6 +25,16 @@ def cause_of(code: int) -> str:
     return f"killed by {name}"
 
 
+def seen_end(seen: str, cause: str, lines: list[str]) -> dict[str, Any]:
+    """What proves that a process has ended, by whoever saw it on this machine.
+
+    Args:
+        lines: what it has logged last.
+    """
+    evidence = {"seen": seen, "cause": cause, "host": host_label()}
+    return {**evidence, "log": lines} if lines else evidence
+
+
 class Deaths:
     """What the queue has not heard of yet.
 
@@ -53,8 +63,7 @@ class Deaths:
         Args:
             lines: what the run that it executed has logged at last.
         """
-        evidence = {"seen": f"its worker saw the process end: {cause}", "cause": cause, "host": host_label()}
-        self._unnoted.append((executor, {**evidence, "log": lines} if lines else evidence))
+        self._unnoted.append((executor, seen_end(f"its worker saw the process end: {cause}", cause, lines)))
 
     def tell(self, session: Session) -> None:
         """Tell the queue; where it does not answer, the rest is kept."""

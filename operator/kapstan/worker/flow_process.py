@@ -41,8 +41,9 @@ from kapstan.runs import deaths
 from kapstan.specs import FlowSpec, bare_flow
 from kapstan.states import ExitCode, State
 from kapstan.worker.attempt_end import as_told, await_end, say
-from kapstan.worker.deaths import cause_of
+from kapstan.worker.deaths import cause_of, seen_end
 from kapstan.worker.descendants import adopt, die_with_parent, kill_below, reset_signals_in_forks
+from kapstan.worker.last_lines import FlowLines, Tail, keep
 
 logger = logging.getLogger("kapstan.engine")
 _LEASE_SECONDS = 5.0  # how long an attempt waits for Redis before it goes on without
@@ -79,6 +80,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     """
     go_read, go_write = os.pipe()
     told_read, told_write = os.pipe()
+    tail = Tail()
     supervisor = os.getpid()
     adopt()
     signal.signal(CANCEL_SIGNAL, lambda _got, _frame: _cancel_asked.set())
@@ -88,7 +90,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
         os.close(told_read)
         code: int = ExitCode.NOT_RECORDED
         try:
-            code = _child(attempt, load, go_read, told_write, supervisor)
+            code = _child(attempt, load, go_read, told_write, supervisor, tail)
         except ConfigurationError as error:
             logger.error("%s", error)
             code = ExitCode.USAGE
@@ -113,7 +115,7 @@ def execute(attempt: Attempt, load: Load) -> NoReturn:
     code, leaves_intents = as_told(attempt.run_id, attempt.number, died, told_read)
     if code != ExitCode.DONE or leaves_intents:
         kill_below(os.getpid())  # before others hear that nothing of it acts any more
-        lease.note_end(cause_of(died))
+        lease.note_end(cause_of(died), tail.lines())
     lease.end()
     _leave(code if code >= 0 else 128 - code)
 
@@ -153,15 +155,19 @@ class _Lease:
         if not self._answered.wait(_LEASE_SECONDS):
             logger.warning("The queue is away; flow run %s goes on without a lease", attempt.run_id)
 
-    def note_end(self, cause: str) -> None:
+    def note_end(self, cause: str, lines: list[str]) -> None:
         """The child has ended: what it held at the time, an effect that must not happen twice, may be taken over. Where
-        the queue does not answer within a second, the operator tells it what became of the container."""
+        the queue does not answer within a second, the operator tells it what became of the container.
+
+        Args:
+            lines: what it has logged last, while it held a key.
+        """
         if not self._backend.settings.redis_url:
             return
 
         def note() -> None:
             with contextlib.suppress(BackendError, ConfigurationError):
-                evidence = {"seen": f"its supervisor saw the process end: {cause}", "cause": cause}
+                evidence = seen_end(f"its supervisor saw the process end: {cause}", cause, lines)
                 self._backend.queue.note_end(executor_of(self._attempt.run_id, self._attempt.number), evidence)
 
         thread = threading.Thread(target=note, name="kapstan-end", daemon=True)
@@ -208,7 +214,7 @@ class _Lease:
 # ---------------------------------------------------------------------------------------------- the child
 
 
-def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) -> int:
+def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int, tail: Tail) -> int:
     def hand_back(_got: int, _frame: Any) -> NoReturn:
         say(told)
         os._exit(ExitCode.HANDED_BACK)
@@ -232,7 +238,9 @@ def _child(attempt: Attempt, load: Load, go: int, told: int, supervisor: int) ->
             if known is not None:
                 logger.info("Flow run %s has ended before: %s", attempt.run_id, known.name)
                 return _code(known)
-        return _run(attempt, _flow(attempt, load, backend))
+        flow = _flow(attempt, load, backend)
+        keep(FlowLines(tail))
+        return _run(attempt, flow)
     except (OtherFlow, RunExpired) as error:
         logger.error("%s", error)
         return ExitCode.USAGE

@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-from kapstan import flow, task
+from kapstan import flow, get_run_logger, task
 from kapstan.errors import StoreUnavailable
 from kapstan.runs import deaths
 from kapstan.store.local import LocalStore
@@ -23,6 +23,7 @@ def happens(line: str) -> None:
 
 def done(line: str) -> str:
     """The effect, after which an attempt that has a gate goes no further."""
+    get_run_logger().warning("about to do %s\nwith a second line", line)
     happens(line)
     if gate := os.environ["REACHED"]:
         Path(gate).write_text(str(os.getpid()))

@@ -53,7 +53,9 @@ def test_its_supervisor_tells_what_it_saw(
     assert first.ends() != 0
     seen = backend.current().queue.seen_end(executor_of(run_id, 1))
     assert seen is not None
-    assert seen["cause"] == "killed by SIGKILL"
+    assert (seen["cause"], seen["host"]) == ("killed by SIGKILL", ids.host_label())
+    warned = [line.partition(" WARNING ")[2] for line in seen["log"] if " WARNING " in line]
+    assert warned == [f"about to do {runs.effects[0]}"]
     second = start(runs, monkeypatch, flow, run_id, 2)
     assert second.ends() == (1 if flow == "once" else 0), second.errors
     assert runs.ends(run_id) == ends

@@ -90,6 +90,7 @@ def test_a_child_that_dies_in_the_effect_parks_its_run_and_a_person_commits_it(
     inspected = json.loads(cli("inspect", str(future.task_run_id), "-o", "json"))["doubt"]
     assert (inspected["state"], inspected["evidence"]["log"]) == ("parked", record.evidence["log"])
     assert inspected["begun"] == record.begun
+    assert json.loads(cli("inspect", inspected["key"], "-o", "json")) == inspected
     listed = cli("ls", "--state", "parked", "-o", "json")
     assert str(future.task_run_id) in listed
     assert "killed by SIGKILL" in cli("resolve", str(future.task_run_id))

@@ -53,6 +53,21 @@ def test_a_sidecar_that_nobody_stops_is_seen() -> None:
     assert not seen(pod(phase="Running", containerStatuses=terminated(0, "Completed")), gone=True).lingers
 
 
+@pytest.mark.parametrize(
+    ("reason", "message", "log"),
+    [
+        ("Error", "", ("charging 7", "Killed")),
+        ("OOMKilled", "", ("charging 7", "Killed")),
+        ("StartError", "charging 7\nKilled", ()),
+    ],
+)
+def test_what_it_has_logged_last_is_no_reason(reason: str, message: str, log: tuple[str, ...]) -> None:
+    told = terminated(137, reason)
+    told[1]["state"]["terminated"]["message"] = "charging 7\nKilled"
+    observed = seen(pod(phase="Failed", containerStatuses=told))
+    assert (observed.message, observed.log) == (message, log)
+
+
 def test_when_it_should_be_gone_and_since_when_it_has_a_node() -> None:
     placed = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": STARTED}]
     observed = seen(pod(deleting=True, phase="Running", conditions=placed, containerStatuses=flow(running={})))

@@ -110,6 +110,7 @@ def test_a_job_runs_one_attempt_once() -> None:
     assert "podFailurePolicy" not in job["spec"]
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["command"] == ["kapstan"]
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert container["args"] == ["run", f"--run-id={ids.to_uuid(RUN_ID)}", "--attempt=2", "--", "etl.py:main"]
     assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
 

@@ -125,7 +125,8 @@ def test_what_is_left_of_a_finished_run_is_removed_in_time() -> None:
 
 
 def test_a_container_that_has_terminated_is_noted_before_the_status_says_lost() -> None:
-    look = seen(ended=True, exit_code=137, reason="Error", pod="run-1-x", node="far")
+    logged = tuple(f"line {number} {'x' * 400}" for number in range(12))
+    look = seen(ended=True, exit_code=137, reason="Error", pod="run-1-x", node="far", log=logged)
     plan = reconcile(run_observed(flow_run(running()), attempts=(look,), record=journal(told(1))))
     note, written = plan.actions[:2]
     assert isinstance(note, NoteEnd)
@@ -134,9 +135,12 @@ def test_a_container_that_has_terminated_is_noted_before_the_status_says_lost() 
     assert dict(note.evidence) == {
         "seen": "its container has terminated with exit code 137",
         "cause": "Error",
+        "exit_code": 137,
         "pod": "run-1-x",
         "node": "far",
+        "log": tuple(line[:300] for line in logged[2:]),
     }
+    assert "line 3" not in str(status(plan)), "what a flow logs does not stand in its status"
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,12 @@ import logging
 
 import pytest
 
+from kapstan.engine.key_intent import open_intents
 from kapstan.ids import Token, new_id
 from kapstan.ports import Claim
 from kapstan.states import EffectClass
 from kapstan.worker.board import Board, Slot
-from kapstan.worker.last_lines import LastLines
+from kapstan.worker.last_lines import FlowLines, LastLines, Tail
 
 ONCE = EffectClass.AT_MOST_ONCE
 
@@ -74,3 +75,21 @@ def test_a_pure_run_and_no_run_leave_nothing(slot: Slot, logger: logging.Logger)
     logger.error("none")
     logger.error("%d", "a line that cannot be made")
     assert slot.last_lines(run_id) == []
+
+
+def test_of_a_flow_they_are_those_that_it_logs_while_it_holds_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    tail, logger = Tail(), logging.Logger("last-lines")
+    logger.addHandler(FlowLines(tail))
+    logger.error("before")
+    assert tail.lines() == []
+    monkeypatch.setitem(open_intents, "a nonce", True)
+    for number in range(12):
+        logger.info("line %d", number)
+    logger.error("\N{SNOWMAN}" * 1000)
+    logger.error("%d", "a line that cannot be made")
+    monkeypatch.delitem(open_intents, "a nonce")
+    logger.error("after")
+    *lines, last = [line.split(" ", 3)[3] for line in tail.lines()]
+    assert lines == [f"line {number}" for number in range(3, 12)]
+    assert set(last) == {"\N{SNOWMAN}"}
+    assert len(last) < 300

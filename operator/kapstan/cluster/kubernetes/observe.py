@@ -19,6 +19,8 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 # Waiting for these is the ordinary way of a pod.
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+_OF_PROCESS = frozenset({"Error", "OOMKilled", "Completed"})
+"""Reasons of a container whose process has run."""
 
 
 def attempt(
@@ -92,7 +94,7 @@ def _pod_fields(pod: Json, gone: bool) -> Json:
             "ended": True,
             "exit_code": terminated.get("exitCode"),
             "reason": _reason_of_end(reason, terminated.get("reason") or ""),
-            "message": message or terminated.get("message") or "",
+            **_words(message, terminated),
             "started_at": terminated.get("startedAt"),
             "finished_at": terminated.get("finishedAt"),
             "lingers": not gone and status.get("phase") not in ("Succeeded", "Failed"),
@@ -114,6 +116,15 @@ def _pod_fields(pod: Json, gone: bool) -> Json:
     # The moment at which the grace is over: the API server adds it to that of the delete.
     seen["stop_by"] = metadata.get("deletionTimestamp")
     return seen
+
+
+def _words(of_pod: str, terminated: Json) -> Json:
+    """What is said of a container's end. If its process ended by itself or was killed, the kubelet says what it has
+    logged last (``terminationMessagePolicy``); else why it could not run."""
+    said = str(terminated.get("message") or "")
+    if terminated.get("reason") in _OF_PROCESS:
+        return {"message": of_pod, "log": tuple(said.splitlines())}
+    return {"message": of_pod or said}
 
 
 def _no_pod(job: Json | None, refusal: str) -> Json:

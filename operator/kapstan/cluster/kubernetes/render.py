@@ -72,6 +72,7 @@ def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
     }
     launch = FlowRunLaunch.of(request, flow.entrypoint, deployment.metadata.name)
     container = _container(FLOW_CONTAINER, flow.image, launch)
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # what it logged last is evidence of an effect
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
     if pool.spec.service_account_name:
         spec["serviceAccountName"] = pool.spec.service_account_name

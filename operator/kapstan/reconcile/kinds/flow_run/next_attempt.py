@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from kapstan.ports import AttemptObservation
 from kapstan.reconcile.kinds.flow_run import diagnosis, parked
@@ -21,6 +22,8 @@ from kapstan.states import PHASES
 
 ASKED = timedelta(milliseconds=250)
 """How long a run waits for a place before its status says so."""
+LOG_LINES, LOG_CHARACTERS = 10, 300
+"""Of what a container has logged last: how much of it is evidence."""
 
 
 # ---------------------------------------------------------------------- an attempt has ended
@@ -30,11 +33,13 @@ def after_attempt(step: Step, attempt: Attempt, seen: AttemptObservation, judgem
     plan = _after_attempt(step, attempt, seen, judgement)
     if judgement.end is not None or seen.exit_code is None or step.pool_type == "process":
         return plan
-    evidence = (
+    evidence: tuple[tuple[str, Any], ...] = (
         ("seen", f"its container has terminated with exit code {seen.exit_code}"),
         ("cause", seen.reason),
+        ("exit_code", seen.exit_code),
         ("pod", seen.pod),
         ("node", seen.node),
+        *((("log", tuple(line[:LOG_CHARACTERS] for line in seen.log[-LOG_LINES:])),) if seen.log else ()),
     )
     run = step.observed.run
     # Before the status: once that says Lost, nobody looks at the attempt again.
