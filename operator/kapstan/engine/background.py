@@ -25,6 +25,7 @@ from kapstan.engine.keeping import PLAIN, Keeping, keeping
 from kapstan.engine.loops import loops
 from kapstan.engine.naming import name_or_none
 from kapstan.engine.operations import Wait, drive
+from kapstan.engine.persisting import Persisting, request_of
 from kapstan.engine.upstream import awaited
 from kapstan.errors import (
     BackendError,
@@ -38,7 +39,6 @@ from kapstan.errors import (
 from kapstan.ids import RunId, Token
 from kapstan.logging import tell_end
 from kapstan.ports import Claim, Outcome
-from kapstan.runs import persisted
 from kapstan.runs.stored import UNREADABLE
 from kapstan.specs import TaskSpec, prints_are_lines
 from kapstan.states import State, StateType
@@ -81,7 +81,7 @@ class BackgroundEngine:
         self._owners: dict[RunId, RunId] = {}
         self.to_store: dict[RunId, Callable[[bytes], bytes]] = {}
         """What takes the envelope of a result to where its task wants it, and gives what is left for the queue."""
-        self._persists: set[RunId] = set()  # runs whose results outlive the queue's record of them
+        self._persisting = Persisting(backend)
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -105,10 +105,8 @@ class BackgroundEngine:
 
     def run(self, claim: Claim) -> Outcome | RetryLater:
         """Execute ``claim``; whatever the user's code raises becomes an outcome or a retry. An outcome is whole,
-        however large: ``stored`` makes of it what goes to the queue.
-
-        A run of an unknown task, or whose arguments cannot be read, ends as ``crashed`` or ``failed`` with the reason
-        and is not executed.
+        however large: ``stored`` makes of it what goes to the queue. A run of an unknown task, or whose arguments
+        cannot be read, ends as ``crashed`` or ``failed`` with the reason and is not executed.
 
         Raises:
             BackendError: the arguments are in the store, and it is away: the run was not executed.
@@ -121,7 +119,7 @@ class BackgroundEngine:
         if not claim.envelope:  # nobody submits without one
             return self._refuse(claim, "crashed", UNREADABLE)
         if instead is not None and not given_up.has_register(claim, spec):
-            return given_up.outcome(self.backend, claim, instead)
+            return self._persisting.ended_before(claim, spec, None) or given_up.outcome(self.backend, claim, instead)
         try:
             key = values.arguments_key(claim.run_id, claim.task)
             arguments = self._codec.decode(claim.envelope, "arguments", key)
@@ -136,6 +134,9 @@ class BackgroundEngine:
             if ends_the_caller(error):
                 raise
             return self._refuse(claim, "crashed", f"its arguments cannot be read: reading them raised {error!r}")
+        request = request_of(claim, spec, args, kwargs)
+        if request is not None and (before := self._persisting.ended_before(claim, spec, request)):
+            return before
         run = TaskRun(
             claim.run_id,
             spec.name,
@@ -146,12 +147,12 @@ class BackgroundEngine:
             arguments[2].get("flow_run") if len(arguments) > 2 else None,
             prints_are_lines(spec.log_prints, self._log_prints),
         )
-        ledger = _Claimed(self, claim, instead)
-        execution = TaskExecution(spec, args, kwargs, awaited(self.backend, arguments), run, ledger)
+        awaits = awaited(self.backend, arguments)
+        execution = TaskExecution(spec, args, kwargs, awaits, run, _Claimed(self, claim, instead))
         try:
             ended = self._walked(claim, execution)
             if type(ended) is Outcome:
-                self._note_owner(ended, spec, run.flow_run_id)
+                self._note_owner(ended, request, run.flow_run_id)
             return ended
         except CancelRun:
             return given_up.cancelled(claim, spec, run, partial(BackgroundEngine.run, self))
@@ -163,10 +164,10 @@ class BackgroundEngine:
             logger.exception("Task run '%s' crashed outside of its task", run.name)
             return self._failure(claim, error, "crashed")
 
-    def _note_owner(self, outcome: Outcome, spec: TaskSpec, flow_run_id: RunId | None) -> None:
+    def _note_owner(self, outcome: Outcome, request: str | None, flow_run_id: RunId | None) -> None:
         """Note what ``stored`` must know of it."""
-        if spec.persist_result:
-            self._persists.add(outcome.run_id)
+        if request is not None:
+            self._persisting.open[outcome.run_id] = request
         if flow_run_id and len(outcome.envelope) > self.inline_bytes:
             self._owners[outcome.run_id] = flow_run_id
 
@@ -209,9 +210,7 @@ class BackgroundEngine:
             owner = self._owners.get(outcome.run_id, "")
             envelope = values.to_store(self.backend, outcome.envelope, "result", outcome.run_id, owner)
             outcome = outcome._replace(envelope=envelope)
-        if outcome.run_id in self._persists:
-            outcome = persisted.settled(self.backend, outcome)
-        self._persists.discard(outcome.run_id)
+        outcome = self._persisting.settled(outcome)
         self._owners.pop(outcome.run_id, None)
         self.to_store.pop(outcome.run_id, None)
         return outcome
@@ -219,7 +218,7 @@ class BackgroundEngine:
     @property
     def must_store(self) -> bool:
         """Whether outcomes that it gave go to the store, however small they are."""
-        return bool(self.to_store or self._persists)
+        return bool(self.to_store or self._persisting.open)
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 import redis
 from click.testing import Result
+from tests.contract.queue.makers import worker
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
 from kapstan import ids, results, task
 from kapstan.backend import Backend
-from kapstan.codec import JSON
-from kapstan.engine import values
 from kapstan.engine.background import BackgroundEngine
-from kapstan.errors import SignatureError, UnknownRun
-from kapstan.ids import RunId, Token, new_id
-from kapstan.ports import Claim, Outcome
-from kapstan.runs import persisted
+from kapstan.errors import IdempotencyConflict, SignatureError, UnknownRun
+from kapstan.ids import RunId, derived_id, to_uuid
+from kapstan.ports import Outcome
 from kapstan.runs.retention import Ages
 from kapstan.runs.sweep import Sweep
-from kapstan.states import EffectClass
 from kapstan.tasks import Task
 
 Command = Callable[..., Result]
@@ -56,6 +54,17 @@ def executed(subject: Task[..., Any], size: int) -> RunId:
     future = subject.submit(size)
     assert future.result(timeout=60) == [size] * size
     return ids.parse(future.task_run_id)
+
+
+def work(subject: Task[..., Any]) -> None:
+    """A worker takes one run and ends it."""
+    backend, spec = backends.current(), subject.spec
+    engine = BackgroundEngine({spec.identity: spec}, backend)
+    with closing(worker(backend.queue, (spec.identity,))) as each, closing(engine):
+        (claim,) = each.lane.step([], 1).claims
+        outcome = engine.run(claim)
+        assert type(outcome) is Outcome
+        each.lane.step([engine.stored(outcome)], 0)
 
 
 @pytest.mark.parametrize("size", [0, 3, 20_000])
@@ -100,28 +109,28 @@ def test_what_stands_in_the_place_of_another_run_is_refused(backend: Backend, fo
         results.read(other)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_of_two_that_executed_a_run_one_result_counts(backend: Backend, fails: bool) -> None:
-    """The first one's claim was taken for lost; its worker stored the result and then died, or was refused."""
-    run_id, number = new_id(), iter((1, 2))
+def test_an_idempotency_key_holds_as_long_as_the_result(backend: Backend, forget: Any, kapstan: Command) -> None:
+    ran: list[int] = []
 
-    def counting() -> int:
-        found = next(number)
-        if found == 2 and fails:
-            raise ValueError("no")
-        return found
+    def counted(size: int) -> list[int]:
+        ran.append(size)
+        return [len(ran)] * size
 
-    subject = Task(counting, name="persisted twice", persist_result=True)
-    engine = BackgroundEngine({subject.spec.identity: subject.spec}, backend)
-    key = values.arguments_key(run_id, subject.spec.identity)
-    arguments = backend.codec.seal(JSON, b"[[],{}]", "arguments", key)
-    ended: list[Outcome] = []
-    for epoch in (1, 2):
-        outcome = engine.run(Claim(run_id, subject.spec.identity, Token(1, epoch), 1, 0, EffectClass.PURE, arguments))
-        assert type(outcome) is Outcome
-        assert engine.must_store
-        ended.append(engine.stored(outcome))
-    engine.close()
-    assert [outcome.state for outcome in ended] == ["completed", "completed"]
-    assert ended[0].envelope == ended[1].envelope == persisted.envelope_of(backend, run_id)
-    assert values.open_result(backend, ended[1].envelope, run_id) == 1
+    subject = Task(counted, name="persisted under a key", persist_result=True)
+
+    def asked(size: int) -> Any:
+        future = subject.apply_async((size,), idempotency_key="order-7")
+        assert future.task_run_id == to_uuid(run_id)
+        work(subject)
+        return future.result(timeout=30)
+
+    run_id = derived_id("idempotency key", backend.settings.namespace, subject.spec.identity, "order-7")
+    assert asked(3) == [1, 1, 1]
+    forget(run_id)
+    assert (asked(3), ran) == ([1, 1, 1], [3])
+    forget(run_id)
+    with pytest.raises(IdempotencyConflict, match="was used with other arguments: run"):
+        asked(4)
+    assert ran == [3]
+    assert kapstan("task-run", "delete", run_id).exit_code == 0
+    assert (asked(4), ran) == ([2] * 4, [3, 4])
