@@ -19,6 +19,7 @@ from kapstan.errors import ConfigurationError, SignatureError
 from kapstan.ports import Download, Upload
 from kapstan.sealed_stream import Place, Stream
 from kapstan.serializers import Serializer
+from kapstan.store import named
 from kapstan.store.keys import check_key
 
 FORMAT = 1
@@ -159,6 +160,7 @@ class _Gathering:
     """Keeps what is written until it is much; then it uploads."""
 
     def __init__(self, backend: Backend, storage: str, key: str) -> None:
+        named.check_apart("result_storage", storage, backend.settings, key)
         self._objects = backend.objects(storage)
         self._key = key
         self._small = io.BytesIO()

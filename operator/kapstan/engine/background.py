@@ -296,6 +296,7 @@ class _Claimed(Ledger):
     """The ledger of a claimed run: its outcome goes to the queue, and so do its retries."""
 
     __slots__ = ("_claim", "_engine", "ended", "instead")
+    keeps = True
     retries_in_place = False
     waits_in_place = False
 

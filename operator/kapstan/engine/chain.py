@@ -20,7 +20,7 @@ from kapstan.engine.steps.inputs import inputs
 from kapstan.engine.steps.keyed import keyed
 from kapstan.engine.steps.replay import replay
 from kapstan.engine.steps.retry import retry
-from kapstan.engine.steps.storage_key import storage_key
+from kapstan.engine.steps.storage import storage
 from kapstan.engine.steps.transact import transact, within
 from kapstan.specs import TaskSpec
 from kapstan.states import State
@@ -33,8 +33,10 @@ class Link(NamedTuple):
     used_by: Callable[[TaskSpec], bool] = lambda _: True
 
 
-def _has_storage_key(spec: TaskSpec) -> bool:
-    return spec.result_storage_key is not None
+def _has_storage(spec: TaskSpec) -> bool:
+    if spec.result_storage_key is not None:
+        return True
+    return bool(spec.result_storage) and spec.persist_result is not False
 
 
 def _has_retries(spec: TaskSpec) -> bool:
@@ -50,7 +52,7 @@ STEPS: tuple[Link, ...] = (
     Link(replay),  # the outcome that an earlier attempt left: the rest is not walked
     Link(inputs),  # wait for futures and states among the arguments
     Link(commit),  # what came of it is durable before anybody sees it
-    Link(storage_key, _has_storage_key),  # under which the result will stand; without one nothing is executed
+    Link(storage, _has_storage),  # where the result will stand; without a place nothing is executed
     Link(keyed, _has_key),  # not at all where its key is known to be done; an intent before an effect
     Link(retry, _has_retries),  # again, as the policy says
     Link(within),  # one execution's own part of the transaction

@@ -24,6 +24,7 @@ class Ledger:
 
     Attributes:
         remembers: whether there may be outcomes of earlier attempts. Otherwise ``known`` is not asked.
+        keeps: whether results are kept. Otherwise only those that have a storage key are.
         retries_in_place: whether a retry waits here. Otherwise ``again_later`` takes the run back.
         waits_in_place: whether a run whose key somebody else holds waits here. Otherwise ``not_now`` takes it back.
         calling_flow: the flow that calls its tasks; None: no flow does, or not in this process.
@@ -32,7 +33,7 @@ class Ledger:
     """
 
     __slots__ = ()
-    remembers = False
+    remembers = keeps = False
     retries_in_place = True
     waits_in_place = True
     waits_for_store = False

@@ -16,6 +16,7 @@ from kapstan.engine import branch, forks, naming, returns, transaction
 from kapstan.engine.executing import executing
 from kapstan.engine.flow_attempt import FlowAttempt
 from kapstan.engine.flow_run import FlowRun
+from kapstan.engine.keeping import keeping
 from kapstan.engine.operations import Call, Do, Limited, Operation, Sleep, Steps, Wait, Walk, adrive, drive
 from kapstan.engine.pending import promises, resolved
 from kapstan.ids import RunId, new_id, run_name
@@ -153,6 +154,7 @@ def _execute(flow: FlowRun, step: FlowAttempt) -> Steps[State]:
 
 
 def _body(flow: FlowRun, step: FlowAttempt) -> Steps[State]:
+    flow.backend.objects(keeping(flow.spec, None, flow.backend.settings).storage)  # found now, not when it has ended
     args, kwargs = step.arguments()
     body = flow.body()
     branch.current.set(body)

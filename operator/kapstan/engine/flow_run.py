@@ -115,7 +115,7 @@ class FlowRun(Ledger):
 
     # ------------------------------------------------------------------ the ledger of task runs (see ``execution``)
 
-    remembers = True
+    remembers = keeps = True
     waits_for_store = True
 
     def its_backend(self) -> Backend:

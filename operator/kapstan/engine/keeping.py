@@ -129,6 +129,17 @@ def keeping(spec: TaskSpec | FlowSpec, flow: FlowSpec | None, settings: Settings
     return Keeping(serializer, storage or "", record)
 
 
+def check_default(backend: Backend) -> None:
+    """See, before anything is executed, that results can go where the settings say.
+
+    Raises:
+        ConfigurationError: they cannot.
+    """
+    settings = backend.settings
+    if settings.result_serializer or settings.result_storage:
+        backend.objects(_default(settings.result_serializer, settings.result_storage).storage)
+
+
 @lru_cache(8)
 def _default(serializer: str, storage: str) -> Keeping:
     return Keeping(

@@ -30,6 +30,7 @@ def objects(address: str, settings: Settings) -> Objects:
     """
     kind, _, place = address.partition(":")
     if kind != "block":
+        check_apart("result_storage", address, settings)
         return _opened(address, settings)
     from kapstan.store.blocks import BlockObjects
 
@@ -50,10 +51,39 @@ def conditional(address: str, settings: Settings) -> Store:
     """
     if address.startswith("block:"):
         raise ConfigurationError(f"{address!r} has no conditional writes; give a folder or s3://bucket/prefix")
+    check_apart("key_storage", address, settings)
     store = _opened(address, settings)
     if address.startswith("s3:"):
         cast("S3Store", store).probe_when_due()
     return store
+
+
+def check_apart(option: str, address: str, settings: Settings, key: str = "") -> None:
+    """See that ``key`` in a storage (without one: the storage itself) is not in the store of the namespace: there it
+    could stand in the place of a journal or a register, and retention would not know whose it is.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    kind, _, place = address.partition("://")
+    if kind == "s3":
+        if not settings.s3_endpoint:
+            return
+        own = f"{settings.s3_bucket}/{settings.namespace}"
+        inside = f"{place.rstrip('/')}/{key}/".startswith(f"{own}/")
+        where, instead = f"s3://{own}", f"s3://{settings.s3_bucket}/{settings.namespace}-results"
+    elif kind == "file":
+        folder = (settings.home_path / "store").resolve()
+        inside = Path(place, key).resolve().is_relative_to(folder)
+        where, instead = str(folder), str(settings.home_path / "results")
+    else:
+        return
+    if inside:
+        what = f"the key {key!r} in {option}={address!r}" if key else f"{option}={address!r}"
+        raise ConfigurationError(
+            f"{what} lies in the store of namespace {settings.namespace!r} ({where}), among its journals: give a place "
+            f"of its own, such as {instead}; the store of the namespace takes what names no {option}"
+        )
 
 
 def _opened(address: str, settings: Settings) -> LocalStore | S3Store:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from kapstan import backend, run_limits
+from kapstan.engine import keeping
 from kapstan.engine.background import BackgroundEngine
 from kapstan.engine.waiting import belongs_to
 from kapstan.errors import HandBack, KapstanError
@@ -40,6 +41,7 @@ def main(
     """Serve until ordered to leave; the exit code."""
     try:
         specs = load()
+        keeping.check_default(backend.current())
     except Exception as error:  # noqa: BLE001  (importing user code raises anything)
         reason = str(error) if isinstance(error, KapstanError) else traceback.format_exc()
         parent.report(problem=reason)

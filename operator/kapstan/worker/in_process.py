@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
-from kapstan.engine import submission
+from kapstan.engine import keeping, submission
 from kapstan.engine.submit_options import SubmitOptions
 from kapstan.identity import importable_name, unfindable
 from kapstan.ids import RunId, new_nonce
@@ -93,6 +93,7 @@ def _serving(backend: Backend, spec: TaskSpec, registered: Registered) -> Thread
     with _lock:
         if _lanes is not None and _lanes.serves(spec.identity):
             return _lanes
+        keeping.check_default(backend)
         specs = {task.spec.identity: task.spec for task in registered().values()}
         specs[spec.identity] = spec
         if _lanes is None:
