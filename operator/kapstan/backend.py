@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Register,
         Store,
     )
+    from kapstan.store.marks import StorageMarks
 
 T = TypeVar("T")
 _ASYNC_THREADS = 8
@@ -108,6 +109,23 @@ class Backend:
             if storage
             else self.store
         )
+
+    @property
+    def marks(self) -> StorageMarks:
+        """Raises:
+        StoreUnsafe, StoreUnavailable: as ``store``.
+        """
+        from kapstan.store.marks import StorageMarks
+
+        return self._part("marks", lambda: StorageMarks(self.store, self.codec))
+
+    def mark(self, storage: str) -> str:
+        """This namespace's mark in a result storage, below which its values there stand (see ``store.marks``).
+
+        Raises:
+            StoreUnavailable, StoreRefused: it cannot be read or noted now.
+        """
+        return self._part(f"mark {storage}", lambda: self.marks.of(storage))
 
     def store_time(self) -> float:
         """Unix seconds by the store's clock, which is asked once a minute and counted on from in between: a clock of

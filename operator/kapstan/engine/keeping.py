@@ -30,11 +30,13 @@ class Keeping(NamedTuple):
         storage: address of the result storage that takes it, whatever its size; "": results up to ``inline_bytes`` ride
             along, larger ones go to the store of the namespace.
         record: key in the storage under which it also stands for other readers, "" for none.
+        swept: as ``values.new_name``.
     """
 
     serializer: Serializer | None = None
     storage: str = ""
     record: str = ""
+    swept: bool = True
 
     @property
     def must_store(self) -> bool:
@@ -63,7 +65,7 @@ class Keeping(NamedTuple):
             SerializationError, ValueTooLarge: as ``whole``.
             BackendError: the storage does not take it.
         """
-        place, nonce = values.new_name(key, owner, self.storage), sealed_stream.new_nonce()
+        place, nonce = values.new_name(backend, key, owner, self.storage, swept=self.swept), sealed_stream.new_nonce()
         with backend.objects(self.storage).upload(place) as target:
             size = sealed_stream.write(
                 backend.codec,
@@ -83,20 +85,25 @@ class Keeping(NamedTuple):
         Raises:
             BackendError: the storage does not take it.
         """
-        return values.to_store(backend, envelope, "result", key, owner, self.storage)
+        return values.to_store(backend, envelope, "result", key, owner, self.storage, swept=self.swept)
 
-    def sealed(self, backend: Backend, value: Any, key: str, name: str, owner: RunId = "") -> bytes:
-        """The envelope of a result, of whatever length: its storage has it now where it does not ride along.
+    def sealed(self, backend: Backend, value: Any, key: str, name: str, register: str = "") -> bytes:
+        """The envelope of a register's result, of whatever length: its storage has it now where it does not ride along.
+
+        Args:
+            register: the storage that the register is in. One of its own takes large results, too, since in the store
+                of the namespace retention would look for the register and not find it.
 
         Raises:
             SerializationError, ValueTooLarge, BackendError: as ``streamed``.
         """
         envelope = self.whole(backend, value, key, name)
+        if envelope is not None and not self.storage and len(envelope) <= backend.settings.inline_bytes:
+            return envelope
+        kept = self._replace(storage=self.storage or register, swept=False) if register else self
         if envelope is None:
-            return self.streamed(backend, value, key, name, owner)
-        if self.storage or len(envelope) > backend.settings.inline_bytes:
-            return self.stored(backend, envelope, key, owner)
-        return envelope
+            return kept.streamed(backend, value, key, name)
+        return kept.stored(backend, envelope, key)
 
     def write_record(self, backend: Backend, value: Any, name: str) -> None:
         """Put ``value`` under ``record``, where ``ResultStore.read`` finds it.

@@ -165,7 +165,7 @@ class KeyIntent:
         if state is not None and (state.is_failed() or state.is_crashed()):
             error = state.result(raise_on_failure=False)
             outcome = "failed" if state.is_failed() else "crashed"
-            failure = values.seal_failure(self._backend, error, self.path).envelope
+            failure = values.seal_failure(self._backend, error, self.path, register=self.key.storage).envelope
         self._leave(lambda mine: self._changed(
             mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, told=told, at=self._now(),
         ))  # fmt: skip
@@ -254,7 +254,7 @@ class KeyIntent:
     def _seal(self, state: State) -> bytes:
         """The result as the register holds it: whole, or a reference to an object of its own."""
         value = state.data if state.has_data else state.result()
-        return self._kept.sealed(self._backend, value, self.path, self._spec.name)
+        return self._kept.sealed(self._backend, value, self.path, self._spec.name, self.key.storage)
 
     def _adopted(self, record: RegisterRecord) -> State:
         """The outcome that another run of this key left. Its checksum is verified.

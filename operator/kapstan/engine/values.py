@@ -26,6 +26,7 @@ from kapstan.identity import find, importable_name
 from kapstan.ids import RunId, new_id
 from kapstan.runs.stored import FAILURE, UNREADABLE, is_failure, opened, readable
 from kapstan.runs.stored import arguments_key as arguments_key
+from kapstan.store import marks
 
 _TRACEBACK_CHARACTERS = 16_000
 _PLACE = "\0"
@@ -48,29 +49,48 @@ def seal_value(backend: Backend, value: Any, purpose: Purpose, key: str, *, owne
 
 
 def to_store(
-    backend: Backend, envelope: bytes, purpose: Purpose, key: str, owner: RunId = "", storage: str = ""
+    backend: Backend,
+    envelope: bytes,
+    purpose: Purpose,
+    key: str,
+    owner: RunId = "",
+    storage: str = "",
+    *,
+    swept: bool = True,
 ) -> bytes:
     """Write ``envelope`` under a name of its own, beside the others of its run, and return one that refers to it.
 
-    ``owner``: as ``new_name``. ``storage``: as ``Backend.objects``.
+    ``owner``, ``swept``: as ``new_name``. ``storage``: as ``Backend.objects``.
     """
-    name = new_name(key, owner, storage)
+    name = new_name(backend, key, owner, storage, swept=swept)
     backend.objects(storage).put(name, envelope)
     return backend.codec.refer(Reference(name, digest(envelope), len(envelope), storage), purpose, key)
 
 
-def new_name(key: str, owner: RunId = "", storage: str = "") -> str:
+def new_name(backend: Backend, key: str, owner: RunId = "", storage: str = "", *, swept: bool = True) -> str:
     """A name for a value that says who may need it: ``owner``, the flow run in whose journal the reference may stand
     (default: the run itself), and the run. Retention deletes what neither of them needs any more.
 
-    A value of a register, whose ``key`` is the register's path, stands elsewhere: no age of a run ends it.
+    A value of a register, whose ``key`` is the register's path, stands elsewhere: no age of a run ends it. In a
+    ``storage`` all stands in the folder that is this namespace's own there.
+
+    Args:
+        swept: whether retention can tell who needs it; not of a register that is in another storage itself.
+
+    Raises:
+        StoreUnavailable, StoreRefused: whether that folder is known cannot be asked now.
     """
     folder, _, rest = key.partition("/")
     if rest:
         assert folder == "registers", key
-        return f"values/keys/{rest}/{new_id()}" if storage else f"results/{rest}/{new_id()}"
-    run_id = key.partition(_PLACE)[0]
-    return f"values/{owner or run_id}/{run_id}/{new_id()}"
+        name = f"results/{rest}/{new_id()}"
+    else:
+        run_id = key.partition(_PLACE)[0]
+        name = f"values/{owner or run_id}/{run_id}/{new_id()}"
+    if not storage:
+        return name
+    can_be_swept = swept and not storage.startswith("block:")
+    return f"{marks.folder_of(backend.mark(storage) if can_be_swept else marks.UNSWEPT)}{name}"
 
 
 def open_value(backend: Backend, envelope: bytes, purpose: Purpose, key: str) -> Any:
@@ -112,16 +132,18 @@ class SealedFailure(NamedTuple):
     replayed: BaseException
 
 
-def seal_failure(backend: Backend, error: BaseException, key: str, *, owner: RunId = "") -> SealedFailure:
+def seal_failure(
+    backend: Backend, error: BaseException, key: str, *, owner: RunId = "", register: str = ""
+) -> SealedFailure:
     """The failure of run ``key``; above ``inline_bytes`` an envelope that refers to the store. ``owner``: as
-    ``to_store``.
+    ``to_store``. ``register``: as ``Keeping.sealed``.
 
     Raises:
         StoreUnavailable, StoreRefused: it is large and the store does not take it.
     """
     envelope, replayed = whole_failure(backend, error, key)
     if len(envelope) > backend.settings.inline_bytes:
-        envelope = to_store(backend, envelope, "result", key, owner)
+        envelope = to_store(backend, envelope, "result", key, owner, register, swept=not register)
     return SealedFailure(envelope, replayed)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from kapstan.ids import RunId
-from kapstan.ports import Listed, ListedLog, Store
+from kapstan.ports import Listed, ListedLog
 from kapstan.runs.retention import Place, is_run_id
 
 T = TypeVar("T")
@@ -25,7 +25,12 @@ class Holdings(NamedTuple):
     values: Iterable[Listed]
 
 
-def holdings(store: Store, foreign: Callable[[str], object]) -> Iterator[Holdings]:
+class _Listings(Protocol):
+    def listed(self, prefix: str) -> Iterator[Listed]: ...
+    def logs(self, prefix: str) -> Iterator[ListedLog]: ...
+
+
+def holdings(store: _Listings, foreign: Callable[[str], object]) -> Iterator[Holdings]:
     """Everything below ``flows/``, ``definitions/`` and ``values/``; ``foreign`` is told of keys that are not ours."""
 
     def run_of_log(log: ListedLog) -> RunId:

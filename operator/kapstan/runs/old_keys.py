@@ -11,13 +11,13 @@ import heapq
 import itertools
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from kapstan.backend import Backend
 from kapstan.codec import Reference
 from kapstan.errors import ImpossibleChange, SerializationError, StoreUnsafe
-from kapstan.ports import Entry, Listed, RegisterEvent, RegisterKey, RegisterRecord, RegisterState, Store
+from kapstan.ports import Entry, Listed, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs.retention import Ages, Kept, is_old
 from kapstan.states import EffectClass
 
@@ -40,7 +40,11 @@ class Gone(NamedTuple):
     values: list[Listed]
 
 
-def keys_of(store: Store) -> Iterator[StoredKey]:
+class _Listing(Protocol):
+    def listed(self, prefix: str) -> Iterator[Listed]: ...
+
+
+def keys_of(store: _Listing) -> Iterator[StoredKey]:
     """Every key that has a register or values; two listings side by side."""
     registers = ((entry.key.partition("/")[2], entry) for entry in store.listed("registers/"))
     values = ((entry.key.partition("/")[2].rpartition("/")[0], entry) for entry in store.listed("results/"))
@@ -51,15 +55,21 @@ def keys_of(store: Store) -> Iterator[StoredKey]:
         yield StoredKey(name, register, [entry for entry in entries if entry is not register])
 
 
-def look_at(backend: Backend, key: StoredKey, ages: Ages, now: float, *, dry_run: bool) -> Gone | Kept | None:
+def look_at(
+    backend: Backend, key: StoredKey, ages: Ages, now: float, *, dry_run: bool, storage: str = ""
+) -> Gone | Kept | None:
     """Bury the register of ``key`` if its time is over; what is to be deleted then, or why it stays. None: nothing is
     old enough.
 
     Args:
         now: by the store's clock.
+        storage: where the values are, "" for the store of the namespace.
     """
     due = _due(key.register, ages, now)
-    old = [value for value in key.values if is_old(value, ages.orphans, now)]
+    age = ages.orphans
+    if storage and ages.registers is not None:  # its register was buried a moment ago
+        age = min(age, max(ages.registers, ages.grace))
+    old = [value for value in key.values if is_old(value, age, now)]
     if due is None and not old:
         return None
     task, _, text = key.name.partition("/")
@@ -69,7 +79,7 @@ def look_at(backend: Backend, key: StoredKey, ages: Ages, now: float, *, dry_run
         return Kept.FOREIGN
     try:
         entry = backend.register.read(place)
-        named = None if entry is None else _named(backend, entry.record, path)
+        named = None if entry is None else _named(backend, entry.record, path, storage)
     except (StoreUnsafe, SerializationError):
         return Kept.UNREADABLE
     if entry is None:
@@ -107,8 +117,8 @@ def _bury(backend: Backend, key: RegisterKey, entry: Entry, now: float) -> bool:
     return grave is not None
 
 
-def _named(backend: Backend, record: RegisterRecord, path: str) -> str | None:
-    """The object of the store that a record refers to.
+def _named(backend: Backend, record: RegisterRecord, path: str, storage: str) -> str | None:
+    """The object of ``storage`` that a record refers to, as it is called among the values that are looked at.
 
     Raises:
         SignatureError, UnreadableValue: it cannot be told.
@@ -116,4 +126,6 @@ def _named(backend: Backend, record: RegisterRecord, path: str) -> str | None:
     if not record.result:
         return None
     reference: Reference | None = backend.codec.reference(record.result, "result", path)
-    return None if reference is None or reference.storage else reference.key
+    if reference is None or reference.storage != storage:
+        return None
+    return reference.key[reference.key.index("results/") :] if storage else reference.key

@@ -77,6 +77,7 @@ class Kept(enum.StrEnum):
     QUEUED = "belongs to a background run that the queue still knows"
     PARAMETERS = "may be named by a FlowRun; name the cluster (--cluster) to see"
     FOREIGN = "is nothing of ours"
+    ELSEWHERE = "is a result storage in a folder that this machine does not have"
 
 
 TOLD = (Kept.UNREADABLE, Kept.UNKNOWN, Kept.DEPLOYMENT, Kept.PARAMETERS, Kept.FOREIGN)

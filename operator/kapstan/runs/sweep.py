@@ -8,62 +8,29 @@ Several sweeps at once, and a resume at the same time, are safe: the grave is a 
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from kapstan.backend import Backend
-from kapstan.errors import SerializationError, StoreRefused, StoreUnsafe
+from kapstan.errors import ConfigurationError, SerializationError, StoreRefused, StoreUnavailable, StoreUnsafe
 from kapstan.ids import RunId
 from kapstan.journal import Changed, bury, log_name, read_journal
-from kapstan.ports import Listed, ListedLog
+from kapstan.ports import Listed, ListedLog, Store
+from kapstan.runs import marked
 from kapstan.runs.holdings import Holdings, holdings
+from kapstan.runs.marked import MarkedStore
 from kapstan.runs.old_keys import keys_of, look_at
 from kapstan.runs.retention import Ages, Held, Kept, Place, caller_of, is_old, why_kept
+from kapstan.runs.swept import Item as Item
+from kapstan.runs.swept import Report as Report
+from kapstan.store.marks import Marked
 
 _BATCH = 500  # values whose runs are looked up, and deleted, together
 _REMEMBERED = 256  # runs that called others, of which is remembered whether they go
 _DEEPEST = 100
-
-
-class Item(NamedTuple):
-    """Something that went. ``kind``: ``journal``, ``definition``, ``value``, ``parameters``, ``grave`` or ``key`` (its
-    result); ``name``: the id of a run, for values and parameters the key, for a key the task and it."""
-
-    kind: str
-    name: str
-    objects: int
-    size: int
-
-
-@dataclass(slots=True)
-class Report:
-    """What a sweep did, or would do.
-
-    Attributes:
-        items, objects, sizes: by kind.
-        kept: how much stayed that is old enough, and why.
-        examples: some of it, by why.
-        refused: keys that the store refused to delete, and why; the first hundred.
-        refusals: how many there were.
-    """
-
-    items: Counter[str] = field(default_factory=Counter[str])
-    objects: Counter[str] = field(default_factory=Counter[str])
-    sizes: Counter[str] = field(default_factory=Counter[str])
-    kept: Counter[Kept] = field(default_factory=Counter[Kept])
-    examples: dict[Kept, list[str]] = field(default_factory=dict[Kept, list[str]])
-    refused: dict[str, str] = field(default_factory=dict[str, str])
-    refusals: int = 0
-    stopped: bool = False
-
-    def keep(self, why: Kept, name: str) -> None:
-        self.kept[why] += 1
-        if len(examples := self.examples.setdefault(why, [])) < 5:
-            examples.append(name)
 
 
 class _Run(Enum):
@@ -98,13 +65,16 @@ class Sweep:
     ) -> None:
         self._backend = backend
         self._store = backend.store
+        self._values_in: Store | MarkedStore = backend.store
         self._index = backend.flow_runs
         self._ages = ages
         self._held = held
         self._dry_run = dry_run
         self._on_item = on_item
         self._stop = stop
+        self._own_time = now is None
         self._now = self._store.now() if now is None else now
+        self._where = ""
         self._callers: OrderedDict[RunId, bool] = OrderedDict()
         self._at: RunId = ""
         self._before_its_turn: set[RunId] = set()  # went for the sake of what it called, and is still to come
@@ -126,6 +96,8 @@ class Sweep:
             self._registers()
         if not self.report.stopped:
             self._parameters()
+        for storage in () if self.report.stopped else self._backend.marks.all():
+            self._named_storage(storage)
         return self.report
 
     # ------------------------------------------------------------------ a flow run
@@ -297,16 +269,64 @@ class Sweep:
             elif all(is_old(again, self._ages.orphans, self._now) for again in self._store.listed(entry.key)):
                 self._delete("parameters", [entry])  # looked at again: somebody may have stored the same just now
 
+    # ------------------------------------------------------------------ result storages that were named
+
+    def _named_storage(self, named: Marked) -> None:
+        """As the values of the store itself, when the runs and registers whose turn it was have gone."""
+        if not named.mark:
+            self.report.keep(Kept.UNREADABLE, named.address)
+            return
+        try:
+            store = marked.opened(self._backend, named)
+            if store is None:
+                self.report.keep(Kept.ELSEWHERE, named.address)
+                return
+            there = copy.copy(self)
+            there._values_in, there._where, there._at = store, f"{named.address}/", "~"
+            there._now = store.now() if self._own_time else self._now
+            there._values_there(store, named.address)
+        except (ConfigurationError, StoreUnavailable, StoreRefused) as error:
+            self._refused({named.address: str(error)})
+
+    def _values_there(self, store: MarkedStore, address: str) -> None:
+        for found in holdings(store, lambda key: self.report.keep(Kept.FOREIGN, self._where + key)):
+            if self._stop():
+                self.report.stopped = True
+                return
+            if (fate := self._fate(found.run_id)) is not _Run.STAYS:
+                self._values(fate, found.values)
+        for key in keys_of(store):
+            if self._stop():
+                self.report.stopped = True
+                return
+            register = next(self._store.listed(f"registers/{key.name}"), None) if self._dry_run else None
+            seen = key._replace(register=register)  # else it was buried before, if its time was over
+            went = look_at(self._backend, seen, self._ages, self._now, dry_run=self._dry_run, storage=address)
+            if isinstance(went, Kept):
+                self.report.keep(went, self._where + key.name)
+            elif went is not None:
+                self._delete("value", went.values)
+
+    def _fate(self, run_id: RunId) -> _Run:
+        """What became of a flow run in this sweep, or before."""
+        log = next(self._store.logs(log_name(run_id)), None)
+        if log is None:
+            return _Run.NONE
+        if log.bare:
+            return _Run.GOES if self._is_buried(run_id) else _Run.STAYS
+        goes = self._dry_run and self._now - log.before >= self._ages.runs
+        return self._judge(run_id, log, depth=1) if goes else _Run.STAYS
+
     # ------------------------------------------------------------------ what went
 
     def _delete(self, kind: str, entries: Sequence[Listed], name: str = "") -> None:
         refused: dict[str, str] = {}
         if entries and not self._dry_run:
-            refused = self._store.delete_each([entry.key for entry in entries])
-            self._refused(refused)
+            refused = self._values_in.delete_each([entry.key for entry in entries])
+            self._refused({self._where + key: reason for key, reason in refused.items()})
         for entry in entries:
             if entry.key not in refused:
-                self._went(Item(kind, name or entry.key, 1, entry.size))
+                self._went(Item(kind, name or self._where + entry.key, 1, entry.size))
 
     def _refused(self, refused: dict[str, str]) -> None:
         self.report.refusals += len(refused)

@@ -109,7 +109,7 @@ def test_a_result_goes_by_its_serializer_to_its_storage(effect: EffectClass, set
     folder = tmp_path / "vault"
     subject = made(opaque, effect, result_serializer=OpaqueSerializer(), result_storage=folder)
     assert subject(3).number == 3
-    (path,) = files(folder, "values/keys")
+    (path,) = files(folder, "values/*/results")
     assert b"3" in path.read_bytes()
     assert list(backends.current().store.keys("results/")) == []
     backends.use(setting)
@@ -130,7 +130,7 @@ def test_in_a_flow_its_options_count_and_a_key_of_ones_own_stands_in_the_storage
 
     calls = flow(name=f"kept-calling-{effect.name}", result_storage=folder)(calling)
     assert calls() == 5
-    assert len(files(folder, "values/keys")) == 1
+    assert len(files(folder, "values/*/results")) == 1
     assert len(files(folder, "numbers")) == 1
     (folder / "numbers" / "5").unlink()
     assert calls() == 5
