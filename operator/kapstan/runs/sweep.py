@@ -217,7 +217,7 @@ class Sweep:
             going: list[Listed] = []
             for value, place in zip(batch, places, strict=True):
                 if place is not None and {place.owner, place.run_id} & known:
-                    self.report.keep(Kept.QUEUED, value.key)
+                    self.report.keep(Kept.QUEUED, self._where + value.key)
                 else:
                     going.append(value)
             self._delete("value", going)
@@ -229,11 +229,11 @@ class Sweep:
         if not is_old(entry, self._ages.orphans, self._now):
             return False
         if isinstance(place, Place) and not place.tells_owner:
-            self.report.keep(Kept.UNKNOWN, entry.key)
+            self.report.keep(Kept.UNKNOWN, self._where + entry.key)
             return False
         owner = place.owner if isinstance(place, Place) else place
         if self._held is not None and owner in self._held.runs:
-            self.report.keep(Kept.HELD, entry.key)
+            self.report.keep(Kept.HELD, self._where + entry.key)
             return False
         return True
 
