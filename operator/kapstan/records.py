@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from kapstan import sealed_stream, serializers
 from kapstan.backend import Backend
 from kapstan.errors import ConfigurationError, SignatureError
-from kapstan.ports import Download, Upload
+from kapstan.ports import Download, Objects, Upload
 from kapstan.sealed_stream import Place, Stream
 from kapstan.serializers import Serializer
 from kapstan.store import named
@@ -25,6 +25,7 @@ from kapstan.store.keys import check_key
 FORMAT = 1
 _MOST_METADATA = 1 << 20
 _WHOLE_BYTES = 1 << 20  # up to here an object is sent in one piece
+_LONGEST_NAME = 255  # of a file, as a folder has it, and of a part of a key in MinIO
 _SAFE = "/~@:!$&'()*+,;=._-"
 PREFIX = "stored/"
 """Of the keys in the store of a namespace; in a storage that was named keys are as they were given."""
@@ -51,6 +52,34 @@ class Metadata(NamedTuple):
         return self.expires is not None and self.expires <= now
 
 
+class _Sealing(NamedTuple):
+    """A value on its way to its key."""
+
+    metadata: Metadata
+    fill: Callable[[Any], None]
+    """Write the object to a file."""
+
+
+def _sealing(
+    backend: Backend, key: str, value: Any, serializer: Serializer | None, expires: float | None, what: str
+) -> _Sealing:
+    from kapstan import __version__
+
+    used = serializer or serializers.chosen(value)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    metadata = Metadata(key, time.time(), expires, used.name, kind, __version__)
+
+    def fill(target: Any) -> None:
+        nonce = sealed_stream.new_nonce()
+        body = {"v": FORMAT, "nonce": nonce.hex(), **metadata._asdict()}
+        sealed = backend.codec.encode(body, "result", _place(key, "metadata"))
+        target.write(len(sealed).to_bytes(4, "big") + sealed)
+        place = Place("result", _place(key, "value"))
+        sealed_stream.write(backend.codec, value, target, place, nonce=nonce, what=what, serializer=used)
+
+    return _Sealing(metadata, fill)
+
+
 def write(
     backend: Backend,
     storage: str,
@@ -67,19 +96,54 @@ def write(
         SerializationError, ValueTooLarge: the serializer does not carry it.
         BackendError: the storage does not take it.
     """
-    from kapstan import __version__
-
-    used = serializer or serializers.chosen(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    metadata = Metadata(key, time.time(), expires, used.name, kind, __version__)
-    nonce = sealed_stream.new_nonce()
-    body = {"v": FORMAT, "nonce": nonce.hex(), **metadata._asdict()}
-    sealed = backend.codec.encode(body, "result", _place(key, "metadata"))
+    sealing = _sealing(backend, key, value, serializer, expires, what)
     with _opened(backend, storage, key) as target:
-        target.write(len(sealed).to_bytes(4, "big") + sealed)
-        place = Place("result", _place(key, "value"))
-        sealed_stream.write(backend.codec, value, target, place, nonce=nonce, what=what, serializer=used)
-    return metadata
+        sealing.fill(target)
+    return sealing.metadata
+
+
+def write_new(
+    backend: Backend, storage: str, key: str, value: Any, *, serializer: Serializer | None = None, what: str
+) -> bool:
+    """As ``write``, unless a result is there that is not over: of several at once, one is written. Above
+    ``_WHOLE_BYTES``, and in an object of the user's, that cannot be known for certain: what was written last stands.
+
+    Raises:
+        SignatureError: what is there was changed or moved.
+        SerializationError, ValueTooLarge, BackendError: as ``write``.
+    """
+    sealing = _sealing(backend, key, value, serializer, None, what)
+    while True:
+        with found(backend, storage, key) as there:
+            if there is not None and not _is_over(backend, storage, there):
+                return False
+        version = ""
+        if there is not None:  # it is over; read whole, to replace just that
+            stored = backend.objects(storage).get(object_key(storage, key))
+            if stored is None or not _is_over(backend, storage, _read(backend, key, io.BytesIO(stored.body))):
+                continue
+            version = stored.version
+        with _opened(backend, storage, key, version) as target:
+            sealing.fill(target)
+        if target.is_there:
+            return True
+
+
+def check_write(
+    backend: Backend, storage: str, key: str, value: Any, *, serializer: Serializer | None = None, what: str
+) -> None:
+    """Raise what ``write`` would for this key and value; nothing is written."""
+    check_place(backend, storage, key)
+    _sealing(backend, key, value, serializer, None, what).fill(_Nowhere())
+
+
+class _Nowhere:
+    def write(self, _: Any, /) -> None:
+        return None
+
+
+def _is_over(backend: Backend, storage: str, there: Found) -> bool:
+    return there.metadata.expires is not None and there.metadata.is_over(now(backend, storage))
 
 
 def now(backend: Backend, storage: str) -> float:
@@ -103,7 +167,7 @@ def found(backend: Backend, storage: str, key: str) -> Generator[Found | None]:
         SignatureError: it was changed or moved, or is signed by another key.
         BackendError: the storage does not answer.
     """
-    with backend.objects(storage).download(object_key(storage, key)) as source:
+    with backend.objects(storage).download(check_place(backend, storage, key)) as source:
         yield None if source is None else _read(backend, key, source)
 
 
@@ -143,29 +207,59 @@ def object_key(storage: str, key: str) -> str:
     return check(key) if storage else f"{PREFIX}{check(key)}"
 
 
+def check_place(backend: Backend, storage: str, key: str) -> str:
+    """Where a result stands in its storage, if it can.
+
+    Raises:
+        ConfigurationError: as ``check``; it is in the store of the namespace; or a part of it is too long there.
+    """
+    found = object_key(storage, key)
+    named.check_apart("result_storage", storage, backend.settings, key)
+    is_folder = storage.startswith("file:") if storage else not backend.settings.s3_endpoint
+    if not storage.startswith("block:"):
+        for part in found.split("/"):
+            length = len(quote(part, safe="")) if is_folder else len(part)
+            if length > _LONGEST_NAME:
+                raise ConfigurationError(
+                    f"the key {key!r} of a result cannot be: {unquote(part)!r} has {length} characters as the name of "
+                    f"a {'file' if is_folder else 'part of a key'}, and {_LONGEST_NAME} is the most; put a slash into "
+                    "it, or shorten it"
+                )
+    return found
+
+
 def _place(key: str, part: str) -> str:
     return f"stored\0{part}\0{key}"  # no id of a run has such a character
 
 
 @contextlib.contextmanager
-def _opened(backend: Backend, storage: str, key: str) -> Generator[Upload]:
-    """What a small object is gathered in, and a large one goes through."""
-    target = _Gathering(backend, storage, object_key(storage, key))
+def _opened(backend: Backend, storage: str, key: str, version: str | None = None) -> Generator[_Gathering]:
+    """What a small object is gathered in, and a large one goes through.
+
+    Args:
+        version: a small one is written only in the place of this one, "" for none; None: whatever is there.
+    """
+    target = _Gathering(backend.objects(storage), check_place(backend, storage, key), version)
     with target.uploads:
         yield target
         target.end()
 
 
 class _Gathering:
-    """Keeps what is written until it is much; then it uploads."""
+    """Keeps what is written until it is much; then it uploads.
 
-    def __init__(self, backend: Backend, storage: str, key: str) -> None:
-        named.check_apart("result_storage", storage, backend.settings, key)
-        self._objects = backend.objects(storage)
+    Attributes:
+        is_there: in the end, whether it was written.
+    """
+
+    def __init__(self, objects: Objects, key: str, version: str | None) -> None:
+        self._objects = objects
         self._key = key
+        self._version = version
         self._small = io.BytesIO()
         self._target: Upload | None = None
         self.uploads = contextlib.ExitStack()
+        self.is_there = True
 
     def write(self, data: Any) -> None:
         if self._target is None and self._small.tell() + memoryview(data).nbytes > _WHOLE_BYTES:
@@ -174,5 +268,13 @@ class _Gathering:
         (self._target or self._small).write(data)
 
     def end(self) -> None:
-        if self._target is None:
-            self._objects.put(self._key, self._small.getvalue())
+        if self._target is not None:
+            return
+        store: Any = self._objects
+        body = self._small.getvalue()
+        if self._version is None or not hasattr(store, "create"):
+            store.put(self._key, body)
+        elif self._version:
+            self.is_there = store.replace(self._key, body, self._version) is not None
+        else:
+            self.is_there = store.create(self._key, body)

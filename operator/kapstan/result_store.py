@@ -135,8 +135,7 @@ class ResultStore:
             Conflict: somebody else than ``holder`` has locked the key.
         """
         key = uuid.uuid4().hex if key is None else key
-        if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):
-            raise Conflict(f"the result under {key!r} is locked by somebody else")
+        self._check_not_locked(key, holder)
         written = records.write(
             backends.current(),
             self.address,
@@ -147,6 +146,34 @@ class ResultStore:
             what=f"the result for {key!r}",
         )
         return ResultRecord(obj, _public(written))
+
+    def write_new(self, obj: Any, key: str, *, holder: str | None = None) -> bool:
+        """As ``write``, unless a result that is not over stands under ``key``: False then. Of several at once one is
+        written; above 1 MiB, and in an object with ``write_path``, the last one stands.
+
+        Raises:
+            SignatureError: what stands there was changed or moved.
+        """
+        self._check_not_locked(key, holder)
+        return records.write_new(
+            backends.current(),
+            self.address,
+            key,
+            obj,
+            serializer=cast("Serializer | None", self.serializer),
+            what=f"the result for {key!r}",
+        )
+
+    def check_write(self, obj: Any, key: str) -> None:
+        """Raise what ``write`` would for this value and key; nothing is written, and no lock is asked for."""
+        records.check_write(
+            backends.current(),
+            self.address,
+            key,
+            obj,
+            serializer=cast("Serializer | None", self.serializer),
+            what=f"the result for {key!r}",
+        )
 
     def exists(self, key: str) -> bool:
         """Whether a result stands under ``key`` that is not over. A storage that is away is an error, never a no.
@@ -228,6 +255,10 @@ class ResultStore:
     def _wait_for_others(self, key: str, holder: str | None) -> None:
         if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):
             self.wait_for_lock(key)
+
+    def _check_not_locked(self, key: str, holder: str | None) -> None:
+        if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):
+            raise Conflict(f"the result under {key!r} is locked by somebody else")
 
     def _now(self) -> float:
         return records.now(backends.current(), self.address)

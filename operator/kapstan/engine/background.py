@@ -134,7 +134,7 @@ class BackgroundEngine:
             if ends_the_caller(error):
                 raise
             return self._refuse(claim, "crashed", f"its arguments cannot be read: reading them raised {error!r}")
-        request = request_of(claim, spec, args, kwargs)
+        request = request_of(claim, spec, args, kwargs) if spec.persist_result else None
         if request is not None and (before := self._persisting.ended_before(claim, spec, request)):
             return before
         run = TaskRun(

@@ -67,6 +67,8 @@ def _is_settled(end: _End) -> bool:
     except Exception as error:  # noqa: BLE001
         logger.warning("What became of the run of %s is not noted yet: %s", end.task, error)
         return False
+    except BaseException:
+        logger.exception("What became of the run of %s is noted when this process has ended", end.task)
     return True
 
 

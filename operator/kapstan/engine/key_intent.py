@@ -108,7 +108,9 @@ class KeyIntent:
                 self._sealed = self._seal(state)
             except SerializationError as error:
                 self._cannot_be_kept(state, error)
-            except (SystemExit, KeyboardInterrupt) as error:
+            except Exception:
+                raise
+            except BaseException as error:  # of the value's own code, when it is pickled
                 if not self._given_up:
                     raise  # it may have come from outside; then ``broken_off`` has it written by another thread
                 self._cannot_be_kept(state, error)

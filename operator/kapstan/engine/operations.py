@@ -111,13 +111,20 @@ class Call(Operation):
             number_tasks(asyncio.get_running_loop())
         process = forks.process
         try:
-            result = await asettled(self.fn(*self.args, **self.kwargs))
+            result = await asettled(self._called())
         except BaseException as error:
             if forks.process is not process:
                 forks.leave(error)
             raise
         forks.check(process)
         return result
+
+    def _called(self) -> Any:
+        """What the function gives; of an async one the coroutine."""
+        try:
+            return self.fn(*self.args, **self.kwargs)
+        except GeneratorExit as error:  # to the steps it would say that nobody wants their result
+            raise RuntimeError("the code raised GeneratorExit") from error
 
     def _result(self) -> Any:
         process = forks.process

@@ -80,13 +80,11 @@ class Persisting:
         return outcome._replace(state="failed", envelope=envelope)
 
 
-def request_of(claim: Claim, spec: TaskSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """What a run whose result is persisted is asked, as ``persisted.settled`` takes it; None for other runs.
+def request_of(claim: Claim, spec: TaskSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """What a run whose result is persisted is asked, as ``persisted.settled`` takes it.
 
     Only the id of an idempotency key stands for more than one request. Arguments of which no key can be made are not
     looked at."""
-    if not spec.persist_result:
-        return None
     if ids.made_at(claim.run_id) is not None:
         return ""
     try:

@@ -27,7 +27,9 @@ class IsolationLevel(enum.StrEnum):
 
 
 class KeyStore(Protocol):
-    """What ``transaction(store=)`` must have; ``kapstan.results.ResultStore`` does."""
+    """What ``transaction(store=)`` must have; ``kapstan.results.ResultStore`` does. Two more methods are used where it
+    has them: ``write_new``, so that of two that commit at once the first counts, and ``check_write``, so that of
+    transactions in one another all are stored or none."""
 
     @property
     def lock_manager(self) -> Any: ...
@@ -65,6 +67,22 @@ class TransactionKey:
     def exists(self) -> bool:
         return self.store.exists(self.key)
 
+    def check(self, value: Any) -> None:
+        """See that ``keep`` will not refuse ``value``, as far as that can be known before.
+
+        Raises:
+            LockLost, SerializationError, ValueTooLarge, ConfigurationError: as ``keep``.
+        """
+        self._guard()
+        check_write = getattr(self.store, "check_write", None)
+        if self.write_on_commit and check_write is not None:
+            check_write(value, self.key)
+
+    def _guard(self) -> None:
+        guard = getattr(self.store.lock_manager, "guard_lock", None) if self.is_locked else None
+        if guard is not None:
+            guard(self.key, self.holder)
+
     def keep(self, value: Any) -> None:
         """Store ``value``, unless another result is there already.
 
@@ -73,10 +91,13 @@ class TransactionKey:
             SerializationError, ValueTooLarge, ConfigurationError: it cannot be stored.
             BackendError: the storage does not take it.
         """
-        guard = getattr(self.store.lock_manager, "guard_lock", None) if self.is_locked else None
-        if guard is not None:
-            guard(self.key, self.holder)
-        if self.write_on_commit and (self.overwrite or not self.exists()):
+        self._guard()
+        if not self.write_on_commit:
+            return
+        write_new = getattr(self.store, "write_new", None)
+        if not self.overwrite and write_new is not None:
+            write_new(value, self.key, holder=self.holder)
+        elif self.overwrite or not self.exists():
             self.store.write(value, self.key, holder=self.holder)
 
     def free(self) -> None:

@@ -217,6 +217,8 @@ class LocalStore:
         except FileNotFoundError:
             make_folder(path.parent, fsync=self._fsync)
             move(aside, path)
+        except (NotADirectoryError, IsADirectoryError):
+            raise StoreRefused(f"{path} cannot be written: a key may not be the folder of another one") from None
         if self._fsync:
             sync_folder(path.parent)
 

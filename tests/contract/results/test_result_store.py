@@ -6,11 +6,13 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.results.conftest import Place
+from tests.contract.results.conftest import Folder, Place
 
 from kapstan import backend as backends
 from kapstan import records
@@ -76,6 +78,40 @@ def test_a_later_write_stands(place: Place) -> None:
     assert store.write("third").metadata.storage_key != store.write("fourth").metadata.storage_key
 
 
+def test_a_new_one_replaces_nothing_that_is_not_over(place: Place) -> None:
+    store = opened(place)
+    assert store.write_new("first", "x")
+    assert not store.write_new("second", "x")
+    assert store.read("x").result == "first"
+    store.write("over", "x", expiration=timedelta(0))
+    assert store.write_new("third", "x")
+    assert store.read("x").result == "third"
+    assert store.write_new(secrets.token_bytes(LARGE), "large")
+    assert not store.write_new("small", "large")
+
+
+def test_of_many_new_ones_at_once_one_is_written(place: Place) -> None:
+    if isinstance(place.storage, Folder):
+        pytest.skip("an object of the user's has no conditional writes")
+    for over in (False, True):
+        if over:
+            opened(place).write("over", "x", expiration=timedelta(0))
+        with ThreadPoolExecutor(4) as pool:
+            written = list(pool.map(lambda number: opened(place).write_new(number, "x"), range(8)))
+        assert written.count(True) == 1
+        assert opened(place).read("x").result == written.index(True)
+
+
+def test_what_a_write_would_refuse_is_known_before(place: Place) -> None:
+    store = opened(place, serializer="json")
+    store.check_write([1], "x")
+    with pytest.raises(SerializationError):
+        store.check_write({1, 2}, "x")
+    with pytest.raises(ConfigurationError, match=r"the key .* of a result cannot be"):
+        store.check_write([1], "values/x")
+    assert not store.exists("x")
+
+
 def test_the_async_twins(place: Place) -> None:
     async def ways() -> tuple[bool, Any, bool]:
         store = opened(place)
@@ -112,6 +148,26 @@ def test_a_key_that_cannot_be_is_refused(place: Place, key: str) -> None:
     for call in (lambda: store.read(key), lambda: store.write(1, key), lambda: store.exists(key)):
         with pytest.raises(ConfigurationError, match=r"the key .* of a result cannot be"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"),
+    [("x" * 256, "everywhere"), (f"a/{'ü' * 26}/b", "in folders"), ("!" * 86, "in folders"), ("a" * 255, "nowhere")],
+)
+def test_a_part_of_a_key_is_no_longer_than_the_storage_takes(place: Place, key: str, refused: str) -> None:
+    store = opened(place)
+    if isinstance(place.storage, Folder):
+        pytest.skip("an object of the user's has limits of its own")
+    in_folder = isinstance(place.storage, Path) or not place.settings.s3_endpoint
+    if refused == "everywhere" or (refused == "in folders" and in_folder):
+        for call in (lambda: store.read(key), lambda: store.write(1, key), lambda: store.exists(key)):
+            with pytest.raises(
+                ConfigurationError, match=r"the key .* of a result cannot be: .* is the most; put a slash"
+            ):
+                call()
+    else:
+        store.write(1, key)
+        assert store.read(key).result == 1
 
 
 def cut(body: bytes) -> bytes:

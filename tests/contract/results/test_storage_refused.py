@@ -15,7 +15,7 @@ from kapstan import flow, results
 from kapstan.cache_policies import INPUTS
 from kapstan.engine import values
 from kapstan.engine.background import BackgroundEngine
-from kapstan.errors import ConfigurationError
+from kapstan.errors import ConfigurationError, StoreRefused
 from kapstan.ids import Token, new_id, new_nonce
 from kapstan.ports import Claim, Outcome
 from kapstan.settings import Settings
@@ -151,3 +151,19 @@ def test_a_storage_that_is_not_used_need_not_be_usable(tmp_path: Path) -> None:
     backends.use(Settings(home=str(tmp_path / "home")))
     assert Task(number, name="number", result_storage="s3://lake/x")() == 1, "nothing keeps the result of a lone call"
     assert in_a_flow(result_storage="s3://lake/x", persist_result=False) == 1
+
+
+def test_the_submit_of_a_program_whose_settings_name_no_storage_is_refused(tmp_path: Path) -> None:
+    backends.use(Settings(home=str(tmp_path / "home"), result_storage="s3://lake/x"))
+    with pytest.raises(ConfigurationError, match="'s3://lake/x' needs KAPSTAN_S3_ENDPOINT"):
+        Task(number, name="number").submit()
+    assert ran == []
+
+
+def test_a_key_below_another_one_is_told(tmp_path: Path) -> None:
+    store = results.ResultStore(result_storage=tmp_path / "results")
+    store.write(1, "a")
+    store.write(2, "b/c")
+    for key in ("a/b", "b"):
+        with pytest.raises(StoreRefused, match="a key may not be the folder of another one"):
+            store.write(3, key)

@@ -255,7 +255,11 @@ def test_a_completed_state_without_data_is_a_result(effect: EffectClass) -> None
     assert (subject(1), subject(1), ran) == (None, None, [1])
 
 
-@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+class Odd(BaseException):
+    """Neither an error nor a wish to end."""
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, Odd])
 def test_a_result_that_ends_its_writer_is_known_to_have_happened(raised: type[BaseException]) -> None:
     class Ending:
         def __reduce__(self) -> Any:

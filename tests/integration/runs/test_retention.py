@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,17 @@ def test_values_of_a_background_run_stay_as_long_as_the_queue_knows_it(shop: Sho
     assert change[0].value == "done"
     assert shop.sweep().items == {"value": 1}
     assert shop.store.get(key) is None
+
+
+def test_so_does_a_result_in_a_storage_that_its_task_named(shop: Shop, tmp_path: Path) -> None:
+    run_id, address = new_id(), f"file://{tmp_path}/results"
+    queued(shop, run_id)
+    values.to_store(shop.backend, LARGE, "result", run_id, storage=address)
+    shop.later = 10_000
+    assert shop.sweep().kept == {Kept.QUEUED: 2}
+    shop.backend.queue.cancel(run_id)
+    shop.backend.background_runs.delete(run_id)
+    assert shop.sweep().items == {"value": 2}
 
 
 def test_of_a_flow_run_that_went_what_its_background_runs_still_need_stays(shop: Shop) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from tests.integration.worker import served
-from tests.integration.worker.conftest import Sink, Start
+from tests.integration.worker.conftest import MODULE, Sink, Start
 from tests.integration.worker.test_store_away import LocalFault, executions
+from tests.servers.worker import Worker
 
 from kapstan import Future, backend, results
 from kapstan.errors import MissingResult, SignatureError, UnknownRun
 from kapstan.ids import new_id
+from kapstan.states import ExitCode
 
 SMALL, LARGE, STREAMED = 100, 20_000, 20_000_000
 
@@ -94,3 +96,12 @@ def test_a_run_that_nobody_knows_is_told(server: object) -> None:
         results.read(new_id())
     with pytest.raises(UnknownRun, match="holds no end of task run"):
         results.read(new_id(), flow_run_id=new_id())
+
+
+def test_a_worker_whose_settings_name_no_storage_does_not_start(server: object) -> None:
+    """It would execute runs, and wait for ever for a place to put their results."""
+    assert server
+    worker = Worker(MODULE, env={"KAPSTAN_RESULT_STORAGE": "s3://lake/x"})
+    worker.await_line("needs KAPSTAN_S3_ENDPOINT")
+    assert worker.wait() == ExitCode.USAGE
+    worker.close()

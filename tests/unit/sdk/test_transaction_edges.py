@@ -147,11 +147,22 @@ def raising(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), asyncio.CancelledError(), KeyError("x")])
-def test_whatever_a_hook_raises_the_others_are_called(error: BaseException) -> None:
-    with pytest.raises(Undo), transaction() as txn:  # noqa: PT012
-        charge("ada")
-        txn.stage(on_rollback_hooks=[raising(error)])
-        raise Undo
+@pytest.mark.parametrize("kind", ["with", "async with"])
+def test_whatever_a_hook_raises_the_others_are_called(error: BaseException, kind: str) -> None:
+    def body() -> None:
+        with transaction() as txn:
+            charge("ada")
+            txn.stage(on_rollback_hooks=[raising(error)])
+            raise Undo
+
+    async def on_a_loop() -> None:
+        async with transaction() as txn:
+            charge("ada")
+            txn.stage(on_rollback_hooks=[raising(error)])
+            raise Undo
+
+    with pytest.raises(Undo):
+        body() if kind == "with" else asyncio.run(on_a_loop())
     assert told == ["charge ada", f"raises {type(error).__name__}", "refund ada ADA"]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from kapstan import flow, task
+from kapstan import flow, records, task
 from kapstan.engine import flow_engine
 from kapstan.errors import (
     ConfigurationError,
@@ -129,6 +132,64 @@ def test_a_value_that_cannot_be_stored_undoes_it(locking: ResultStore) -> None:
     assert txn.is_rolled_back()
     assert told == ["pay ada", "refund ada"]
     assert not locking.is_locked("lock")
+
+
+@pytest.mark.parametrize("bad", ["outer", "a", "b"])
+@pytest.mark.parametrize("where", ["alone", "flow"])
+def test_of_those_in_one_another_all_are_stored_or_none(where: str, bad: str) -> None:
+    def staged(name: str) -> Any:
+        return threading.Lock() if name == bad else name
+
+    def body() -> None:
+        with transaction(f"{where} {bad}/outer") as outer:
+            pay("ada")
+            for name in "ab":
+                with transaction(f"{where} {bad}/{name}", overwrite=True) as txn:
+                    txn.stage(staged(name))
+            outer.stage(staged("outer"))
+
+    with pytest.raises(SerializationError):
+        flow(body, name=f"txnkey.all_{bad}")() if where == "flow" else body()
+    assert told == ["pay ada", "refund ada"]
+    assert [ResultStore().exists(f"{where} {bad}/{name}") for name in ("outer", "a", "b")] == [False] * 3
+
+
+@pytest.mark.parametrize("where", ["with", "async with"])
+@pytest.mark.parametrize("expired", [False, True])
+def test_of_two_that_commit_at_once_the_first_counts(
+    monkeypatch: pytest.MonkeyPatch, where: str, expired: bool
+) -> None:
+    """The other one commits when this one has seen that nothing is there, and has not stored its own yet."""
+    key, found, armed = f"at once/{where}/{expired}", records.found, list[bool]()
+    if expired:
+        ResultStore().write("over", key, expiration=timedelta(0))
+
+    def commit(value: str) -> None:
+        with transaction(key) as txn:
+            assert not txn.is_committed()
+            txn.stage(value)
+            armed.extend([True] * (value == "second"))
+
+    @contextmanager
+    def overtaken(*arguments: Any) -> Iterator[Any]:
+        with found(*arguments) as there:
+            if armed:
+                armed.clear()
+                commit("first")
+            yield there
+
+    async def body() -> None:
+        async with transaction(key) as txn:
+            txn.stage("second")
+            armed.append(True)
+
+    monkeypatch.setattr(records, "found", overtaken)
+    if where == "with":
+        commit("second")
+    else:
+        asyncio.run(body())
+    assert not armed
+    assert ResultStore().read(key).result == "first"
 
 
 def test_a_task_whose_key_cannot_be_stored_has_failed() -> None:

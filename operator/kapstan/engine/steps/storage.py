@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kapstan import records
 from kapstan.engine import returns, storages
 from kapstan.engine.execution import Next, TaskExecution
 from kapstan.engine.operations import Steps
@@ -15,7 +16,10 @@ def storage(execution: TaskExecution, proceed: Next) -> Steps[State]:
         if spec.result_storage_key is not None:
             execution.storage_key = storages.storage_key(spec.result_storage_key, execution.run)
         if execution.storage_key or ledger.keeps:
-            ledger.its_backend().objects(ledger.keeping(execution).storage)
+            backend, place = ledger.its_backend(), ledger.keeping(execution).storage
+            backend.objects(place)
+            if execution.storage_key:
+                records.check_place(backend, place, execution.storage_key)
     except (ConfigurationError, UnreadableValue) as error:
         return _failed(error)
     return proceed(execution)

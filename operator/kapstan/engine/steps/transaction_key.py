@@ -62,10 +62,13 @@ def keep(txn: Transaction) -> Steps[None]:
         LockLost, SerializationError, ValueTooLarge, ConfigurationError: one cannot be stored.
         BackendError: the storage is away, outside of a flow; a flow waits.
     """
-    for member in txn.members():
-        key, flow = member.keyed, _flow_of(member)
-        if key is None or member.state is TransactionState.COMMITTED:
-            continue
+    keyed = [(member, member.keyed) for member in txn.members() if member.keyed is not None]
+    due = [(member, key) for member, key in keyed if member.state is not TransactionState.COMMITTED]
+    if len(due) > 1 and not any(member.committing for member, _ in due):
+        for member, key in due:  # all of them, before the first is stored
+            yield Do(_answered, _flow_of(member), key, partial(key.check, member.result))
+    for member, key in due:
+        flow = _flow_of(member)
         if flow is not None and not member.committing:
             yield recorded(flow, member, COMMITTING)
         yield Do(_answered, flow, key, partial(key.keep, member.result))
