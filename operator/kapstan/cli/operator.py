@@ -49,6 +49,12 @@ def command() -> None:
     show_default=True,
     help="What a pod template may ask for at most. privileged: whatever the namespace's own Pod Security allows.",
 )
+@click.option(
+    "--workload-redis-secret",
+    default="",
+    help="NAME/KEY: in every served namespace, the Secret and its key with the address of Redis for pods. Without it "
+    "they have it from the Secret kapstan-workload.",
+)
 def start(
     *,
     namespaces: str | None,
@@ -61,9 +67,11 @@ def start(
     health_port: int,
     credentials: Path | None,
     pod_security: str,
+    workload_redis_secret: str,
 ) -> None:
     """Run the operator until SIGTERM."""
     from kapstan import settings
+    from kapstan.cluster.kubernetes.render import SecretKey
     from kapstan.controllers import app, log
 
     if bool(namespaces) == all_namespaces:
@@ -73,6 +81,9 @@ def start(
     lease_namespace, slash, lease_name = lease.partition("/")
     if not (lease_namespace and slash and lease_name):
         raise click.UsageError(f"--lease {lease!r}: write NAMESPACE/NAME")
+    secret, slash, key = workload_redis_secret.partition("/")
+    if workload_redis_secret and not (secret and slash and key):
+        raise click.UsageError(f"--workload-redis-secret {workload_redis_secret!r}: write NAME/KEY")
     options = app.Options(
         namespaces=None if all_namespaces else tuple(filter(None, (namespaces or "").split(","))),
         signing_keys=signing_keys,
@@ -84,6 +95,7 @@ def start(
         health_port=health_port,
         credentials=credentials,
         restricted=pod_security == "restricted",
+        redis=SecretKey(secret, key) if secret else None,
     )
     current = settings.current()
     log.set_up(current)

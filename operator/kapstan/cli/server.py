@@ -42,12 +42,18 @@ def stop() -> None:
     "--role", required=True, type=click.Choice(list(ROLES)), help="; ".join(f"{n}: {r.about}" for n, r in ROLES.items())
 )
 @click.option("--user", default="", help="Name of the Redis user; without it, role and namespace.")
-@click.option("--namespace", "-n", default="", help="Which namespace; without it, that of KAPSTAN_NAMESPACE.")
-def acl(role: str, user: str, namespace: str) -> None:
-    """Print the ACL rule of a Redis user with the rights of one role in one namespace, and no others.
+@click.option(
+    "--namespace",
+    "-n",
+    "namespaces",
+    multiple=True,
+    help="Which namespace; may be given again. Without it, that of KAPSTAN_NAMESPACE.",
+)
+def acl(role: str, user: str, namespaces: tuple[str, ...]) -> None:
+    """Print the ACL rule of a Redis user with the rights of one role in these namespaces, and no others.
 
     Give it to `redis-cli` or into an ACL file, with a password in place of PASSWORD. Repeat it after an upgrade: the
     rights are those that this release's scripts need.
     """
-    namespace = namespace or settings.current().namespace
-    click.echo(f"ACL SETUSER {user or f'{namespace}-{role}'} reset on >PASSWORD {rules(role, namespace)}")
+    wanted = namespaces or (settings.current().namespace,)
+    click.echo(f"ACL SETUSER {user or f'{wanted[0]}-{role}'} reset on >PASSWORD {rules(role, *wanted)}")

@@ -25,6 +25,7 @@ from kapstan.cluster.kubernetes.client import Client
 from kapstan.cluster.kubernetes.cluster import KubernetesCluster
 from kapstan.cluster.kubernetes.elector import Elector
 from kapstan.cluster.kubernetes.launcher import KubernetesLauncher
+from kapstan.cluster.kubernetes.render import SecretKey
 from kapstan.controllers.health import HealthServer
 from kapstan.controllers.informers import Informers
 from kapstan.controllers.namespaces import Namespaces
@@ -69,6 +70,8 @@ class Options:
     credentials: Path | None = None
     restricted: bool = True
     """Whether pods are held to Pod Security `restricted`, whatever their templates say."""
+    redis: SecretKey | None = None
+    """Where pods find the address of Redis, in a Secret of their namespace; None: beside their other settings."""
 
 
 class Operator:
@@ -79,7 +82,7 @@ class Operator:
         self._client = client
         self._watches = watches
         cache = Cache()
-        launcher = KubernetesLauncher(client, cache, restricted=options.restricted)
+        launcher = KubernetesLauncher(client, cache, restricted=options.restricted, redis=options.redis)
         self._namespaces = Namespaces(settings, options.signing_keys, self._record_changed, options.credentials)
         cluster = KubernetesCluster(client)
         self._loop = Loop(

@@ -92,27 +92,27 @@ def commands_of(script: str) -> set[str]:
     return {command.lower() for call in _CALL.findall(text) for command in _COMMAND.findall(call)}
 
 
-def rules(role: str, namespace: str) -> str:
-    """What follows the name of a user in ``ACL SETUSER``: all rights of a role in a namespace, without its password.
+def rules(role: str, *namespaces: str) -> str:
+    """What follows the name of a user in ``ACL SETUSER``: all rights of a role in these namespaces, without its
+    password.
 
     Raises:
-        ConfigurationError: there is no such role, or the namespace is none.
+        ConfigurationError: there is no such role, or a namespace is none.
     """
     if role not in ROLES:
         raise ConfigurationError(f"role={role!r}: give one of {', '.join(ROLES)}")
-    its, prefix = ROLES[role], prefix_of(namespace)
+    its, prefixes = ROLES[role], [prefix_of(namespace) for namespace in namespaces]
     commands = {*_CONNECTING.split(), *_READING.split(), *its.plain.split()}
     for script in its.scripts:
         commands |= commands_of(script)
     if its.loads:
         commands.add("script|load")
     # The key that every script names is the bare prefix, which is no key of its own.
-    keys = [
-        f"%R~{prefix}*",
-        f"~{prefix}",
-        *(f"~{prefix}{name}{'*' if name.endswith(':') else ''}" for name in its.writes),
-    ]
-    heard = " ".join(f"&{prefix}{name}" for name in its.hears)
-    told = [f"&{prefix}*"] if "publish" in commands else []
+    keys: list[str] = []
+    for prefix in prefixes:
+        keys += f"%R~{prefix}*", f"~{prefix}"
+        keys += (f"~{prefix}{name}{'*' if name.endswith(':') else ''}" for name in its.writes)
+    heard = " ".join(f"&{prefix}{name}" for prefix in prefixes for name in its.hears)
+    told = [f"&{prefix}*" for prefix in prefixes] if "publish" in commands else []
     allowed = [f"+{command}" for command in sorted(commands)]
     return " ".join(["resetkeys", "resetchannels", "-@all", *keys, *told, *allowed, f"(+subscribe {heard})"])

@@ -219,3 +219,19 @@ def test_other_namespaces_are_out_of_reach(as_role: As) -> None:
     for role in ROLES:
         with pytest.raises(ConfigurationError, match="Redis refuses this user"):
             as_role(role, "other").depth([TASK])
+
+
+def test_a_user_may_be_of_several_namespaces_and_is_of_no_other(as_role: As, own_server: RedisServer) -> None:
+    line = CliRunner().invoke(cli, ("server", "acl", "--role", "worker", "-n", "team", "-n", "other")).stdout
+    assert line.startswith("ACL SETUSER team-worker ")
+    with own_server.client() as client:
+        client.execute_command(*shlex.split(line.replace(">PASSWORD", ">secret")))
+    for namespace in ("team", "other"):
+        queue = as_role("worker", namespace)
+        each = worker(queue)
+        submitted = run()
+        queue.submit(submitted)
+        assert [claim.run_id for claim in each.lane.step([], 1).claims] == [submitted.run_id]
+        each.close()
+    with pytest.raises(ConfigurationError, match="Redis refuses this user"):
+        as_role("worker", "third").depth([TASK])

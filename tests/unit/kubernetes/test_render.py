@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from kapstan import ids
 from kapstan.cli import operator
@@ -113,6 +114,32 @@ def test_a_job_runs_one_attempt_once() -> None:
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
     assert container["args"] == ["run", f"--run-id={ids.to_uuid(RUN_ID)}", "--attempt=2", "--", "etl.py:main"]
     assert {"name": "KAPSTAN_PARAMETERS", "value": '{"n":3}'} in container["env"]
+
+
+def test_the_address_of_redis_may_stand_in_a_secret_of_its_own() -> None:
+    redis = render.SecretKey("my-redis", "URL")
+    template = {"spec": {"containers": [{"name": "sidecar", "image": "s"}]}}
+    made = (
+        render.job(job_request(pool={"podTemplate": template}), redis=redis),
+        render.app_deployment(workers_request({"podTemplate": template}), redis=redis),
+    )
+    for manifest in made:
+        ours, sidecar = manifest["spec"]["template"]["spec"]["containers"]
+        (given,) = [entry for entry in ours["env"] if entry["name"] == "KAPSTAN_REDIS_URL"]
+        assert given["valueFrom"] == {"secretKeyRef": {"name": "my-redis", "key": "URL"}}
+        assert "env" not in sidecar
+    assert all(
+        entry["name"] != "KAPSTAN_REDIS_URL"
+        for entry in render.job(job_request())["spec"]["template"]["spec"]["containers"][0]["env"]
+    )
+
+
+@pytest.mark.parametrize("given", ["my-redis", "my-redis/", "/URL"])
+def test_half_a_place_in_a_secret_is_refused(tmp_path: Path, given: str) -> None:
+    words = ["--all-namespaces", f"--signing-keys={tmp_path}", f"--workload-redis-secret={given}"]
+    answer = CliRunner().invoke(operator.start, words)
+    assert answer.exit_code == 2
+    assert f"--workload-redis-secret '{given}': write NAME/KEY" in answer.output
 
 
 def test_stored_parameters_are_named_beside_those_of_the_deployment() -> None:

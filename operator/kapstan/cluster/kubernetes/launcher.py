@@ -29,12 +29,20 @@ class KubernetesLauncher:
 
     Args:
         restricted: refuse pod templates that ask for more than Pod Security `restricted` allows.
+        redis: where pods find the address of Redis; None: in ``render.WORKLOAD_SECRET``.
     """
 
     def __init__(
-        self, client: Client, cache: Cache, *, field_manager: str = FIELD_MANAGER, restricted: bool = True
+        self,
+        client: Client,
+        cache: Cache,
+        *,
+        field_manager: str = FIELD_MANAGER,
+        restricted: bool = True,
+        redis: render.SecretKey | None = None,
     ) -> None:
         self._restricted = restricted
+        self._redis = redis
         self._client = client
         self._cache = cache
         self._manager = field_manager
@@ -57,7 +65,7 @@ class KubernetesLauncher:
         """
         namespace = request.run.namespace
         try:
-            job = render.job(request, restricted=self._restricted)
+            job = render.job(request, restricted=self._restricted, redis=self._redis)
             made = await self._client.create(JOBS.path(namespace), job, field_manager=self._manager)
         except ResourceConflict:
             made = await self._client.get(JOBS.path(namespace, request.job))
@@ -128,7 +136,7 @@ class KubernetesLauncher:
             ForeignObject: a Deployment of apps/v1 of that name belongs to somebody else.
             ClusterRefused: no rights, or an admission rule.
         """
-        wanted = render.app_deployment(request, restricted=self._restricted)
+        wanted = render.app_deployment(request, restricted=self._restricted, redis=self._redis)
         namespace, name = wanted["metadata"]["namespace"], wanted["metadata"]["name"]
         uid = request.worker["metadata"]["uid"]
         path = APP_DEPLOYMENTS.path(namespace, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from kapstan.cluster.kubernetes import pod_security
 from kapstan.cluster.kubernetes.merge import merged
@@ -31,6 +31,7 @@ from kapstan.resources.labels import (
 
 WORKLOAD_SECRET = "kapstan-workload"  # noqa: S105  (the name of a Secret)
 FLOW_CONTAINER, WORKER_CONTAINER = "flow", "worker"
+REDIS_URL = "KAPSTAN_REDIS_URL"
 
 TEMPLATE_HASH = "kapstan.dev/template-hash"
 
@@ -48,11 +49,19 @@ _CONTAINER_SECURITY: Manifest = {
 _POD_SECURITY: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
+class SecretKey(NamedTuple):
+    """A value in a Secret of the pod's namespace."""
+
+    name: str
+    key: str
+
+
+def job(request: JobRequest, *, restricted: bool = True, redis: SecretKey | None = None) -> Manifest:
     """The Job of one attempt.
 
     Args:
         restricted: hold the pod to Pod Security `restricted`, whatever the pool's template says.
+        redis: where the address of Redis stands; None: in ``WORKLOAD_SECRET``.
 
     Raises:
         InvalidResource: the Deployment names no image, which a pool of type kubernetes needs; or the pool's template
@@ -71,7 +80,7 @@ def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
         WORK_POOL_LABEL: pool.metadata.name,
     }
     launch = FlowRunLaunch.of(request, flow.entrypoint, deployment.metadata.name)
-    container = _container(FLOW_CONTAINER, flow.image, launch)
+    container = _container(FLOW_CONTAINER, flow.image, launch, redis)
     container["terminationMessagePolicy"] = "FallbackToLogsOnError"  # what it logged last is evidence of an effect
     spec: Manifest = {"terminationGracePeriodSeconds": FLOW_GRACE_SECONDS, "containers": [container]}
     if pool.spec.service_account_name:
@@ -101,11 +110,12 @@ def job(request: JobRequest, *, restricted: bool = True) -> Manifest:
     }
 
 
-def app_deployment(request: WorkersRequest, *, restricted: bool = True) -> Manifest:
+def app_deployment(request: WorkersRequest, *, restricted: bool = True, redis: SecretKey | None = None) -> Manifest:
     """The Deployment of apps/v1 that keeps a TaskWorker's pods.
 
     Args:
         restricted: hold the pods to Pod Security `restricted`, whatever the template says.
+        redis: as for ``job``.
 
     Raises:
         InvalidResource: the TaskWorker names no image, or its template asks for more than it may.
@@ -126,7 +136,7 @@ def app_deployment(request: WorkersRequest, *, restricted: bool = True) -> Manif
         ready_file=READY_FILE,
         queues=tuple(worker.spec.queues),
     )
-    container = _container(WORKER_CONTAINER, worker.spec.image, launch)
+    container = _container(WORKER_CONTAINER, worker.spec.image, launch, redis)
     container["readinessProbe"] = {"exec": {"command": ["test", "-e", READY_FILE]}, "periodSeconds": 2}
     container["env"].append({"name": SESSION, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}})
     spec: Manifest = {"terminationGracePeriodSeconds": drain + DRAIN_MARGIN_SECONDS, "containers": [container]}
@@ -171,8 +181,9 @@ def literal(text: str) -> str:
     return text.replace("$", "$$")
 
 
-def _container(name: str, image: str, launch: FlowRunLaunch | WorkerLaunch) -> Manifest:
+def _container(name: str, image: str, launch: FlowRunLaunch | WorkerLaunch, redis: SecretKey | None) -> Manifest:
     """The container that executes ``launch``."""
+    of_redis = [{"name": REDIS_URL, "valueFrom": {"secretKeyRef": redis._asdict()}}] if redis else []
     return {
         "name": name,
         "image": image,
@@ -183,6 +194,7 @@ def _container(name: str, image: str, launch: FlowRunLaunch | WorkerLaunch) -> M
             {"name": "HOME", "value": HOME},
             {"name": "PYTHONUNBUFFERED", "value": "1"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *of_redis,
         ],
     }
 
