@@ -230,6 +230,20 @@ def test_an_old_claim_frees_no_slot_of_the_next(queue: RedisQueue, limited) -> N
     assert ids(three.lane.wait(5.0)) == [runs[1]]
 
 
+@pytest.mark.parametrize("want", [0, 1])
+def test_a_slot_that_is_freed_goes_past_cancelled_runs(queue: RedisQueue, limited, want: int) -> None:
+    """The script that ends the one run hands over the next: it looks at what stands before that in the list."""
+    first, second, third, fourth = submitted(queue, 4)
+    worker = limited(Limits(concurrency=1), lanes=2)
+    (claim,) = worker.lane.step([], 1).claims
+    assert (claim.run_id, worker.lanes[1].step([], 1).claims) == (first, [])
+    queue.cancel(third)  # in the middle of the list: its entry stays
+    queue.cancel(second)
+    stepped = worker.lane.step([done(claim)], want)
+    assert ids([*stepped.claims, *worker.lanes[1].wait(0.0 if want else 5.0)]) == [fourth]
+    assert queue.depth([TASK]) == Depth(0, 0, 1, None)
+
+
 def test_odd_names_are_limits_too(queue: RedisQueue, limited) -> None:
     for group in ["|", "||", "a||0|b", "~x", "%d", "ä {x}"]:
         submitted(queue, 2, group=group)

@@ -197,6 +197,7 @@ elseif want > 0 then
   end
 end
 if next(routes) then
+  -- include: whole
   -- include: claim
   -- include: offer
   offer_all(routes)
