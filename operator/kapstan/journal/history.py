@@ -186,9 +186,12 @@ def _record(body: dict[str, Any], run_id: RunId) -> Record:
             f"release wrote; this one reads {READABLE}"
         )
     del body["v"], body["kind"]
-    for name, read in _READ[kind]:
-        if name in body:
-            body[name] = read(body[name], run_id)
+    try:
+        for name, read in _READ[kind]:
+            if name in body:
+                body[name] = read(body[name], run_id)
+    except (TypeError, ValueError) as error:
+        raise SerializationError(f"the journal of {run_id} holds a record that is none: {error}") from None
     try:
         return kind(**body)
     except TypeError:  # fields of a newer release

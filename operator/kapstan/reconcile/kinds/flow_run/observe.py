@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from kapstan.errors import BackendError, KapstanError
+from kapstan.errors import BackendError, KapstanError, SerializationError
 from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, Doubt, Key, Manifest
 from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved, run_id_of_run
@@ -82,7 +82,7 @@ def _still_in_doubt(world: World, namespace: str, doubt: Doubt) -> bool:
 def _journal(world: World, namespace: str, run_id: RunId) -> Record:
     try:
         return Record(tuple(world.records(namespace).attempts(run_id)), journal=True)
-    except BackendError as error:
+    except (BackendError, SerializationError) as error:  # also one that was written with another key
         return Record(unreachable=str(error))
 
 
