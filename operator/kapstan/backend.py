@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
@@ -175,8 +174,13 @@ class Backend:
         """
         import asyncio
 
-        call = partial(contextvars.copy_context().run, function, *args)
-        return await asyncio.get_running_loop().run_in_executor(self._part("threads", _make_threads), call)
+        context = contextvars.copy_context()
+        try:
+            loop, threads = asyncio.get_running_loop(), self._part("threads", _make_threads)
+            answer = loop.run_in_executor(threads, lambda: context.run(function, *args))
+        except RuntimeError:  # the interpreter ends (an exit handler): no thread takes calls any more
+            return function(*args)
+        return await answer
 
     def later(self, function: Callable[..., object], *args: Any) -> None:
         """As ``call``, for whoever does not wait for the answer; what ``function`` raises is lost."""
@@ -237,7 +241,7 @@ class Backend:
         if place.kind == "files":
             from kapstan.locks.files import FileTable
 
-            table = FileTable(Path(place.address))
+            table = FileTable(Path(place.address), self.settings.redis_retry_seconds)
         elif place.kind == "postgres":
             from kapstan.locks.postgres import PostgresTable
 

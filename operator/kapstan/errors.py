@@ -20,6 +20,7 @@ KapstanError
 │   ├── StoreUnsafe             conditional writes that do not hold
 │   ├── StoreRefused            the store answers, and the answer is no
 │   ├── LockUnavailable         the service that keeps a lock
+│   │   └── LockUnreadable      what it keeps of this one is damaged
 │   ├── ClusterUnavailable
 │   └── ClusterRefused          the API server answers, and the answer is no
 │       ├── QuotaUsedUp         ... until something else has ended
@@ -155,6 +156,10 @@ class StoreUnsafe(BackendError):
 
 class LockUnavailable(BackendError):
     """The service that keeps a lock does not answer; nothing is locked by that."""
+
+
+class LockUnreadable(LockUnavailable):
+    """What is kept of this lock cannot be read: whoever held it may hold it still. Other locks are not touched."""
 
 
 class ClusterUnavailable(BackendError):

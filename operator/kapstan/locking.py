@@ -135,22 +135,25 @@ class LockManager:
     def lock(
         self, key: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> Generator[HeldLock]:
-        """Hold ``key`` for a ``with`` block, under a holder of its own.
+        """Hold ``key`` for a ``with`` block, under a holder of its own. A process that is forked in the block holds
+        nothing, and gives nothing back when it leaves it.
 
         Raises:
             TimeoutError: not within ``acquire_timeout``.
             LockLost: at the end of the block: it was lost meanwhile.
         """
-        holder = new_nonce()
+        holder, process = new_nonce(), os.getpid()
         if not self.acquire_lock(key, holder, acquire_timeout, hold_timeout):
             raise TimeoutError(f"The lock {key[:100]!r} was not free within {acquire_timeout:g} s")
         try:
             yield HeldLock(self, key, holder, self.guard_lock(key, holder))
         except BaseException:
-            with suppress(NotLockHolder, LockUnavailable):  # what the block raised says more
-                self.release_lock(key, holder)
+            if os.getpid() == process:
+                with suppress(NotLockHolder, LockUnavailable):  # what the block raised says more
+                    self.release_lock(key, holder)
             raise
-        self.release_lock(key, holder)
+        if os.getpid() == process:
+            self.release_lock(key, holder)
 
     def _locks(self) -> _Port:
         raise NotImplementedError
@@ -161,7 +164,7 @@ class MemoryLockManager(LockManager):
     """Locks of this process alone: all of them are one, and each process has its own."""
 
     def _locks(self) -> _Port:
-        return backend.current().locks(LockPlace("memory"))
+        return _kept_at(LockPlace("memory"))
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class FileSystemLockManager(LockManager):
         object.__setattr__(self, "lock_files_directory", Path(self.lock_files_directory).expanduser())
 
     def _locks(self) -> _Port:
-        return backend.current().locks(LockPlace("files", os.path.abspath(self.lock_files_directory)))
+        return _kept_at(LockPlace("files", os.path.abspath(self.lock_files_directory)))
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ class RedisLockManager(LockManager):
         return f"redis{'s' if self.ssl else ''}://{login}{host}:{self.port}/{self.db}"
 
     def _locks(self) -> _Port:
-        return backend.current().locks(LockPlace("redis", self._url()))
+        return _kept_at(LockPlace("redis", self._url()))
 
 
 @dataclass(frozen=True)
@@ -238,4 +241,13 @@ class PostgresLockManager(LockManager):
             raise ConfigurationError(f"dsn={given!r}: give an address such as postgresql://user@host/database")
 
     def _locks(self) -> _Port:
-        return backend.current().locks(LockPlace("postgres", self.dsn))
+        return _kept_at(LockPlace("postgres", self.dsn))
+
+
+def _kept_at(place: LockPlace) -> _Port:
+    try:
+        return backend.current().locks(place)
+    except RuntimeError as error:  # of an import: Python refuses some of them by then
+        raise LockUnavailable(
+            f"no lock can be had for the first time while the interpreter ends ({error}): use the manager before"
+        ) from error

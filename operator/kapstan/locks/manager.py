@@ -11,14 +11,19 @@ import contextlib
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Protocol
 
-from kapstan.errors import LockLost, LockUnavailable, NotLockHolder
+from kapstan.errors import ConfigurationError, LockUnavailable, LockUnreadable
 from kapstan.ids import new_nonce
+from kapstan.locks.checks import check, check_timeout, not_held
+from kapstan.locks.dropped import close_when_dropped, weakly
+from kapstan.locks.loops import LoopWatch
 from kapstan.locks.processes import Deaths, about_this_process
-from kapstan.locks.waiting import Waiting
+from kapstan.locks.silence import Silence
+from kapstan.locks.waiting import Waiting, surely
 from kapstan.ports import LockHolder, LockTable, Place, Wait
 
 Steps = Generator["Callable[[], Place] | float | None", Any, bool]
@@ -50,32 +55,41 @@ class Locks:
         self._client = ""
         self._waits: dict[str, Waiting] = {}
         self._held: dict[tuple[str, str], tuple[int, str]] = {}  # token and wait of what was acquired and not released
-        self._debts: list[Callable[[], object]] = []  # what was given up or given back while the table did not answer
-        self._silence: dict[str, tuple[str, float, float]] = {}  # client: beat, seconds watched, last look
+        self._debts: deque[Callable[[], object]] = deque()  # given up or given back, and not heard by the table yet
+        self._paying = threading.RLock()
+        self._silence = Silence(lease, beat)
         self._deaths: Deaths | None = None
+        self._loops = LoopWatch(beat, self._end_stranded)
+        self._closed = False
+        self._ends: list[Callable[[], object]] = [table.close]
+        self._dropped = close_when_dropped(self, self._ends)
 
     # ------------------------------------------------------------------ what callers use
 
     def acquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        waiting = self._waiting(key, holder, hold_timeout)
+        check_timeout(acquire_timeout, "acquire_timeout")
+        waiting = self._waiting(key, holder, hold_timeout, acquire_timeout)
         return self._drive(waiting, self._acquiring(waiting, acquire_timeout))
 
     async def aacquire_lock(
         self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None
     ) -> bool:
-        await self._call(self._begin)
-        waiting = self._waiting(key, holder, hold_timeout)
+        check_timeout(acquire_timeout, "acquire_timeout")
+        await self._call(self._begin, acquire_timeout)
+        waiting = self._waiting(key, holder, hold_timeout, acquire_timeout)
         return await self._adrive(waiting, self._acquiring(waiting, acquire_timeout))
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        waiting = self._waiting(key, "", None, look=True)
+        check_timeout(timeout, "timeout")
+        waiting = self._waiting(key, "", None, timeout, look=True)
         return self._drive(waiting, self._acquiring(waiting, timeout))
 
     async def await_for_lock(self, key: str, timeout: float | None = None) -> bool:  # noqa: ASYNC109
-        await self._call(self._begin)
-        waiting = self._waiting(key, "", None, look=True)
+        check_timeout(timeout, "timeout")
+        await self._call(self._begin, timeout)
+        waiting = self._waiting(key, "", None, timeout, look=True)
         return await self._adrive(waiting, self._acquiring(waiting, timeout))
 
     def release_lock(self, key: str, holder: str) -> None:
@@ -84,25 +98,30 @@ class Locks:
         token = None if held is None else held[0]
         try:
             released = self._table.release(key, holder, token)
-        except LockUnavailable:
+        except BaseException as error:
             if token is not None:  # it is given back all the same, as soon as the table answers
-                self._debts.append(partial(self._table.release, key, holder, token))
+                self._debts.append(partial(self._table.release, key, holder, token, 0.0))
+                if not isinstance(error, LockUnavailable):  # a time limit, Ctrl-C
+                    self._soon(self._settle)
             raise
         finally:  # not before: a ring that comes late must find that its wait still holds the lock
             with self._lock:
                 if self._held.get((key, holder)) is held:
                     self._held.pop((key, holder), None)
         if not released:
-            raise _not_held(key, holder, self._table.holder(key), token)
+            raise not_held(key, holder, self._table.holder(key), token)
 
     async def arelease_lock(self, key: str, holder: str) -> None:
-        await self._call(self.release_lock, key, holder)
+        if self._calls is None:
+            self.release_lock(key, holder)
+            return
+        await surely(self._soon, partial(self.release_lock, key, holder))
 
     def guard_lock(self, key: str, holder: str) -> int:
         self._begin()
         (token, _), there = self._held.get((key, holder), (None, "")), self._table.holder(key)
         if there is None or there.holder != holder or token not in (None, there.token):
-            raise _not_held(key, holder, there, token)
+            raise not_held(key, holder, there, token)
         return there.token
 
     async def aguard_lock(self, key: str, holder: str) -> int:
@@ -120,33 +139,44 @@ class Locks:
         return self._table.holder(key)
 
     def close(self) -> None:
-        """End this client: what it holds is free."""
+        """End this client: what it holds is free, and who waits is told."""
         with self._lock:
-            deaths, self._deaths = self._deaths, None
-        if deaths is not None:
-            deaths.close()
-        self._table.close()
+            self._closed = True
+            self._deaths = None
+            waits = list(self._waits.values())
+        self._dropped.detach()
+        while self._ends:
+            self._ends.pop()()
+        for waiting in waits:
+            waiting.ring()
 
     # ------------------------------------------------------------------ one wait
 
-    def _waiting(self, key: str, holder: str, hold: float | None, *, look: bool = False) -> Waiting:
-        _check(key, holder, hold, look)
-        self._begin()
+    def _waiting(
+        self, key: str, holder: str, hold: float | None, patience: float | None, *, look: bool = False
+    ) -> Waiting:
+        check(key, holder, hold, look)
+        self._begin(patience)
         return Waiting(Wait(key, holder, self._client, str(next(self._numbers)), hold, look))
 
-    def _begin(self) -> None:
-        if not self._client:
-            with self._lock:
-                if not self._client:
-                    client = new_nonce()
-                    self._table.begin(client, about_this_process(), self._ring)
-                    self._deaths = Deaths(self._ended)
-                    self._client = client
+    def _begin(self, patience: float | None = None) -> None:
+        if self._client and not self._closed:
+            return
+        with self._lock:
+            if self._closed:
+                raise LockUnavailable("the locks of this process were closed meanwhile (its settings were changed)")
+            if not self._client:
+                client = new_nonce()
+                try:
+                    self._table.begin(client, about_this_process(), weakly(self._ring, True), patience)
+                except RuntimeError as error:  # of Thread.start(): there are too many, or the interpreter ends
+                    raise LockUnavailable(f"no lock can be had: this process starts no thread now ({error})") from error
+                self._deaths = Deaths(weakly(self._ended, None))
+                self._ends.append(self._deaths.close)
+                self._client = client
 
     def _acquiring(self, waiting: Waiting, timeout: float | None) -> Steps:
         """Yields what to call, or how long to sleep at most."""
-        if timeout is not None and timeout != timeout:
-            raise ValueError(f"acquire_timeout={timeout!r}: give a number of seconds, or None")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             waiting.clear()
@@ -175,14 +205,14 @@ class Locks:
     def _ask(self, waiting: Waiting, left: float | None) -> Place:
         stay = left is None or left > 0
         with waiting.lock:
-            if waiting.over:
-                raise LockUnavailable("this wait was given up")
+            if waiting.over or self._closed:
+                raise LockUnavailable("this wait was given up: its locks were closed, or its event loop")
             self._pay()
-            place = self._table.ask(waiting.wait, stay, self._silent(), left)
-        if place.token is None and stay and place.client not in ("", self._client):
-            self._heard(place)
+            place = self._table.ask(waiting.wait, stay, self._silence.clients(), left)
+        if place.token is None and place.client not in ("", self._client):
+            self._silence.heard(place)
             deaths = self._deaths
-            if deaths is not None and not deaths.watch(place.client, place.about):
+            if stay and deaths is not None and not deaths.watch(place.client, place.about):
                 self._table.end_client(place.client)
                 waiting.ring()
         return place
@@ -198,18 +228,24 @@ class Locks:
             if waiting.done:
                 return
             self._debts.append(partial(self._table.give_up, waiting.wait, 0.0))
-            with contextlib.suppress(LockUnavailable):  # whoever asks next, or hears that the table is back, does it
-                self._pay()
+            self._settle()
 
     def _pay(self) -> None:
         """Do what could not be done before."""
-        while self._debts:
-            debt = self._debts.pop()
-            try:
-                debt()
-            except BaseException:
-                self._debts.append(debt)
-                raise
+        if not self._debts:
+            return
+        with self._paying:  # who asks again for what it gave back comes after that
+            for _ in range(len(self._debts)):
+                debt = self._debts[0]
+                try:
+                    debt()
+                except LockUnreadable:  # it holds up no other
+                    self._debts.append(debt)
+                self._debts.popleft()
+
+    def _settle(self) -> None:
+        with contextlib.suppress(LockUnavailable, ConfigurationError):  # it is tried anew by whoever asks next
+            self._pay()
 
     @contextlib.contextmanager
     def _enlisted(self, waiting: Waiting) -> Generator[None]:
@@ -220,11 +256,9 @@ class Locks:
             yield
         finally:
             with self._lock:
-                del self._waits[number]
-                if not self._waits:
-                    self._silence.clear()
-                    if self._deaths is not None:
-                        self._deaths.forget_all()
+                self._waits.pop(number, None)
+                if not self._waits and self._deaths is not None:
+                    self._deaths.forget_all()
 
     def _drive(self, waiting: Waiting, steps: Steps) -> bool:
         answer: Any = None
@@ -245,6 +279,7 @@ class Locks:
         waiting.use(asyncio.get_running_loop())
         answer: Any = None
         with self._enlisted(waiting):
+            self._loops.begin()
             try:
                 while True:
                     step = steps.send(answer)
@@ -253,26 +288,31 @@ class Locks:
                 return end.value
             finally:
                 if not waiting.done:  # not awaited: this task may be cancelled once more, or its loop be closing
-                    if self._calls is None:
-                        self._give_up(waiting)
-                    else:
-                        self._calls.later(self._give_up, waiting)
+                    self._soon(self._give_up, waiting)
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args) if self._calls is None else await self._calls.call(function, *args)
+
+    def _soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call ``function``, on another thread if that may block."""
+        if self._calls is not None:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends: no thread can be had
+                self._calls.later(function, *args)
+                return
+        function(*args)
 
     # ------------------------------------------------------------------ what others do
 
     def _ring(self, number: str | None) -> bool:
         if number is None:
-            with contextlib.suppress(LockUnavailable):
-                self._pay()
+            self._settle()
         with self._lock:
             rung = list(self._waits.values()) if number is None else [self._waits.get(number)]
         for waiting in rung:
             if waiting is not None:
                 waiting.rung = number is not None
-                waiting.ring()
+                if not waiting.ring():
+                    self._loops.look_now()
         return any(rung) or number is None or any(held == number for _, held in list(self._held.values()))
 
     def _ring_same(self, wait: Wait) -> None:
@@ -282,43 +322,18 @@ class Locks:
         for waiting in same:
             waiting.ring()
 
+    def _end_stranded(self) -> bool:
+        """Take waits whose event loop was closed out of their line; whether other coroutines wait."""
+        with self._lock:
+            waits = [each for each in self._waits.values() if each.on_loop]
+            stranded = [each for each in waits if each.stranded]
+            for each in stranded:
+                del self._waits[each.wait.number]
+        for each in stranded:
+            self._give_up(each)
+        return len(waits) > len(stranded)
+
     def _ended(self, client: str) -> None:
         """A process that held something ended. Where the table does not answer, the lease ends it."""
         with contextlib.suppress(LockUnavailable):
             self._table.end_client(client)
-
-    def _heard(self, place: Place) -> None:
-        """Count for how long the holder's client was silent while the table answered: a pause between two answers
-        counts as a beat at most, so that a table that stalls ends nobody."""
-        now = time.monotonic()
-        with self._lock:
-            beat, watched, last = self._silence.get(place.client, ("", 0.0, now))
-            watched = watched + min(now - last, self._beat) if beat == place.beat else 0.0
-            self._silence[place.client] = (place.beat, watched, now)
-
-    def _silent(self) -> list[tuple[str, str]]:
-        with self._lock:
-            return [(client, beat) for client, (beat, watched, _) in self._silence.items() if watched >= self._lease]
-
-
-def _check(key: object, holder: object, hold: float | None, look: bool) -> None:
-    for name, text in (("key", key), ("holder", "-" if look else holder)):
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{name}={text!r}: give a text of at least one character")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"{name}={text!r}: it has a character that UTF-8 cannot write (a lone surrogate)"
-            ) from None
-    # Not nan, which no comparison ends, and no number that overflows where it is counted in milliseconds.
-    if hold is not None and not (isinstance(hold, int | float) and 0 < hold <= 1e10):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError(f"hold_timeout={hold!r}: give a number of seconds above 0, or None")
-
-
-def _not_held(key: str, holder: str, there: LockHolder | None, token: int | None) -> NotLockHolder:
-    now = "nobody holds it" if there is None else f"{there.holder!r} holds it ({there.process})"
-    shown = key if len(key) <= 100 else f"{key[:100]}..."
-    if token is None:
-        return NotLockHolder(f"The lock {shown!r} is not held by {holder!r}: {now}")
-    return LockLost(f"The lock {shown!r}, which {holder!r} had under token {token}, was lost: {now}")

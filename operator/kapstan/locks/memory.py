@@ -27,7 +27,13 @@ class MemoryTable:
         self._about = ""
         self._ring: Callable[[str | None], bool] = _nobody
 
-    def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:  # noqa: ARG002
+    def begin(
+        self,
+        client: str,  # noqa: ARG002
+        about: str,
+        ring: Callable[[str | None], bool],
+        patience: float | None = None,  # noqa: ARG002
+    ) -> None:
         self._about, self._ring = about, ring
 
     def ask(
@@ -42,7 +48,7 @@ class MemoryTable:
     def give_up(self, wait: Wait, patience: float | None = None) -> None:  # noqa: ARG002
         self._change(wait.key, lambda change: change.give_up(wait))
 
-    def release(self, key: str, holder: str, token: int | None) -> bool:
+    def release(self, key: str, holder: str, token: int | None, patience: float | None = None) -> bool:  # noqa: ARG002
         return self._change(key, lambda change: change.release(holder, token))
 
     def holder(self, key: str) -> LockHolder | None:

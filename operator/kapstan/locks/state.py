@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 from kapstan.ports import Place, Wait
 
@@ -59,16 +60,23 @@ class KeyState:
         """Raises:
         ValueError: written by another release, or damaged.
         """
-        value = json.loads(text)
-        if value.pop("v", None) != _FORMAT:
+        kept: Any = json.loads(text)
+        if not isinstance(kept, dict) or kept.get("v") != _FORMAT:  # pyright: ignore[reportUnknownMemberType]
             raise ValueError(f"the state of a lock has another format than {_FORMAT}")
-        hold = value["hold"]
-        return cls(
-            key=value["key"],
-            hold=Hold(**hold) if hold else None,
-            line=[InLine(**each) for each in value["line"]],
-            looks=[(client, number) for client, number in value["looks"]],
-        )
+        return cls._from_dict(cast("dict[str, Any]", kept))
+
+    @classmethod
+    def _from_dict(cls, kept: dict[str, Any]) -> KeyState:
+        try:
+            hold = kept["hold"]
+            return cls(
+                key=kept["key"],
+                hold=Hold(**hold) if hold else None,
+                line=[InLine(**each) for each in kept["line"]],
+                looks=[(client, number) for client, number in kept["looks"]],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of a lock is damaged: {error}") from None
 
 
 def digest(*parts: str) -> str:

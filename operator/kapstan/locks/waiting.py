@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from kapstan.main_thread import stretch
 from kapstan.ports import Wait
@@ -38,11 +39,25 @@ class Waiting:
 
         self._loop, self._wake = loop, asyncio.Event()
 
-    def ring(self) -> None:
+    @property
+    def on_loop(self) -> bool:
+        """It is a coroutine's."""
+        return self._loop is not None
+
+    @property
+    def stranded(self) -> bool:
+        """Its event loop was closed: it never goes on."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def ring(self) -> bool:
+        """Whether it can hear."""
         self._event.set()
         if self._loop is not None and self._wake is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed
+            try:
                 self._loop.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:  # its loop is closed
+                return False
+        return True
 
     def clear(self) -> None:
         self._event.clear()
@@ -60,3 +75,31 @@ class Waiting:
         if self._wake is not None and not self._event.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), seconds)
+
+
+async def surely(soon: Callable[..., object], call: Callable[[], Any]) -> Any:
+    """``call()`` by way of ``soon``; once begun it is carried out, whoever cancels the caller or closes its loop."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(result: Any, error: BaseException | None) -> None:
+        if answer.done():  # cancelled
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        result, raised = None, None
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001
+            raised = error
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            loop.call_soon_threadsafe(deliver, result, raised)
+
+    soon(run)
+    return await answer

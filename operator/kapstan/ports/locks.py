@@ -131,12 +131,13 @@ class LockTable(Protocol):
     """What an adapter keeps: for each key a hold and a line. Each method is one change that happens whole or not at all
     and may be repeated. Methods raise LockUnavailable."""
 
-    def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
+    def begin(self, client: str, about: str, ring: Callable[[str | None], bool], patience: float | None = None) -> None:
         """Make ``client`` known, from now on and until ``close``, whatever the threads of this process do.
 
         Args:
             ring: called from any thread with the number of a wait that shall ask again; None: all of them. False: no
                 such call waits or holds anything; what was granted to it must be given back.
+            patience: as of ``ask``.
         """
         ...
 
@@ -154,7 +155,7 @@ class LockTable(Protocol):
         """Leave the line; give back what was granted to this wait."""
         ...
 
-    def release(self, key: str, holder: str, token: int | None) -> bool:
+    def release(self, key: str, holder: str, token: int | None, patience: float | None = None) -> bool:
         """Whether ``holder`` held it, under ``token`` if that is given; it is free now."""
         ...
 

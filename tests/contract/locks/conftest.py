@@ -46,6 +46,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def between_processes() -> None:
+    """Not for locks of one process."""
+
+
+@pytest.fixture
 def lease(monkeypatch: pytest.MonkeyPatch) -> float:
     """A short one, also for processes that a test starts."""
     monkeypatch.setenv("KAPSTAN_LEASE_SECONDS", "2")
