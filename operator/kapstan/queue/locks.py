@@ -1,4 +1,4 @@
-"""Locks in Redis: one script per change, a connection that listens, a keeper beside this process (``lock_keeper``).
+"""Locks in Redis: one script per change, a connection that listens, a keeper beside this process (``keeper``).
 
 Made by ``backend``. A client's beat is counted in Redis by its keeper; those who wait decide by their own clocks that
 it has stopped. So no lock ends by Redis' clock but one with a ``hold_timeout``.
@@ -6,24 +6,28 @@ it has stopped. So no lock ends by Redis' clock but one with a ``hold_timeout``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, cast
 
 import hiredis
 
-from kapstan.errors import LockUnavailable, QueueUnavailable
+from kapstan.errors import BackendError, KapstanError, LockUnavailable, LockUnreadable
 from kapstan.ports import LockHolder, Place, Wait
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
+from kapstan.queue.keeper import Keeper
 from kapstan.queue.keys import prefix_of
-from kapstan.queue.lock_keeper import Keeper
 from kapstan.queue.record import check_format
 from kapstan.queue.wire import ConnectionLost, Wake, Wire, pack
 from kapstan.settings import Settings
 
+log = logging.getLogger("kapstan.queue")
 _SHOWN = 200  # characters of a key that are kept for people
 
 
@@ -42,20 +46,26 @@ class RedisTable:
         self._idle: deque[Wire] = deque()
         self._generation = 1  # of the connections; a command of an older one that comes late is refused
         self._client = self._about = ""
+        self._closed = False
         self._keeper: Keeper | None = None
         self._ear: _Ear | None = None
 
-    def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
+    def begin(self, client: str, about: str, ring: Callable[[str | None], bool], patience: float | None = None) -> None:
         self._client, self._about = client, about
-        self._call(scripts.lock_renew.pack(self._prefix, client, about, 0))
-        self._keeper = Keeper(self._settings, client, about)
+        self._call(scripts.lock_renew.pack(self._prefix, client, about, 0), patience)
+        keeper = Keeper(self._settings, client, about)
 
         def rung(message: str | None) -> None:
             number, _, digest = (message or "").partition(" ")
             if not ring(number or None) and digest:  # granted to a call that is over: it must not stay
                 self._leave(digest, client, number, 0.0)
 
-        self._ear = _Ear(self._dialer, f"{self._prefix}lc:{client}", rung)
+        try:
+            self._ear = _Ear(self._dialer, f"{self._prefix}lc:{client}", rung, self._seconds(patience))
+        except BaseException:
+            keeper.close()
+            raise
+        self._keeper = keeper
 
     def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
         hold = "" if wait.hold is None else max(1, round(wait.hold * 1000))
@@ -80,6 +90,8 @@ class RedisTable:
                 patience,
             )
             if reply[1] == b"GONE":  # Redis lost it, or it was silent for a lease
+                if self._closed:
+                    raise LockUnavailable("the locks of this process were closed meanwhile")
                 self._call(scripts.lock_renew.pack(self._prefix, self._client, self._about, 0))
             elif reply[1] != b"LATE":
                 break
@@ -99,10 +111,13 @@ class RedisTable:
             )
             late = reply[1] == b"LATE"
 
-    def release(self, key: str, holder: str, token: int | None) -> bool:
+    def release(self, key: str, holder: str, token: int | None, patience: float | None = None) -> bool:
         digest, shown = _digest(key), "" if token is None else str(token)
         reply = self._call(
-            lambda repeated: scripts.lock_release.pack(self._prefix, digest, holder, shown, self._client, int(repeated))
+            lambda repeated: scripts.lock_release.pack(
+                self._prefix, digest, holder, shown, self._client, int(repeated)
+            ),
+            patience,
         )
         return bool(reply[1])
 
@@ -117,6 +132,7 @@ class RedisTable:
         self._call(scripts.lock_end.pack(self._prefix, client))
 
     def close(self) -> None:
+        self._closed = True
         if self._ear is not None:
             self._ear.close()
         if self._keeper is not None:
@@ -126,8 +142,7 @@ class RedisTable:
 
     def _call(self, packed: bytes | Callable[[bool], bytes], patience: float | None = None) -> list[Any]:
         """The reply of one script. ``packed``: may be made anew for each try, which is told whether it is a repeat."""
-        tries, most = 0, self._settings.redis_retry_seconds
-        seconds = most if patience is None else min(most, max(patience, 1.0))
+        tries = 0
 
         def attempt() -> Any:
             nonlocal tries
@@ -141,15 +156,20 @@ class RedisTable:
             except BaseException:
                 self._drop(wire)
                 raise
-            self._idle.append(wire)
+            if self._closed:
+                wire.close()
+            else:
+                self._idle.append(wire)
             return reply
 
-        try:
-            reply = self._dialer.patiently(attempt, seconds)
-        except QueueUnavailable as error:
-            raise LockUnavailable(f"No lock can be had or checked now: {error}") from error
+        with _said_of_locks():
+            reply = self._dialer.patiently(attempt, self._seconds(patience))
         check_format(reply)
         return reply
+
+    def _seconds(self, patience: float | None) -> float:
+        most = self._settings.redis_retry_seconds
+        return most if patience is None else min(most, max(patience, 1.0))
 
     def _drop(self, wire: Wire) -> None:
         self._generation += 1
@@ -161,16 +181,31 @@ class RedisTable:
 
 class _Ear:
     """A thread that hears what is said to a client, on a connection of its own; ``rung(None)``: something may have been
-    missed."""
+    missed.
 
-    def __init__(self, dialer: Dialer, channel: str, rung: Callable[[str | None], None]) -> None:
+    Args:
+        patience: seconds for which Redis may be away at the first subscription.
+
+    Raises:
+        ConfigurationError: this user may not subscribe.
+        LockUnavailable: Redis does not answer.
+    """
+
+    def __init__(self, dialer: Dialer, channel: str, rung: Callable[[str | None], None], patience: float) -> None:
         self._dialer = dialer
         self._channel = channel
         self._rung = rung
-        self._wake = Wake()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="kapstan-locks", daemon=True)
-        self._thread.start()
+        with _said_of_locks():
+            first = dialer.patiently(self._subscribed, patience)
+        self._wake = Wake()
+        self._thread = threading.Thread(target=self._run, args=(first,), name="kapstan-locks", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            first.close()
+            self._wake.close()
+            raise
 
     def close(self) -> None:
         self._closed = True
@@ -179,20 +214,35 @@ class _Ear:
             self._thread.join()
         self._wake.close()
 
-    def _run(self) -> None:
-        while not self._closed:
-            try:
-                wire = self._dialer.patiently(self._subscribed, None, lambda: self._closed)
-            except QueueUnavailable:
-                return
+    def _run(self, wire: Wire) -> None:
+        while True:
             try:
                 self._say(None)
                 while not self._closed:
                     self._take(wire.receive(None, self._wake))
             except ConnectionLost:
-                continue
+                pass
             finally:
                 wire.close()
+            again = self._again()
+            if again is None:
+                return
+            wire = again
+
+    def _again(self) -> Wire | None:
+        """The next connection; None: closed."""
+        refused = ""
+        while not self._closed:
+            try:
+                return self._dialer.patiently(self._subscribed, None, lambda: self._closed)
+            except KapstanError as error:  # a user whose rights were taken, a Redis of another version
+                if self._closed:
+                    return None
+                if str(error) != refused:
+                    refused = str(error)
+                    log.warning("Nobody hears now of locks that become free, who waits looks again: %s", error)
+                time.sleep(1.0)
+        return None
 
     def _subscribed(self) -> Wire:
         wire = self._dialer.dial()
@@ -213,6 +263,16 @@ class _Ear:
             self._rung(message)
         except LockUnavailable:
             return  # it is said anew when Redis is back
+
+
+@contextlib.contextmanager
+def _said_of_locks() -> Generator[None]:
+    """What Redis refuses, as those hear it who want a lock."""
+    try:
+        yield
+    except BackendError as error:
+        kind = LockUnreadable if "UNREADABLE" in str(error) else LockUnavailable
+        raise kind(f"No lock can be had or checked now: {error}") from error
 
 
 def _text(said: bytes) -> str:

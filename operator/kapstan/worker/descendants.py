@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kapstan.queue.lock_keeper import is_keeper
+from kapstan.queue.keeper import is_keeper
 from kapstan.queue.server import is_server
 
 _MARK = "KAPSTAN_EXECUTOR"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.locks.program import Program
+from tests.contract.locks.program import Program, keepers_of
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.servers.tcp_relay import TcpRelay
@@ -256,14 +256,14 @@ def test_a_release_whose_answer_is_lost_is_no_loss(redis: RedisServer) -> None:
 def test_a_keeper_that_is_killed_is_replaced(redis: RedisServer) -> None:
     backend.use(None)  # the keepers of other servers, which this process has used, end
     manager = RedisLockManager(host="127.0.0.1", port=redis.port)
-    before = set(_keepers(os.getpid()))
+    before = set(keepers_of(os.getpid()))
     assert manager.acquire_lock("k", "a")
     program = Program(manager)
     try:
-        (keeper,) = set(_keepers(os.getpid())) - before
+        (keeper,) = set(keepers_of(os.getpid())) - before
         os.kill(keeper, signal.SIGKILL)
         assert program.ask("acquire", "k", "b", 2.5 * LEASE) == "False"
-        assert set(_keepers(os.getpid())) - before - {keeper}
+        assert set(keepers_of(os.getpid())) - before - {keeper}
     finally:
         program.close()
     manager.release_lock("k", "a")
@@ -275,13 +275,13 @@ def test_a_holder_that_died_with_its_keeper_is_outlived_by_a_lease(redis: RedisS
     program = Program(manager)
     try:
         assert program.ask("acquire", "k", "a") == "True"
-        for keeper in _keepers(program.pid):
+        for keeper in keepers_of(program.pid):
             os.kill(keeper, signal.SIGSTOP)
         program.signal(signal.SIGSTOP)
         began = time.monotonic()
         assert manager.acquire_lock("k", "b", 60)
         assert 0.9 * LEASE < time.monotonic() - began < 4 * LEASE
-        for keeper in _keepers(program.pid):
+        for keeper in keepers_of(program.pid):
             os.kill(keeper, signal.SIGCONT)
         program.signal(signal.SIGCONT)
         assert program.ask("guard", "k", "a") == "LockLost"
@@ -291,22 +291,31 @@ def test_a_holder_that_died_with_its_keeper_is_outlived_by_a_lease(redis: RedisS
     manager.release_lock("k", "b")
 
 
+@pytest.mark.parametrize("timeout", [0, 0.2])
+def test_whoever_only_asks_now_and_then_outlives_a_dead_holder_too(
+    redis: RedisServer, place_elsewhere: None, timeout: float
+) -> None:
+    """What was counted of the holder's silence was forgotten at the end of each call."""
+    manager = RedisLockManager(host="127.0.0.1", port=redis.port)
+    program = Program(manager)
+    try:
+        assert program.ask("acquire", "k", "a") == "True"
+        for pid in (*keepers_of(program.pid), program.pid):
+            os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        while not manager.acquire_lock("k", "b", timeout):
+            assert time.monotonic() - began < 15 * LEASE
+            time.sleep(0.2)
+        assert time.monotonic() - began > 0.9 * LEASE
+    finally:
+        program.close()
+    manager.release_lock("k", "b")
+
+
 @pytest.fixture
 def place_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of this machine are not watched, as if they were another's."""
     monkeypatch.setattr("kapstan.locks.processes._machine", str)
-
-
-def _keepers(pid: int) -> list[int]:
-    found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"lock_keeper" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 def _await_waiting(manager: LockManager, key: str, count: int) -> None:
