@@ -5,6 +5,9 @@ gives that up when the process ends, however it ends, and for no other reason: n
 holder is never robbed while it lives, and no lease runs out. (POSIX locks: a forked process does not inherit them.)
 Each change is made by one process at a time, under the kernel's lock of ``mutex``, and is one rename. A process is rung
 through a named pipe. Needs a file system of this machine; on one that machines share, waiters may look late.
+
+What somebody else removes is made again: the mutex and what shows that a process lives at once or within some seconds,
+in which nobody is robbed; the file of a key is lost with its lock. One that cannot be read blocks that key alone.
 """
 
 from __future__ import annotations
@@ -16,16 +19,20 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
-from kapstan.errors import ConfigurationError, LockUnavailable
+from kapstan.errors import LockUnavailable, LockUnreadable
+from kapstan.locks.own_files import Displaced, Mutex, OwnFile
 from kapstan.locks.processes import said_for_people
 from kapstan.locks.state import Change, KeyState, digest
 from kapstan.ports import LockHolder, Place, Wait
 
 T = TypeVar("T")
+_LOOK = 5.0  # seconds; how often a process looks whether its files are still there
+_FRESH = 3600.0  # seconds; how often it touches them, so that nobody takes them for old
+_GONE = "gone"  # the beat of a client whose file was removed
 
 
 class FileTable:
@@ -33,52 +40,54 @@ class FileTable:
 
     Args:
         folder: made if it is not there; all that use it share its locks.
+        patience: seconds to wait for others that make a change.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience: float) -> None:
         self._folder = folder
+        self._patience = patience
         self._clients = folder / "clients"
         self._keys = folder / "keys"
-        self._mutex = _Mutex.of(folder)
+        self._mutex = Mutex.of(folder)
         self._client = ""
         self._alive: OwnFile | None = None
-        self._pipe: int | None = None
+        self._pipe: OwnFile | None = None
+        self._silent: set[str] = set()  # clients that made no file again for a lease
         self._gone: set[str] = set()  # clients that were found to have ended, with the mutex held
         self._ear: threading.Thread | None = None
+        self._closed = False
         self._ring: Callable[[str | None], bool] | None = None
 
-    def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
-        with self._talking(), self._mutex.held():
-            self._alive = OwnFile(self._clients / client)
-            fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(self._alive.handle, about.encode())
-            os.mkfifo(self._pipe_of(client), 0o600)
-            # Open for both, so that it never ends for want of a writer.
-            self._pipe = os.open(self._pipe_of(client), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            self._mutex.mine.add(client)
+    def begin(self, client: str, about: str, ring: Callable[[str | None], bool], patience: float | None = None) -> None:
+        def appear() -> None:
             self._mutex.about = about
             self._sweep()
-        self._client, self._ring = client, ring
-        self._ear = threading.Thread(target=self._listen, args=(self._pipe,), name="kapstan-locks", daemon=True)
-        self._ear.start()
+            self._client, self._ring = client, ring
+            self._stay_alive()
 
-    def ask(
-        self,
-        wait: Wait,
-        stay: bool,
-        silent: Sequence[tuple[str, str]],  # noqa: ARG002
-        patience: float | None = None,  # noqa: ARG002
-    ) -> Place:
-        place = self._change(wait.key, lambda change, _: change.ask(wait, stay))
+        self._alone(appear, patience)
+        ear = threading.Thread(target=self._listen, name="kapstan-locks", daemon=True)
+        try:
+            ear.start()
+        except BaseException:
+            self._alone(self._leave)
+            raise
+        self._ear = ear
+
+    def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
+        gone = [client for client, beat in silent if beat == _GONE]
+        place = self._change(wait.key, lambda change, _: change.ask(wait, stay), patience, gone)
         if place.token is not None:
             return place
-        return place._replace(about=self._about(place.client), beat="the kernel holds its lock")
+        there = place.client in self._mutex.mine or os.path.exists(self._clients / place.client)
+        beat = "the kernel holds its lock" if there else _GONE
+        return place._replace(about=self._about(place.client), beat=beat)
 
-    def give_up(self, wait: Wait, patience: float | None = None) -> None:  # noqa: ARG002
-        self._change(wait.key, lambda change, _: change.give_up(wait))
+    def give_up(self, wait: Wait, patience: float | None = None) -> None:
+        self._change(wait.key, lambda change, _: change.give_up(wait), patience)
 
-    def release(self, key: str, holder: str, token: int | None) -> bool:
-        return self._change(key, lambda change, _: change.release(holder, token))
+    def release(self, key: str, holder: str, token: int | None, patience: float | None = None) -> bool:
+        return self._change(key, lambda change, _: change.release(holder, token), patience)
 
     def holder(self, key: str) -> LockHolder | None:
         state = self._change(key, lambda _, state: state)
@@ -89,31 +98,37 @@ class FileTable:
         )
 
     def end_client(self, client: str) -> None:
-        with self._talking(), self._mutex.held():
-            if self._ended(client):
-                self._bury([client])
+        self._alone(lambda: self._bury([client]) if self._ended(client) else None)
 
     def close(self) -> None:
-        if self._alive is None or self._pipe is None or self._ear is None:
+        if self._pipe is None or self._ear is None:
             return
-        os.write(self._pipe, b"\n")  # an empty line: the end
+        self._closed = True
+        with contextlib.suppress(OSError):
+            if self._pipe.is_open:
+                os.write(self._pipe.handle, b"\n")
         self._ear.join()
-        with self._talking(), self._mutex.held():
-            self._alive.close()
-            self._mutex.mine.discard(self._client)
-            self._bury([self._client])
-        os.close(self._pipe)
-        self._alive = self._pipe = None
+        with contextlib.suppress(LockUnavailable):
+            self._alone(self._leave)
 
     # ------------------------------------------------------------------ one change
 
-    def _change(self, key: str, act: Callable[[Change, KeyState], T]) -> T:
-        with self._talking(), self._mutex.held():
+    def _change(
+        self,
+        key: str,
+        act: Callable[[Change, KeyState], T],
+        patience: float | None = None,
+        silent: Collection[str] = (),
+    ) -> T:
+        def change() -> tuple[T, list[tuple[str, str]]]:
             self._stay_alive()
-            self._gone = set[str]()
-            answer, rings = self._changed(self._keys / digest(key), key, act)
+            self._gone, self._silent = set[str](), set(silent)
+            changed = self._changed(self._keys / digest(key), key, act)
             if self._gone:
                 self._bury(sorted(self._gone))
+            return changed
+
+        answer, rings = self._alone(change, patience)
         self._send(rings)
         return answer
 
@@ -123,18 +138,26 @@ class FileTable:
             state = KeyState.from_text(before)
         except FileNotFoundError:
             before, state = "", KeyState(key)
-        except ValueError as error:
-            raise LockUnavailable(
-                f"The lock file {path} cannot be read ({error}); remove it if nobody uses it"
+        except (ValueError, IsADirectoryError) as error:
+            raise LockUnreadable(
+                f"The file of this lock, {path}, cannot be read ({error}): whoever held it may hold it still. Remove "
+                "the file when nobody does; it is removed when a process comes and no other one uses these locks"
             ) from None
         change = Change(state, time.monotonic(), time.time(), self._mint, self._ended)
         answer = act(change, state)
         if state.empty:
             if before:
+                self._mutex.check()
                 path.unlink()
         elif (after := state.to_text()) != before:
-            _write(path, after)
+            self._write(path, after)
         return answer, change.rings
+
+    def _write(self, path: Path, text: str) -> None:
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_text(text)
+        self._mutex.check()
+        fresh.replace(path)
 
     def _mint(self) -> int:
         """Counted on in a file before it is used; the clock helps where a power cut took the file."""
@@ -143,27 +166,48 @@ class FileTable:
             token = max(int(path.read_text()) + 1, now)
         except (FileNotFoundError, ValueError):
             token = now
-        _write(path, str(token))
+        self._write(path, str(token))
         return token
 
     # ------------------------------------------------------------------ clients
 
     def _stay_alive(self) -> None:
-        """Code of the user's that closes every file has taken the lock of this client's file with it: take it anew. If
-        somebody saw that, what this client held is theirs, and its holders are told."""
-        if self._alive is not None and self._alive.keep_open():
-            fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._alive.handle, 0)
-            os.pwrite(self._alive.handle, self._mutex.about.encode(), 0)
+        """Code of the user's that closes every file has taken the lock of this client's file with it, and a cleaner the
+        file itself: take it anew. If somebody saw that, what this client held is theirs, and its holders are told."""
+        if not self._client or self._closed:
+            return
+        if self._alive is None or self._pipe is None:
+            self._alive = OwnFile(self._clients / self._client)
+            self._pipe = OwnFile(self._pipe_of(self._client), pipe=True)
+            self._mutex.mine.add(self._client)
+        else:
+            self._pipe.keep_open()
+            if not self._alive.keep_open():
+                return
+        fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(self._alive.handle, 0)
+        os.pwrite(self._alive.handle, self._mutex.about.encode(), 0)
+
+    def _leave(self) -> None:
+        """Called with the mutex held: this client ends."""
+        if self._alive is not None and self._pipe is not None:
+            self._alive.close()
+            self._mutex.mine.discard(self._client)
+            self._bury([self._client])
+            self._pipe.close()
+        self._alive = self._pipe = None
 
     def _ended(self, client: str) -> bool:
-        """Called with the mutex held. Never opens a file of this process: closing it would give up its lock."""
+        """Called with the mutex held. Never opens a file of this process: closing it would give up its lock. One that
+        is not there was removed by somebody else; its process makes it again, if it lives."""
         if client in self._mutex.mine:
             return False
         try:
             handle = os.open(self._clients / client, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            return True
+            if client in self._silent:
+                self._gone.add(client)
+            return client in self._silent
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -184,21 +228,30 @@ class FileTable:
             return ""
 
     def _sweep(self) -> None:
-        """Take away what processes left that ended with nobody looking."""
+        """Take away what processes left that ended with nobody looking. When none is left, no lock is held: not in a
+        file that cannot be read, either, as a power cut leaves it."""
         names = [path.name for path in self._clients.iterdir() if not path.name.endswith(".pipe")]
         gone = [name for name in names if self._ended(name)]
         if gone:
             self._bury(gone)
+        if len(gone) == len(names) and not self._mutex.mine:
+            for path in self._keys.iterdir():
+                with contextlib.suppress(OSError):
+                    if _text(path) is None:
+                        path.unlink()
 
     def _bury(self, gone: list[str]) -> None:
         """Called with the mutex held: end clients that have no lock of their file any more."""
         rings: list[tuple[str, str]] = []
         for path in list(self._keys.iterdir()):
             if path.suffix:  # half of a change, of a process that was killed
-                path.unlink()
-            elif any(client in path.read_text() for client in gone):
-                _, some = self._changed(path, "", lambda change, _: [change.end_client(each) for each in gone])
-                rings += some
+                path.unlink(missing_ok=True)
+                continue
+            with contextlib.suppress(FileNotFoundError, LockUnreadable, UnicodeDecodeError):
+                text = path.read_text()
+                if any(client in text for client in gone):
+                    _, some = self._changed(path, "", lambda change, _: [change.end_client(each) for each in gone])
+                    rings += some
         for client in gone:
             (self._clients / client).unlink(missing_ok=True)
             self._pipe_of(client).unlink(missing_ok=True)
@@ -222,111 +275,58 @@ class FileTable:
                 finally:
                     os.close(pipe)
 
-    def _listen(self, pipe: int) -> None:
-        poll, rest = select.poll(), b""
-        poll.register(pipe, select.POLLIN)
-        while True:
-            poll.poll()
-            *lines, rest = (rest + os.read(pipe, 65536)).split(b"\n")
+    def _listen(self) -> None:
+        rest, fresh = b"", time.monotonic() + _FRESH
+        while not self._closed and self._pipe is not None:
+            poll = select.poll()
+            poll.register(self._pipe.handle, select.POLLIN)
+            poll.poll(_LOOK * 1000)
+            said = b""
+            with contextlib.suppress(OSError):
+                if self._pipe.is_open:
+                    said = os.read(self._pipe.handle, 65536)
+            *lines, rest = (rest + said).split(b"\n")
             for line in lines:
-                if not line:
-                    return
-                if self._ring is not None:
-                    self._ring(line.decode())
+                if line and self._ring is not None:
+                    self._ring(line.decode(errors="replace"))
+            if not said:
+                with contextlib.suppress(LockUnavailable):
+                    self._look_after_files()
+                if time.monotonic() > fresh:
+                    fresh = time.monotonic() + _FRESH
+                    self._freshen()
 
-    @contextlib.contextmanager
-    def _talking(self) -> Generator[None]:
-        """What the file system refuses is said as what it means."""
-        try:
-            yield
-        except OSError as error:
-            raise LockUnavailable(f"The lock files in {self._folder} cannot be used: {error}") from error
+    def _look_after_files(self) -> None:
+        """Make again what somebody else has removed, before anybody takes this process for one that ended."""
+        own = [file for file in (self._alive, self._pipe) if file is not None]
+        if not self._mutex.is_there or not all(file.is_there and file.is_open for file in own):
+            self._alone(self._stay_alive)
 
+    def _freshen(self) -> None:
+        own = [path for path in self._keys.iterdir() if self._client in (_text(path) or "")]
+        for path in (self._clients / self._client, self._pipe_of(self._client), *own, *self._folder.iterdir()):
+            with contextlib.suppress(OSError):
+                os.utime(path)
 
-class OwnFile:
-    """A file that this process keeps open, made if it is not there."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._open()
-
-    def _open(self) -> None:
-        self.handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._identity = os.fstat(self.handle)[1:3]
-
-    def keep_open(self) -> bool:
-        """Whether it had to be opened anew; its number may be another file's by now, which is left alone."""
-        with contextlib.suppress(OSError):
-            if os.fstat(self.handle)[1:3] == self._identity:
-                return False
-        self._open()
-        return True
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            if os.fstat(self.handle)[1:3] == self._identity:
-                os.close(self.handle)
-
-
-class _Mutex:
-    """The kernel's lock of ``mutex``, one per folder and process: a process' own threads are kept apart by ours, since
-    to the kernel they are one.
-
-    Attributes:
-        mine: clients of this process.
-    """
-
-    _known: ClassVar[dict[Path, _Mutex]] = {}
-    _making = threading.Lock()
-
-    def __init__(self, file: Path) -> None:
-        self._file = OwnFile(file)
-        self._lock = threading.Lock()
-        self.mine: set[str] = set()
-        self.about = ""
-
-    @classmethod
-    def of(cls, folder: Path) -> _Mutex:
-        """Raises:
-        ConfigurationError: the folder cannot be made or used.
-        """
-        try:
-            for part in (folder, folder / "clients", folder / "keys"):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = folder.resolve()
-            with cls._making:
-                if folder not in cls._known:
-                    cls._known[folder] = cls(folder / "mutex")
-                return cls._known[folder]
-        except OSError as error:
-            raise ConfigurationError(
-                f"lock_files_directory={str(folder)!r} cannot be used ({error.strerror}): give a folder of yours"
-            ) from None
-
-    @classmethod
-    def after_fork(cls) -> None:
-        """A forked process has no lock of the kernel's, and no clients. The files are opened anew."""
-        cls._inherited += cls._known.values()
-        cls._known = {}
-        cls._making = threading.Lock()
-
-    _inherited: ClassVar[list[_Mutex]] = []
-
-    @contextlib.contextmanager
-    def held(self) -> Generator[None]:
-        with self._lock:
-            self._file.keep_open()
-            fcntl.lockf(self._file.handle, fcntl.LOCK_EX)
+    def _alone(self, act: Callable[[], T], patience: float | None = None) -> T:
+        """``act()`` while no other thread or process makes a change, anew if the mutex was removed meanwhile. What the
+        file system refuses is said as what it means."""
+        most = self._patience if patience is None else min(self._patience, max(patience, 1.0))
+        while True:
             try:
-                yield
-            finally:
-                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
+                with self._mutex.held(most):
+                    return act()
+            except Displaced:
+                continue
+            except OSError as error:
+                raise LockUnavailable(f"The lock files in {self._folder} cannot be used: {error}") from error
 
 
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text)
-    fresh.replace(path)
-
-
-os.register_at_fork(after_in_child=_Mutex.after_fork)
+def _text(path: Path) -> str | None:
+    """What is kept of a key; None: it cannot be read."""
+    try:
+        text = path.read_text()
+        KeyState.from_text(text)
+    except (OSError, ValueError):
+        return None
+    return text

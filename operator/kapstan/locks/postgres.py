@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kapstan.errors import ConfigurationError, LockUnavailable
+from kapstan.errors import ConfigurationError, LockUnavailable, LockUnreadable
 from kapstan.locks import postgres_schema as sql
 from kapstan.locks.bell import Bell
 from kapstan.locks.processes import said_for_people
@@ -58,6 +58,8 @@ class PostgresTable:
                 f"PostgresLockManager needs psycopg ({error}): install kapstan[postgres]"
             ) from None
         self._psycopg = psycopg
+        idled = psycopg.errors.IdleInTransactionSessionTimeout
+        self._passing = (psycopg.OperationalError, psycopg.InterfaceError, idled, _Late)
         self._dsn = dsn
         self._namespace = namespace
         self._patience = patience
@@ -72,11 +74,16 @@ class PostgresTable:
         self._open: weakref.WeakSet[Connection[Any]] = weakref.WeakSet()
         _tables.add(self)
 
-    def begin(self, client: str, about: str, ring: Callable[[str | None], bool]) -> None:
+    def begin(self, client: str, about: str, ring: Callable[[str | None], bool], patience: float | None = None) -> None:
         self._client, self._about, self._ring = client, about, ring
-        session = self._patiently(self._appear)
-        self._ear = threading.Thread(target=self._listen, args=(session,), name="kapstan-locks", daemon=True)
-        self._ear.start()
+        session = self._patiently(self._appear, patience)
+        ear = threading.Thread(target=self._listen, args=(session,), name="kapstan-locks", daemon=True)
+        try:
+            ear.start()
+        except BaseException:
+            session.close()
+            raise
+        self._ear = ear
 
     def ask(self, wait: Wait, stay: bool, silent: Sequence[tuple[str, str]], patience: float | None = None) -> Place:
         for client, beat in silent:
@@ -104,7 +111,7 @@ class PostgresTable:
 
         self._change_named(name, wait.key, act, patience)
 
-    def release(self, key: str, holder: str, token: int | None) -> bool:
+    def release(self, key: str, holder: str, token: int | None, patience: float | None = None) -> bool:
         tries = 0
 
         def act(cursor: Any, change: Change, state: KeyState) -> bool:
@@ -118,7 +125,7 @@ class PostgresTable:
                 return False
             return cursor.execute(sql.RELEASED, (self._client,)).fetchone() == (token,)  # the answer was lost
 
-        return self._change(key, act)
+        return self._change(key, act, patience)
 
     def holder(self, key: str) -> LockHolder | None:
         def look(cursor: Any, _: Change, state: KeyState) -> LockHolder | None:
@@ -158,7 +165,7 @@ class PostgresTable:
         self, name: str, key: str, act: Callable[[Any, Change, KeyState], T], patience: float | None = None
     ) -> T:
         def change(cursor: Any) -> T:
-            cursor.execute(sql.ALONE, (_number(name),))
+            cursor.execute(sql.ALONE, (str(round(1000 * self._seconds(patience))), _number(name)))
             row = cursor.execute(sql.STATE, (name,)).fetchone()
             before = row[0] if row else ""
             state = KeyState.from_text(before) if before else KeyState(key)
@@ -210,20 +217,23 @@ class PostgresTable:
 
         return self._patiently(attempt, patience)
 
+    def _seconds(self, patience: float | None) -> float:
+        return self._patience if patience is None else min(self._patience, max(patience, 1.0))
+
     def _patiently(self, attempt: Callable[[], T], patience: float | None = None) -> T:
-        deadline = time.monotonic() + (self._patience if patience is None else min(self._patience, max(patience, 1.0)))
+        deadline = time.monotonic() + self._seconds(patience)
         pause = 0.02
         while True:
             try:
                 return attempt()
-            except (self._psycopg.OperationalError, self._psycopg.InterfaceError, _Late) as error:
+            except self._passing as error:
                 self._generation += 1
                 if self._closed or time.monotonic() + pause > deadline:
                     raise LockUnavailable(f"PostgreSQL keeps no locks now: {_words(error)}") from error
             except self._psycopg.Error as error:
                 raise LockUnavailable(f"PostgreSQL refused to keep a lock: {_words(error)}") from error
             except ValueError as error:
-                raise LockUnavailable(f"The row of a lock in kapstan_locks cannot be read: {error}") from error
+                raise LockUnreadable(f"The row of a lock in kapstan_locks cannot be read: {error}") from error
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(1.0, pause * 2)
 
@@ -250,6 +260,7 @@ class PostgresTable:
     def _connect(self) -> Connection[Any]:
         made = self._psycopg.connect(self._dsn, autocommit=True, application_name="kapstan-locks", **_KEEPALIVE)
         self._open.add(made)
+        made.execute(sql.NO_IDLING)
         return made
 
     def abandon(self) -> None:

@@ -16,9 +16,11 @@ CREATE SEQUENCE IF NOT EXISTS kapstan_lock_tokens;
 """
 _MAKING = 0x6B61707374616E  # "kapstan": whoever makes the tables is alone
 
-ALONE = "SELECT pg_advisory_xact_lock(%s)"
+ALONE = "SELECT set_config('lock_timeout', %s, true), pg_advisory_xact_lock(%s)"
 APPEAR = "SELECT pg_advisory_lock_shared(%s)"
 IS_ABSENT = "SELECT pg_try_advisory_xact_lock(%s)"
+NO_IDLING = "SET idle_in_transaction_session_timeout = 10000"
+"""A process that was stopped in the middle of a change: the others go on after ten seconds, and it makes it anew."""
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 STATE = "SELECT state FROM kapstan_locks WHERE digest = %s"
 KEEP = """INSERT INTO kapstan_locks (digest, state) VALUES (%s, %s)
@@ -43,5 +45,5 @@ def make_tables(session: Any) -> None:
     if there:
         return
     with session.transaction():
-        session.execute(ALONE, (_MAKING,))
+        session.execute(ALONE, ("0", _MAKING))
         session.execute(_TABLES)

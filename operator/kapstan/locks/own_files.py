@@ -1,0 +1,175 @@
+"""Files of a folder that a process keeps open for as long as it lives, though others may remove them: a cleaner of
+``/tmp``, code that closes every file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import ClassVar
+
+from kapstan.errors import ConfigurationError
+
+
+class OwnFile:
+    """A file that this process keeps open, made if it is not there.
+
+    Args:
+        pipe: it is a named pipe, open for both, so that it never ends for want of a writer.
+    """
+
+    def __init__(self, path: Path, *, pipe: bool = False) -> None:
+        self._path = path
+        self._pipe = pipe
+        self._open()
+
+    def _open(self) -> None:
+        if self._pipe:
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(self._path, 0o600)
+        more = os.O_NONBLOCK if self._pipe else os.O_CREAT
+        self.handle = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | more, 0o600)
+        self._identity = os.fstat(self.handle)[1:3]
+
+    @property
+    def is_open(self) -> bool:
+        """Its number may be another file's by now."""
+        with contextlib.suppress(OSError):
+            return os.fstat(self.handle)[1:3] == self._identity
+        return False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether others find it under its name."""
+        with contextlib.suppress(OSError):
+            return os.stat(self._path)[1:3] == self._identity
+        return False
+
+    def keep_open(self) -> bool:
+        """Whether it had to be opened, or made, anew."""
+        if self.is_open:
+            if self.is_there:
+                return False
+            os.close(self.handle)
+        self._open()
+        return True
+
+    def close(self) -> None:
+        if self.is_open:
+            os.close(self.handle)
+
+
+class Displaced(Exception):
+    """The mutex was removed while it was held: somebody else may hold another one. The change is made anew."""
+
+
+class Mutex:
+    """The kernel's lock of ``mutex``, one per folder and process: a process' own threads are kept apart by ours, since
+    to the kernel they are one. Whoever has it looks whether others find the same file under that name.
+
+    Attributes:
+        mine: clients of this process.
+        about: what others are told of it.
+    """
+
+    _known: ClassVar[dict[Path, Mutex]] = {}
+    _making = threading.Lock()
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = OwnFile(folder / "mutex")
+        self._lock = threading.Lock()
+        self.mine: set[str] = set()
+        self.about = ""
+
+    @classmethod
+    def of(cls, folder: Path) -> Mutex:
+        """Raises:
+        ConfigurationError: the folder cannot be made or used.
+        """
+        try:
+            _make(folder)
+            folder = folder.resolve()
+            with cls._making:
+                if folder not in cls._known:
+                    cls._known[folder] = cls(folder)
+                return cls._known[folder]
+        except OSError as error:
+            raise ConfigurationError(
+                f"lock_files_directory={str(folder)!r} cannot be used ({error.strerror}): give a folder of yours"
+            ) from None
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """A forked process has no lock of the kernel's, and no clients. The files are opened anew."""
+        cls._inherited += cls._known.values()
+        cls._known = {}
+        cls._making = threading.Lock()
+
+    _inherited: ClassVar[list[Mutex]] = []
+
+    @contextlib.contextmanager
+    def held(self, patience: float) -> Generator[None]:
+        """Raises:
+        TimeoutError: others had it for ``patience`` seconds: one of them was stopped in the middle of a change.
+        """
+        until = time.monotonic() + patience
+        if not self._lock.acquire(timeout=patience):
+            raise TimeoutError(_STUCK.format(patience=patience))
+        try:
+            while True:
+                _make(self._folder)
+                self._file.keep_open()
+                self._take(until, patience)
+                if self._file.is_there:
+                    break
+                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
+
+    def check(self) -> None:
+        """Raises:
+        Displaced: this is no longer the file that others find.
+        """
+        if not self._file.is_there:
+            raise Displaced
+
+    @property
+    def is_there(self) -> bool:
+        return self._file.is_there
+
+    def _take(self, until: float, patience: float) -> None:
+        pause = 0.0001
+        while True:
+            try:
+                fcntl.lockf(self._file.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if time.monotonic() > until:
+                raise TimeoutError(_STUCK.format(patience=patience))
+            time.sleep(pause)
+            pause = min(0.005, pause * 2)
+
+
+_STUCK = "another process has been in the middle of a change for {patience:g} s; it may have been stopped (SIGSTOP)"
+
+
+def _make(folder: Path) -> None:
+    for part in (folder, folder / "clients", folder / "keys"):
+        if not part.is_dir():
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+os.register_at_fork(after_in_child=Mutex.after_fork)
