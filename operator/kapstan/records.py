@@ -10,7 +10,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote, unquote
 
 from kapstan import sealed_stream, serializers
@@ -188,8 +188,10 @@ def check(key: str) -> str:
     Raises:
         ConfigurationError: it is no relative path, or too long.
     """
-    quoted = quote(key, safe=_SAFE)
+    if not isinstance(cast("Any", key), str):
+        raise ConfigurationError(f"the key {key!r} of a result cannot be: give a text, such as 'reports/may'")
     try:
+        quoted = quote(key, safe=_SAFE)
         check_key(quoted)
         if quoted.partition("/")[0] in ("values", "registers", ".kapstan"):
             raise ValueError(f"{key!r} stands where Kapstan has its own objects")

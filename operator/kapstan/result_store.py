@@ -10,7 +10,7 @@ from typing import Any, cast
 from kapstan import backend as backends
 from kapstan import records, serializers, settings
 from kapstan.context import current_flow, current_task
-from kapstan.engine import storages
+from kapstan.engine import cache_policy, storages
 from kapstan.engine.options import ResultStorage
 from kapstan.errors import ConfigurationError, Conflict, MissingResult
 from kapstan.serializers import Serializer
@@ -83,6 +83,7 @@ class ResultStore:
         storage = configured.result_storage if storage is None else storage
         serializer = self.serializer or configured.result_serializer or None
         known = None if serializer is None else serializers.checked("serializer", serializer)
+        cache_policy.check_lock_manager(self.lock_manager)
         object.__setattr__(self, "serializer", known)
         object.__setattr__(self, "_address", storages.address("result_storage", storage) if storage != "" else "")
 
@@ -200,6 +201,10 @@ class ResultStore:
         """As ``write``."""
         return await backends.current().call(self.write, obj, key, expiration, holder)
 
+    async def awrite_new(self, obj: Any, key: str, *, holder: str | None = None) -> bool:
+        """As ``write_new``."""
+        return await backends.current().call(lambda: self.write_new(obj, key, holder=holder))
+
     async def aexists(self, key: str) -> bool:
         """As ``exists``."""
         return await backends.current().call(self.exists, key)
@@ -266,9 +271,18 @@ class ResultStore:
     def _moment(self, expiration: datetime | timedelta | None) -> float | None:
         if expiration is None:
             return None
-        if isinstance(expiration, timedelta):
-            return self._now() + expiration.total_seconds()
-        return (expiration if expiration.tzinfo is not None else expiration.replace(tzinfo=UTC)).timestamp()
+        wanted = f"expiration={expiration!r}: give a timedelta or a datetime, of the years 1 to 9999; without it never"
+        try:
+            if isinstance(expiration, timedelta):
+                moment = self._now() + expiration.total_seconds()
+            elif isinstance(cast("Any", expiration), datetime):
+                moment = (expiration if expiration.tzinfo is not None else expiration.replace(tzinfo=UTC)).timestamp()
+            else:
+                raise ConfigurationError(wanted)
+            datetime.fromtimestamp(moment, UTC)
+        except (ValueError, OverflowError):
+            raise ConfigurationError(wanted) from None
+        return moment
 
     def _where(self) -> str:
         return self.address or "the store of the namespace"

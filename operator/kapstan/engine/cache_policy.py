@@ -225,6 +225,15 @@ def argument_name(name: Any) -> str:
     return name
 
 
+def check_lock_manager(value: Any) -> None:
+    """Raises:
+    ConfigurationError: neither None nor a lock manager.
+    """
+    is_one = not isinstance(value, type) and hasattr(value, "acquire_lock") and hasattr(value, "release_lock")
+    if value is not None and not is_one:
+        raise ConfigurationError(f"lock_manager={value!r}: give one of kapstan.locking, such as RedisLockManager()")
+
+
 def _checked(name: str, value: Any) -> Any:
     if value is None:
         return None
@@ -234,8 +243,7 @@ def _checked(name: str, value: Any) -> Any:
             raise ConfigurationError(f"isolation_level={value!r}: give {' or '.join(map(repr, _LEVELS))}")
         return str(level)
     if name == "lock_manager":
-        if isinstance(value, type) or not hasattr(value, "acquire_lock") or not hasattr(value, "release_lock"):
-            raise ConfigurationError(f"lock_manager={value!r}: give one of kapstan.locking, such as RedisLockManager()")
+        check_lock_manager(value)
         return value
     if isinstance(value, (bool, int, float, bytes, Mapping, list, tuple, set)) or value == "":
         raise ConfigurationError(f"key_storage={value!r}: give a folder, or an address such as s3://bucket/keys")

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ def test_the_async_twins(place: Place) -> None:
         store = opened(place)
         before = await store.aexists("x")
         await store.awrite([1], "x")
+        assert not await store.awrite_new([2], "x")
         return before, (await store.aread("x")).result, await store.aexists("x")
 
     assert asyncio.run(ways()) == (False, [1], True)
@@ -142,8 +143,35 @@ def test_nothing_there_is_told_with_key_and_place(place: Place) -> None:
         store.read("no/thing")
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a//b", "../a", "a/..", "x" * 900, "values/x", ".kapstan/x"])
-def test_a_key_that_cannot_be_is_refused(place: Place, key: str) -> None:
+@pytest.mark.parametrize(
+    "expiration",
+    [
+        5,
+        "1d",
+        True,
+        date(2030, 1, 1),
+        timedelta.max,
+        datetime.max,
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=12))),
+    ],
+)
+def test_an_expiration_that_cannot_be_is_refused(place: Place, expiration: Any) -> None:
+    store = opened(place)
+    with pytest.raises(ConfigurationError, match=r"expiration=.*: give a timedelta or a datetime"):
+        store.write(1, "x", expiration=expiration)
+    assert not store.exists("x")
+
+
+@pytest.mark.parametrize("manager", [5, "redis", MemoryLockManager])
+def test_what_is_no_lock_manager_is_refused(place: Place, manager: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"lock_manager=.*: give one of kapstan.locking"):
+        opened(place, lock_manager=manager)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a//b", "../a", "a/..", "x" * 900, "values/x", ".kapstan/x", "\ud800", b"x", 5, ["a"]]
+)
+def test_a_key_that_cannot_be_is_refused(place: Place, key: Any) -> None:
     store = opened(place)
     for call in (lambda: store.read(key), lambda: store.write(1, key), lambda: store.exists(key)):
         with pytest.raises(ConfigurationError, match=r"the key .* of a result cannot be"):
