@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import Token
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -72,6 +73,24 @@ class _Whole(Transaction):
         """
         self._check_active()
         drive(hooks.rollback(self, "its code said so"))
+
+    def stage(
+        self,
+        value: Any = None,
+        on_rollback_hooks: Iterable[Hook] | None = None,
+        on_commit_hooks: Iterable[Hook] | None = None,
+    ) -> None:
+        """Add hooks, those for a rollback are called in reverse order, and say what ``result`` gives to them and the
+        commit stores under its key. Nothing happens where its key was committed before.
+
+        Raises:
+            TransactionError: it is over: nobody would call or store them.
+        """
+        if not self.found and (self.is_committed() or self.is_rolled_back()):
+            raise TransactionError(
+                f"the transaction is {self.state}: what is staged now would never be called or stored"
+            )
+        super().stage(value, on_rollback_hooks, on_commit_hooks)
 
     @property
     def key(self) -> str | None:

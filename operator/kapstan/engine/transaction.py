@@ -21,7 +21,7 @@ from kapstan.context import current_flow
 from kapstan.engine.pending import Pending
 from kapstan.engine.transaction_key import KeyStore, TransactionKey
 from kapstan.engine.undoing import Undoable
-from kapstan.errors import TransactionError, TransactionRolledBack, ValueTooLarge
+from kapstan.errors import SerializationError, TransactionError, TransactionRolledBack, ValueTooLarge
 from kapstan.ids import RunId, derived_id
 from kapstan.states import State
 
@@ -125,9 +125,13 @@ class Transaction:
         """Leave a copy of ``value`` for the hooks, and for transactions in this one.
 
         Raises:
-            SerializationError, ValueTooLarge: in a flow, whose journal keeps it for the hooks of a later attempt.
+            SerializationError: it cannot be copied; in a flow also where it cannot be serialised.
+            ValueTooLarge: in a flow, whose journal keeps it for the hooks of a later attempt.
         """
-        value = copy.deepcopy(value)
+        try:
+            value = copy.deepcopy(value)
+        except Exception as error:
+            raise SerializationError(f"the value {name!r} cannot be copied for the hooks: {error}") from error
         if current_flow.get() is not None:
             _, body = backends.current().codec.serialise({**self.values, name: value}, f"the value {name!r}")
             if len(body) > MOST_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from tests.contract.results.conftest import Place
 
 from kapstan import backend as backends
+from kapstan import flow
+from kapstan.cache_policies import INPUTS
 from kapstan.engine import values
 from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import IdempotencyConflict, SignatureError
@@ -212,3 +215,32 @@ def test_what_is_not_ours_ends_the_run(place: Place, moment: str) -> None:
     error = failure(executed(spec_of(place, text if moment == "before" else forged), claim(run_id, 1)))
     assert isinstance(error, SignatureError)
     assert ran == [1] * (moment != "before")
+
+
+def test_a_key_whose_run_is_executed_again_is_the_same_run_to_what_it_starts(place: Place) -> None:
+    """Its result was not persisted, and its record has expired. A task with an effect needs a key to be found again."""
+    began: list[str] = []
+
+    @flow(name="kept.begun")
+    def begun(order: str) -> str:
+        began.append(f"flow {order}")
+        return order
+
+    def charge(order: str) -> str:
+        began.append(f"charge {order}")
+        return order
+
+    plain = Task(charge, name="kept.plain", exactly_once=True)
+    with_key = Task(charge, name="kept.with_key", exactly_once=True, cache_policy=INPUTS)
+
+    def body(size: int) -> str:
+        ran.append(size)
+        return begun(f"{size}") + plain(f"plain {size}") + with_key(f"with a key {size}")
+
+    spec = Task(body, name="kept").spec
+    for _ in range(2):
+        assert value(executed(spec, claim(keyed(), 3))) == "3plain 3with a key 3"
+    assert ran == [3, 3]
+    assert Counter(began) == {"flow 3": 1, "charge plain 3": 2, "charge with a key 3": 1}
+    executed(spec, claim(keyed("order-8"), 3))
+    assert began.count("flow 3") == 2

@@ -7,13 +7,14 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from kapstan import flow, task
 from kapstan.engine import flow_engine
-from kapstan.errors import HandBack, TransactionError
+from kapstan.errors import HandBack, SerializationError, TransactionError
 from kapstan.flows import Flow
 from kapstan.ids import RunId, new_id
 from kapstan.states import State
@@ -309,3 +310,31 @@ def test_an_off_one_in_a_lazy_one_takes_it_along() -> None:
             charge("bob")
     assert outer.is_rolled_back()
     assert told == ["charge ada", "charge bob", "refund bob BOB", "refund ada ADA"]
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_what_is_staged_when_it_is_over_is_refused(undone: bool) -> None:
+    with suppress(Undo), transaction() as txn:
+        if undone:
+            raise Undo
+    with pytest.raises(TransactionError, match="what is staged now would never be called or stored"):
+        txn.stage(1, [says("undone")], [says("committed")])
+    assert told == []
+
+
+def test_what_is_staged_in_a_nested_one_that_is_not_over_counts() -> None:
+    with transaction():
+        with transaction() as inner:
+            pass
+        inner.stage(on_commit_hooks=[says("committed")])
+    assert told == ["committed"]
+
+
+@pytest.mark.parametrize("where", ["alone", "flow"])
+def test_a_value_that_cannot_be_copied_is_named(where: str) -> None:
+    def body() -> None:
+        with transaction() as txn:
+            txn.set("lock", threading.Lock())
+
+    with pytest.raises(SerializationError, match="the value 'lock' cannot be copied for the hooks"):
+        flow(body, name="txnedge.lock")() if where == "flow" else body()
