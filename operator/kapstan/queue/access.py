@@ -73,7 +73,7 @@ ROLES = {
         tuple(sorted({*SCRIPTS} - {"pause", "delete"})),
         "set del zrem",
         (*_RUNS, *_FLOWS, *_LOCKS, "rk:", "aof", "m", "s", "dr:", "gone:"),
-        ("c:*", "lc:*", "runs", "l:*", "S:*", "b", "due"),
+        ("c:*", "lc:*", "runs", "l:*", "S:*", "b", "due", "at:*"),
     ),
     "operator": Role(
         "the operator, and people with `kapstan task-run`, `flow-run`, `task` and `gc`",

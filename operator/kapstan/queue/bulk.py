@@ -120,27 +120,29 @@ class BulkSubmit:
 
     def _calls(self, submissions: Iterator[Submission]) -> Iterator[tuple[bytes, int]]:
         """Calls of one place and the same wishes each, with their number of runs."""
-        place: tuple[str, int, int | str, str] | None = None
         ttl = self._dialer.settings.result_ttl_seconds
         items: dict[RunId, bytes] = {}
+        wished: tuple[object, ...] = ()  # task, queue, delay, and so on, of the runs in items
+        words: tuple[int, str, int, int | str, str] = (0, "", ttl, "", "")  # what the call says of them
+        begin = b""  # of their records
 
         def packed() -> tuple[bytes, int]:
-            assert place is not None
-            name, delay, expires, after = place
             flat = [part for item in items.items() for part in item]
-            return scripts.submit_many.pack(self._prefix, delay, name, ttl, expires, after, *flat), len(items)
+            return scripts.submit_many.pack(self._prefix, *words, *flat), len(items)
 
         for submission in submissions:
             run_id = submission.run_id
-            wishes = (milliseconds(submission.delay), expires_ms(submission), "".join(submission.after))
-            where = (place_of_run(submission), *wishes)
-            if items and (where != place or len(items) == _BULK or run_id in items):
+            wishes = (submission.task, *submission[4:])
+            if items and (wishes != wished or len(items) == _BULK or run_id in items):
                 yield packed()
                 items.clear()
-            place = where
+            if not items:  # once a call: most calls of a bulk submit have the same wishes
+                wished, delay = wishes, milliseconds(submission.delay)
+                after = "".join(submission.after)
+                words = (delay, place_of_run(submission), ttl, expires_ms(submission), after)
+                begin = b"".join((b"1d" if delay else b"1q", _NEVER, self._clock.now()))
             self.run_ids.append(run_id)
-            state = b"1d" if milliseconds(submission.delay) else b"1q"
-            items[run_id] = b"".join((state, _NEVER, self._clock.now(), tail_of(submission, self._client)))
+            items[run_id] = begin + tail_of(submission, self._client)
         if items:
             yield packed()
 

@@ -95,6 +95,7 @@ class Dialer:
         check_server(about, _text(line.read()))
         if time_there := re.search(r"^server_time_usec:(\d+)", about, re.MULTILINE):
             line.clock.told_time(*divmod(int(time_there[1]), 1_000_000))
+        line.start = found[1] if (found := re.search(r"^run_id:(\w+)", about, re.MULTILINE)) else ""
         missing = [script for script, there in zip(hashes.values(), line.read(), strict=True) if not there]
         line.send(b"".join(pack("SCRIPT", "LOAD", script.text) for script in missing))
         try:

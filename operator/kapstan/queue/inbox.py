@@ -3,8 +3,9 @@
 The thread that waits reads the socket itself; when several wait, one of them reads for all. Every run that somebody
 waits for is watched by a script on that connection, whose answer brings the ends that came before and the runs that
 the queue does not know; after a reconnect all that are open are watched again, so that a run which a restart of Redis
-lost is reported, too. When nobody has waited for a while the connection is ended: what Redis would send to it piles up
-in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
+lost is reported, too. The end of a run that was submitted while the connection was there comes without the script,
+which then makes sure of runs that take long. When nobody has waited for a while the connection is ended: what Redis
+would send to it piles up in the server's memory. Called by ``RedisQueue.wait`` and ``record``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import hiredis
@@ -22,19 +23,19 @@ import hiredis
 from kapstan.errors import QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.main_thread import stretch
-from kapstan.ports import RunState
+from kapstan.ports import RunState, Submission
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import TERMINAL, check_format, is_run_id, record_of
+from kapstan.queue.record import TERMINAL, check_format, ends_in, record_of
 from kapstan.queue.wire import ConnectionLost, Refused, Wake, Wire, pack, refusal
 
 log = logging.getLogger("kapstan.queue")
 _REMEMBERED = 16_384  # runs that the inbox keeps watching and their records
 _PER_CALL = 500
-_RID = 22
 _SMALL = 2048  # bytes of a record that is remembered
 _ENDED = frozenset[RunState]({"completed", "failed", "crashed", "cancelled", "parked"})
 _AFTER_DEADLINE = 0.05  # seconds; a worker, if there is one, ends the run sooner
+_SURE = 0.25  # seconds of waiting after which a run is watched whose end would come by itself
 _LINGER = 0.5  # seconds; the connection ends when nobody has waited for one to two of these
 
 
@@ -60,6 +61,7 @@ class Inbox:
         self._keep = dialer.settings.result_ttl_seconds  # as long as the queue keeps a record: its id may come again
         self._watched: dict[RunId, _End | None] = {}  # None: open
         self._unread: dict[RunId, None] = {}  # ended, and the message did not bring the record
+        self._expected: set[RunId] = set()  # open, and not watched by a script: submitted while this inbox listened
         self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
         self._changed = threading.Condition()
         self._reading = False
@@ -90,6 +92,29 @@ class Inbox:
             if end is not None and record and record[1] in TERMINAL and len(record) <= _SMALL:
                 self._watched[run_id] = end._replace(record=record)
 
+    def submitting(self, submission: Submission, submit: Callable[[], list[Any]]) -> list[Any]:
+        """What ``submit`` answers. If the run is accepted, and this inbox listens already, its end comes by itself; but
+        not where there is a deadline, or others come first: who waits may have to end one of them (see ``watch``)."""
+        run_id, accepted = submission.run_id, False
+        with self._changed:
+            listens = self._wire is not None and run_id not in self._watched and len(self._watched) < _REMEMBERED
+            listens = listens and submission.expires is None and not submission.after
+            if listens:
+                self._watched[run_id] = None
+                self._expected.add(run_id)
+        try:
+            reply = submit()
+            accepted = reply[1] == b"OK"
+        finally:
+            if listens and not accepted:  # it may have ended before
+                with self._changed:
+                    if run_id in self._expected:
+                        self._expected.discard(run_id)
+                        del self._watched[run_id]
+        if accepted:
+            self.submitted((run_id,))
+        return reply
+
     def submitted(self, run_ids: Iterable[RunId]) -> None:
         """These runs begin anew: what is remembered of earlier ones with their ids is over."""
         watched = self._watched
@@ -112,11 +137,19 @@ class Inbox:
             self._waits[this_wait] = run_ids
             try:
                 self._watch(run_ids)
+                sure = time.monotonic() + _SURE if self._expected and not self._expected.isdisjoint(run_ids) else None
                 while True:
                     ended = {run_id for run_id in run_ids if self._watched.get(run_id) is not None}
                     left = None if deadline is None else deadline - time.monotonic()
                     if ended or (left is not None and left <= 0):
                         return ended
+                    if sure is not None:
+                        until_sure = sure - time.monotonic()
+                        if until_sure <= 0:
+                            sure = None
+                            self._make_sure(run_ids)
+                        else:
+                            left = until_sure if left is None else min(left, until_sure)
                     if self._reading:
                         self._changed.wait(stretch(left))
                     else:
@@ -141,10 +174,22 @@ class Inbox:
             old = [run_id for run_id in watched if run_id not in waited]
             for run_id in old[:-_REMEMBERED]:
                 del watched[run_id]
+                self._expected.discard(run_id)
                 self._unread.pop(run_id, None)
-        if self._wire is not None and fresh:
+        if fresh:
+            self._ask(fresh)
+
+    def _make_sure(self, run_ids: Sequence[RunId]) -> None:
+        """Have those watched whose ends would come by themselves: the queue may have lost them, whoever did that."""
+        expected = [run_id for run_id in run_ids if run_id in self._expected]
+        self._expected.difference_update(expected)
+        if open_runs := [run_id for run_id in expected if self._watched.get(run_id) is None]:
+            self._ask(open_runs)
+
+    def _ask(self, run_ids: Sequence[RunId]) -> None:
+        if self._wire is not None:
             try:
-                self._wire.send(b"".join(self._packed(fresh)))
+                self._wire.send(b"".join(self._packed(run_ids)))
             except ConnectionLost:
                 self._wake.ring()  # the reader finds out and begins anew
 
@@ -188,9 +233,10 @@ class Inbox:
             raise refusal(str(item))
         if type(item) is hiredis.PushNotification:
             if item[0] == b"message":
-                for run_id, record in _ends(cast("list[bytes]", item)[2]):
+                for run_id, record in ends_in(cast("list[bytes]", item)[2]):
                     if run_id in watched:
                         watched[run_id] = _End(record, now)
+                        self._expected.discard(run_id)
                         if not record:
                             self._unread[run_id] = None
             return
@@ -228,6 +274,7 @@ class Inbox:
         try:
             with self._changed:
                 open_runs = [run_id for run_id, end in self._watched.items() if end is None]
+                self._expected.clear()
             calls = self._packed(open_runs)
             wire.send(pack("SUBSCRIBE", f"{self._prefix}c:{self._client.decode()}") + b"".join(calls))
             try:
@@ -290,17 +337,3 @@ class Inbox:
         self._closed.set()
         self._disconnect()
         self._wake.close()
-
-
-def _ends(payload: bytes) -> list[tuple[RunId, bytes]]:
-    found: list[tuple[RunId, bytes]] = []
-    at = 0
-    while at < len(payload):
-        digits, body = payload[at + _RID : at + _RID + 6], at + _RID + 6
-        if not is_run_id(payload[at : at + _RID]) or not digits.isdigit():
-            log.warning("A message on this client's channel is not from Kapstan and is ignored: %.60r", payload[at:])
-            break
-        size = int(digits)
-        found.append((payload[at : at + _RID].decode(), payload[body : body + size]))
-        at = body + size
-    return found

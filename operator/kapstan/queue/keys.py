@@ -90,6 +90,7 @@ CHANNELS = (
     ("l:<session>:<lane>", "a claim handed to an idle lane: 'c', rid, token, record"),
     ("S:<session>", "what concerns a supervisor: a cancel, a drain, the end of its session"),
     ("b", "to every lane: the era was raised, a session opened anew, more is ready than was handed over; step again"),
+    ("at:<run_id>", "nothing: a lane that listens here has read this run_id of its server, which has not ended since"),
     ("due", "to every supervisor: a run is due earlier than all others"),
     ("lc:<client>", "to a process that waits for locks: number of the wait that shall ask again, digest of its key"),
     ("runs", "id of a flow run whose summary was saved"),

@@ -293,8 +293,8 @@ class RedisLane:
                 known = {run_id: claim[0].text for run_id, claim in self._held.items()}
             for step in self._steps:
                 known.update(step.finished)
-            flat = [text for claim in known.items() for text in claim]
-            wire.send(pack("SUBSCRIBE", self._channel, self._broadcast) + self._announcement(*flat))
+            heard = pack("SUBSCRIBE", self._channel, self._broadcast, f"{self._prefix}at:{wire.start}")
+            wire.send(heard + self._announcement(*(text for claim in known.items() for text in claim)))
             check_format(wire.read())
             wire.pushes.clear()  # confirmations
             for step in self._steps:

@@ -6,17 +6,19 @@ Called by the adapter's other modules; knows nothing of connections or envelopes
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 from kapstan.errors import ConfigurationError, QueueUnavailable
-from kapstan.ids import RunId, Token
+from kapstan.ids import ID_LENGTH, RunId, Token
 from kapstan.ports import RunRecord, RunState, Served, Submission
 from kapstan.ports.queue import LONGEST_GROUP, MOST_PRIORITY
 from kapstan.states import EffectClass
 
+log = logging.getLogger("kapstan.queue")
 FORMAT = b"1"
 _STATES: dict[int, RunState] = {
     ord("q"): "ready",
@@ -148,6 +150,21 @@ def fields_of(text: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def ends_in(message: bytes) -> list[tuple[RunId, bytes]]:
+    """The runs whose ends a message to a client tells, and their records; b"": that did not ride along."""
+    found: list[tuple[RunId, bytes]] = []
+    at = 0
+    while at < len(message):
+        digits, body = message[at + ID_LENGTH : at + ID_LENGTH + 6], at + ID_LENGTH + 6
+        if not is_run_id(message[at : at + ID_LENGTH]) or not digits.isdigit():
+            log.warning("A message on this client's channel is not from Kapstan and is ignored: %.60r", message[at:])
+            break
+        size = int(digits)
+        found.append((message[at : at + ID_LENGTH].decode(), message[body : body + size]))
+        at = body + size
+    return found
 
 
 def is_run_id(name: bytes) -> bool:

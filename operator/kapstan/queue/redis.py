@@ -97,11 +97,10 @@ class RedisQueue:
 
     def submit(self, submission: Submission) -> Submitted:
         call = self.call if submission.durability is not Durability.AOF else self.call_synced
-        _, answer, letter = call(scripts.submit.pack(self.prefix, *self._packed(submission)))
+        packed = scripts.submit.pack(self.prefix, *self._packed(submission))
+        _, answer, letter = self._inbox.submitting(submission, lambda: call(packed))
         if answer == b"CONFLICT":
             raise conflict([submission.run_id])
-        if answer == b"OK":
-            self._inbox.submitted((submission.run_id,))
         return Submitted(state_of(letter[0]), answer == b"DUP")
 
     def _packed(self, submission: Submission) -> tuple[Any, ...]:

@@ -63,6 +63,7 @@ class Wire:
         self._poll.register(self._socket, select.POLLIN)
         self.pushes: deque[list[Any]] = deque()
         self.clock = ServerClock()
+        self.start = ""  # run_id of the server, once it was asked
         self.synced_by: Any = None  # see ``synced``
         _wires.add(self)
 

@@ -115,7 +115,8 @@ end
 -- section: era
 -- The era in which this server may mint tokens; false from its start until set_era names this very start.
 -- Whether anything is paused is read on the way (see paused), whether runs have ever had places, and
--- whether tasks have limits (see turns.lua).
+-- whether tasks have limits (see turns.lua). INFO is dear (4 us), so a listener is asked for first: lanes listen to
+-- at:<run_id> on connections on which they have read that run_id, and those end with the start.
 local known_era, any_paused, any_turns, any_limits
 local function era()
   if known_era == nil then
@@ -123,7 +124,8 @@ local function era()
     any_paused, any_turns, any_limits = stored[4], stored[5], stored[6]
     shift = tonumber(stored[3] or 0) or 0
     known_era = stored[1] and stored[2] and find(stored[1], '^%d%d%d%d%d%d$')
-      and find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true) and stored[1] or false
+      and (call('PUBSUB', 'NUMSUB', P .. 'at:' .. stored[2])[2] > 0
+        or find(call('INFO', 'server'), 'run_id:' .. stored[2], 1, true)) and stored[1] or false
   end
   return known_era
 end
