@@ -24,7 +24,7 @@ from kapstan.run_limits import Limits, RateLimit
 TASKS, QUEUES = ("a:a", "b:b"), ("default", "slow")
 ROUTES = [(task, queue) for task in TASKS for queue in QUEUES]
 SLOTS = (None, 1, 2, 4)
-RATES = (None, None, None, RateLimit(60, 3600), RateLimit(20, 60))
+RATES = (None, None, None, RateLimit(2, 60), RateLimit(3, 600))
 Held = tuple[Worker, int, Claim]
 _names = itertools.count(1)
 
@@ -35,9 +35,13 @@ class History:
     def __init__(self, queue: RedisQueue, draw: random.Random, server: RedisServer | None) -> None:
         self.queue, self.draw, self.server = queue, draw, server
         self.workers: list[Worker] = []
+        self.served: dict[str, list[tuple[str, str]]] = {}
         self.held: list[Held] = []
         self.runs: list[RunId] = []
         self.slots_before: dict[str, int] = {}
+        self.claims_seen: set[tuple[RunId, bytes]] = set()
+        self.begun: dict[str, list[float]] = {}  # by limit: moments since the numbers were said last
+        self.limits: dict[str, Limits] = {}
         self.seconds = 0.0
         self.hire()
 
@@ -47,6 +51,7 @@ class History:
         draw = self.draw
         fields = {"group": draw.choice(["", "x", "y", "z"]), "priority": draw.choice([0, 0, 3, -3])}
         fields |= {"queue": draw.choice(QUEUES), "delay": draw.choice([0.0, 0.0, 0.0, 60.0])}
+        fields |= {"expires": draw.choice([None, None, 600.0]), "after": tuple(self.runs[-1:] * draw.choice([0, 0, 1]))}
         runs = [run(draw.choice(TASKS), **fields) for _ in range(draw.choice([1, 1, 3]))]
         if len(runs) == 1:
             self.queue.submit(runs[0])
@@ -54,19 +59,27 @@ class History:
             self.queue.submit_many(runs)
         self.runs += [each.run_id for each in runs]
 
+    def replace(self) -> None:
+        draw, task = self.draw, self.draw.choice(TASKS)
+        fields = {"group": draw.choice(["", "x"]), "priority": draw.choice([0, 3]), "delay": draw.choice([0.0, 60.0])}
+        found, _ = self.queue.replace(f"key-{task[0]}", lambda run_id: run(task, run_id=run_id, **fields))
+        self.runs = [*(each for each in self.runs if each != found), found]
+
     def hire(self) -> None:
         """A worker with numbers of its own; the oldest goes in order."""
         if len(self.workers) >= 3:
             gone = self.workers.pop(0)
             self.forget(gone)
             gone.close()
+            self.check()
         name, draw = f"history-{next(_names)}", self.draw
         served = ROUTES if draw.random() < 0.7 else draw.sample(ROUTES, 2)
-        limits = {
-            task: Limits(draw.choice(SLOTS), draw.choice(RATES), draw.choice(SLOTS), draw.choice(RATES))
-            for task in TASKS
-        }
-        session = self.queue.open_session("shop", served, 2, session=name, limits=limits)
+        for task in {task for task, _ in served}:
+            if task not in self.limits or draw.random() < 0.3:
+                self.limits[task] = Limits(*(draw.choice(numbers) for numbers in (SLOTS, RATES, SLOTS, RATES)))
+                self.begun = {limit: begun for limit, begun in self.begun.items() if limit.partition("||")[0] != task}
+        session = self.queue.open_session("shop", served, 2, session=name, limits=self.limits)
+        self.served[name] = served
         self.workers.append(Worker(session, [self.queue.open_lane(name, lane, served) for lane in range(2)]))
 
     def kill(self) -> None:
@@ -82,6 +95,16 @@ class History:
         victim.session._wake.close()  # type: ignore[attr-defined]
         if not self.workers:
             self.hire()
+
+    def lane_died(self) -> None:
+        """A child is gone, its supervisor sees it, and another takes its place."""
+        worker, lane = self.draw.choice(self.workers), self.draw.randrange(2)
+        held = [claim.run_id for holder, at, claim in self.held if holder is worker and at == lane]
+        self.held = [each for each in self.held if each[0] is not worker or each[1] != lane]
+        worker.lanes[lane].close()
+        worker.session.lane_died(lane, self.draw.choice([*held, None]), b"died")
+        name = worker.session.name
+        worker.lanes[lane] = self.queue.open_lane(name, lane, self.served[name])
 
     def forget(self, worker: Worker) -> None:
         self.held = [each for each in self.held if each[0] is not worker]
@@ -122,7 +145,7 @@ class History:
             RedisBackgroundRuns(self.queue).rerun(self.draw.choice(self.runs))
 
     def pass_time(self) -> None:
-        self.seconds += self.draw.choice([2.0, 30.0, 400.0])
+        self.seconds += self.draw.choice([2.0, 12.0, 40.0, 250.0])
         clock(self.queue, round(self.seconds * 1000))
 
     def restart(self) -> None:
@@ -136,6 +159,7 @@ class History:
         for worker in self.workers:
             worker.session.renew()
         self.check_slots()
+        self.check_rates()
         self.check_nothing_is_stuck()
 
     def read(self, *command: object) -> Any:
@@ -160,6 +184,29 @@ class History:
             if most is not None:
                 assert len(held) <= max(int(most), self.slots_before.get(limit, 0)), f"{limit}: {most}"
         self.slots_before = {limit: len(held) for limit, held in holders.items()}
+
+    def check_rates(self) -> None:
+        """No period since the numbers are those of now sees more than they say; what is observed is somewhat late."""
+        seconds, micros = self.read("TIME")
+        now = int(seconds) + int(micros) / 1e6 + self.seconds
+        claims = {
+            (field.decode(), value[:14])
+            for name in self.read("ZRANGE", f"{self.queue.prefix}s", 0, -1)
+            for field, value in self.read("HGETALL", f"{self.queue.prefix}w:{name.decode()}").items()
+            if len(field) == 22
+        }
+        new = claims - self.claims_seen
+        self.claims_seen |= new
+        for record in self.queue.records([run_id for run_id, _ in new]):
+            assert record is not None
+            for limit in (record.task, *([f"{record.task}||{record.group}"] if record.group else [])):
+                self.begun.setdefault(limit, []).append(now)
+        for limit, moments in self.begun.items():
+            task, bars, _ = limit.partition("||")
+            rate = self.limits[task].group_rate if bars else self.limits[task].rate
+            if rate is not None:
+                within = [moment for moment in moments if moment > now - rate.seconds + 1]
+                assert len(within) <= rate.runs, f"{limit}: {rate}"
 
     def check_nothing_is_stuck(self) -> None:
         """No lane is idle while a run of one of its routes may begin."""
@@ -195,19 +242,22 @@ class History:
         """Let all come to its end, with limits of which one is left."""
         for task, queue in itertools.product((*TASKS, ""), QUEUES):
             self.queue.resume(task, queue)
-        limits = {"a:a": Limits(1, None, 1)}
-        session = self.queue.open_session("shop", ROUTES, 2, session="last", limits=limits)
+        self.limits = {"a:a": Limits(1, None, 1), "b:b": Limits()}
+        session = self.queue.open_session("shop", ROUTES, 2, session="last", limits=self.limits)
         self.workers.append(Worker(session, [self.queue.open_lane("last", lane, ROUTES) for lane in range(2)]))
         for _ in range(40 + len(self.runs)):
             self.pass_time()
             for worker, lane in itertools.product(self.workers, range(2)):
                 self.step(worker, lane, [], 3)
+            for record in self.queue.records(self.runs):
+                if record is not None and record.state == "parked":
+                    RedisBackgroundRuns(self.queue).rerun(record.run_id)
             held, self.held = self.held, []
             for worker, lane, claim in held:
                 self.step(worker, lane, [done(claim)], 0)
             self.check()
         states = {record.state for record in self.queue.records(self.runs) if record is not None}
-        assert states <= {"completed", "failed", "cancelled", "parked"}
+        assert states <= {"completed", "failed", "cancelled", "crashed"}
         assert left_over(self.queue) == []
 
     def close(self) -> None:
@@ -216,9 +266,10 @@ class History:
 
 
 EVENTS = (
-    *("submit", "claim", "end") * 4, "pass_time", "pass_time", "hire", "kill", "retry", "give_back", "pause", "cancel",
-    "rerun", "restart",
-)  # fmt: skip
+    *("submit", "claim", "end", "pass_time") * 5,
+    *("hire", "kill", "lane_died", "replace", "retry", "give_back"),
+    *("pause", "cancel", "rerun", "restart"),
+)
 
 
 def played(queue: RedisQueue, seed: int, events: int, server: RedisServer | None = None) -> None:
