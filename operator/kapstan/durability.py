@@ -10,10 +10,11 @@ from kapstan.errors import ConfigurationError
 
 class Durability(StrEnum):
     """``REDIS``: the queue's server has it, and keeps it as its own configuration says. ``AOF``: that server has
-    synced it to its disk."""
+    synced it to its disk. ``STORE``: the object store has it, from which it can be submitted again."""
 
     REDIS = "redis"
     AOF = "aof"
+    STORE = "store"
 
 
 def durability(option: str, value: Any) -> Durability:

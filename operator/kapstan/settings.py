@@ -122,7 +122,7 @@ class Settings:
     max_value_bytes: int = _setting(64 * 1024 * 1024, "Largest argument list or result, serialised.", least=1)
     inline_bytes: int = _setting(8 * 1024, "Up to this size values ride in Redis, above it in the object store.")
     durability: str = _setting(
-        "redis", "`durability` of tasks that do not say: redis or aof.", check=_one_of("redis", "aof")
+        "redis", "`durability` of tasks that do not say: redis, aof or store.", check=_one_of("redis", "aof", "store")
     )
     result_ttl_seconds: int = _setting(86_400, "How long the record of an ended run stays in Redis.", least=1)
     result_storage: str = _setting(

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any, Literal, NamedTuple, get_args
 
 FORMAT = b"\x01"
-Purpose = Literal["arguments", "result", "journal", "register", "value", "summary", "rerun"]
+Purpose = Literal["arguments", "result", "journal", "register", "value", "summary", "rerun", "submission", "ended"]
 
 
 class Hmac(NamedTuple):

@@ -135,6 +135,14 @@ class TaskSpec(TaskPolicy):
         """
         return bind(self, args, kwargs)
 
+    def fits(self, args: Any, kwargs: Mapping[str, Any]) -> bool:
+        """Whether the arguments fit the signature of this version of the task (the caller's may be another)."""
+        try:
+            self.bind(tuple(args), kwargs)
+        except ParameterError:
+            return False
+        return True
+
     def bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """As ``bind``, in the form that gives ``args`` and ``kwargs`` back, without the defaults."""
         return bound(self, args, kwargs)

@@ -31,6 +31,7 @@ COMMANDS = {
     "gc": "Remove flow runs that ended long ago, and values that nobody can reach.",
     "get": "Show resources.",
     "operator": "Run the operator in a cluster.",
+    "queue": "Submit again what Redis has lost.",
     "run": "Execute one attempt of a flow run (what a Job or a launcher starts).",
     "scale": "Change how many replicas a TaskWorker has.",
     "server": "The embedded Redis of this home; ACL users for a Redis of your own.",

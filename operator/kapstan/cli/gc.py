@@ -30,6 +30,8 @@ _KINDS = {
     "parameters": "parameters",
     "grave": "graves",
     "key": "keys",
+    "submissions": "submissions",
+    "ended": "ends of submissions",
 }
 
 

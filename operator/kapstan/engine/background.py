@@ -26,13 +26,13 @@ from kapstan.engine.loops import loops
 from kapstan.engine.naming import name_or_none
 from kapstan.engine.operations import Wait, drive
 from kapstan.engine.persisting import Persisting, request_of
+from kapstan.engine.stored_ends import StoredEnds
 from kapstan.engine.upstream import awaited
 from kapstan.errors import (
     BackendError,
     CancelRun,
     ConfigurationError,
     KapstanError,
-    ParameterError,
     SerializationError,
     ValueTooLarge,
 )
@@ -82,6 +82,7 @@ class BackgroundEngine:
         self.to_store: dict[RunId, Callable[[bytes], bytes]] = {}
         """What takes the envelope of a result to where its task wants it, and gives what is left for the queue."""
         self._persisting = Persisting(backend)
+        self._ends = StoredEnds(backend)
         self._max_crashes = backend.settings.max_crashes
         self._log_prints = backend.settings.log_prints
 
@@ -105,16 +106,25 @@ class BackgroundEngine:
 
     def run(self, claim: Claim) -> Outcome | RetryLater:
         """Execute ``claim``; whatever the user's code raises becomes an outcome or a retry. An outcome is whole,
-        however large: ``stored`` makes of it what goes to the queue. A run of an unknown task, or whose arguments
-        cannot be read, ends as ``crashed`` or ``failed`` with the reason and is not executed.
+        however large: ``stored`` makes of it what goes to the queue. One whose end is noted in the store is not
+        executed: that is its outcome. A run of an unknown task, or whose arguments cannot be read, ends as ``crashed``
+        or ``failed`` with the reason and is not executed.
 
         Raises:
             BackendError: the arguments are in the store, and it is away: the run was not executed.
             HandBack, KeyboardInterrupt, SystemExit: the process was told to end: give the run back.
         """
+        if claim.stored is None:
+            return self._executed(claim)
+        found = self._ends.begin(claim) or self._executed(claim)
+        if type(found) is not Outcome:
+            self._ends.forget()
+        return found
+
+    def _executed(self, claim: Claim) -> Outcome | RetryLater:
         spec = self._of_run.get(claim.run_id) or self._specs.get(claim.task)
         if spec is None:
-            return self._refuse(claim, "crashed", _unserved(claim.task, self._specs))
+            return self._refuse(claim, "crashed", given_up.unserved(claim.task, self._specs))
         instead = given_up.instead(claim, self._max_crashes) if claim.crashes or claim.cancelled else None
         if not claim.envelope:  # nobody submits without one
             return self._refuse(claim, "crashed", UNREADABLE)
@@ -211,6 +221,8 @@ class BackgroundEngine:
             envelope = values.to_store(self.backend, outcome.envelope, "result", outcome.run_id, owner)
             outcome = outcome._replace(envelope=envelope)
         outcome = self._persisting.settled(outcome)
+        if self._ends.awaited:
+            outcome = self._ends.settled(outcome)
         self._owners.pop(outcome.run_id, None)
         self.to_store.pop(outcome.run_id, None)
         return outcome
@@ -218,7 +230,7 @@ class BackgroundEngine:
     @property
     def must_store(self) -> bool:
         """Whether outcomes that it gave go to the store, however small they are."""
-        return bool(self.to_store or self._persisting.open)
+        return bool(self.to_store or self._persisting.open or self._ends.awaited)
 
     def close(self) -> None:
         """Close the event loop that async tasks used."""
@@ -236,7 +248,7 @@ class BackgroundEngine:
         if state.name == "NotReady":
             return self._refuse(claim, "failed", state.message)
         error = state.result(raise_on_failure=False)
-        if isinstance(error, TypeError) and not _fits(spec, execution.args, execution.kwargs):
+        if isinstance(error, TypeError) and not spec.fits(execution.args, execution.kwargs):
             return self._refuse(claim, "failed", f"its arguments do not fit: {error}")
         tell_end(run, state)
         ended = "failed" if state.is_failed() else "cancelled" if state.is_cancelled() else "crashed"
@@ -331,16 +343,3 @@ class _Claimed(Ledger):
 
     def branch(self, _: TaskExecution) -> Branch:
         return Branch(self._claim.run_id)
-
-
-def _unserved(task: str, specs: Mapping[str, TaskSpec]) -> str:
-    return f"this worker does not serve the task {task!r}; it serves {', '.join(sorted(specs)) or 'none'}"
-
-
-def _fits(spec: TaskSpec, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether the arguments fit the signature of this version of the task (the caller's may be another)."""
-    try:
-        spec.bind(tuple(args), kwargs)
-    except ParameterError:
-        return False
-    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from kapstan import states
@@ -40,6 +40,11 @@ def has_register(claim: Claim, spec: TaskSpec) -> bool:
     return claim.effect is EffectClass.AT_MOST_ONCE and spec.effect is not EffectClass.PURE
 
 
+def unserved(task: str, specs: Mapping[str, TaskSpec]) -> str:
+    """Why a run that this worker was given is not executed."""
+    return f"this worker does not serve the task {task!r}; it serves {', '.join(sorted(specs)) or 'none'}"
+
+
 def outcome(backend: Backend, claim: Claim, end: State) -> Outcome:
     """What the queue is told of a run that ended with ``instead``."""
     if end.is_cancelled():
@@ -50,7 +55,8 @@ def outcome(backend: Backend, claim: Claim, end: State) -> Outcome:
 
 def doubt(claim: Claim) -> str:
     """What a person must know of a run that cannot even be looked at: "" where nothing can have happened."""
-    if claim.effect is not EffectClass.AT_MOST_ONCE or not (claim.cancelled or claim.crashes or claim.token.epoch > 1):
+    begun = claim.cancelled or claim.crashes or claim.token.epoch > 1 or (claim.stored and claim.stored.begun)
+    if claim.effect is not EffectClass.AT_MOST_ONCE or not begun:
         return ""
     return "; whether its effect happened is in doubt: the next call of its key finds out or is parked"
 

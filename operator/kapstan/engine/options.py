@@ -229,8 +229,8 @@ class TaskOptions(TypedDict, total=False):
     durability: Annotated[
         Durability | str | None,
         durability,
-        "Where a background run stands before its submit is answered: `redis`; `aof`: Redis has synced it to its disk. "
-        "Default: `KAPSTAN_DURABILITY`.",
+        "Where a background run stands before its submit is answered: `redis`; `aof`: Redis has synced it to its disk; "
+        "`store`: in the object store, from which it can be submitted again. Default: `KAPSTAN_DURABILITY`.",
     ]
 
 

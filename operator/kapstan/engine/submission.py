@@ -18,6 +18,7 @@ from kapstan.context import current_flow
 from kapstan.durability import Durability
 from kapstan.engine import branch, canonical, forks, naming, values
 from kapstan.engine.pending import promises
+from kapstan.engine.stored_submits import StoredSubmits
 from kapstan.engine.submit_options import MOST_AWAITED, SubmitOptions, of_task
 from kapstan.engine.upstream import AFTER
 from kapstan.errors import ConfigurationError, IdempotencyConflict, SerializationError
@@ -68,7 +69,10 @@ def submit(
     submission = _submission(backend, backend.codec, spec, run, body, _of_call(options, spec, body, args, kwargs))
     named(run.run_id)
     try:
-        backend.queue.submit(submission)
+        if submission.durability is Durability.STORE:
+            _stored(backend, spec, derived=run.content != "").submit(submission)
+        else:
+            backend.queue.submit(submission)
     except IdempotencyConflict as error:
         raise _conflict(error, spec, {run.run_id: options.idempotency_key}) from None
     if flow is not None and run.call is not None:
@@ -82,6 +86,11 @@ def _replace(
     if flow is not None:
         raise ConfigurationError(
             f"replace_key={key!r} of {spec.name} in a flow: a flow submits each of its runs once, and replaces none"
+        )
+    if _level(backend, options) is Durability.STORE:
+        raise ConfigurationError(
+            f"replace_key={key!r} and durability='store' of {spec.name}: a run in the store is not replaced; give "
+            "durability='aof' or 'redis', or leave replace_key out"
         )
     digest = hashlib.sha256(f"{spec.identity}\0{options.queue}\0{key}".encode()).hexdigest()[:40]
     return backend.queue.replace(
@@ -114,7 +123,11 @@ def submit_many(
         known = keys or [None] * len(calls)
         runs = [_run_of(spec, *call, flow, key) for call, key in zip(calls, known, strict=True)]
     try:
-        backend.queue.submit_many(_drawn(backend, spec, runs, bodies, calls, options))
+        made = _drawn(backend, spec, runs, bodies, calls, options)
+        if _level(backend, options) is Durability.STORE:
+            _stored(backend, spec, derived=any(run.content for run in runs)).submit_many(made)
+        else:
+            backend.queue.submit_many(made)
     except IdempotencyConflict as error:
         raise _conflict(error, spec, {run.run_id: key for run, key in zip(runs, keys or (), strict=False)}) from None
     for run in runs:
@@ -261,8 +274,16 @@ def _submission(
         options.group or "",
         expires=options.expires,
         after=options.after,
-        durability=options.durability or Durability(backend.settings.durability),
+        durability=_level(backend, options),
     )
+
+
+def _level(backend: Backend, options: SubmitOptions) -> Durability:
+    return options.durability or Durability(backend.settings.durability)
+
+
+def _stored(backend: Backend, spec: TaskSpec, *, derived: bool) -> StoredSubmits:
+    return StoredSubmits(backend, persists=spec.persist_result is True, derived=derived)
 
 
 def _blamed(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from kapstan.ports.background_runs import BackgroundFilter, BackgroundPage, BackgroundRuns, Change, ListedRun
 from kapstan.ports.cluster import Cluster, Key, Kind, Manifest
 from kapstan.ports.flow_runs import CANCEL_SIGNAL, FlowRuns, IndexedRun, LeaseHolder, RunLease
-from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, Want
+from kapstan.ports.lane import Claim, Lane, Outcome, Stepped, StoredClaim, Want
 from kapstan.ports.launcher import (
     AttemptObservation,
     JobRequest,
@@ -92,6 +92,7 @@ __all__ = [
     "Stepped",
     "Store",
     "Stored",
+    "StoredClaim",
     "Submission",
     "Submitted",
     "Upload",

@@ -108,6 +108,14 @@ class BackgroundRuns(Protocol):
         Repeating is harmless: a run that waits already is refused."""
         ...
 
+    def restore(self, ended: RunRecord, arguments: bytes, seconds: float) -> bool:
+        """Let the queue tell of an end that it has lost, for so many seconds; False: it tells of the run already.
+
+        Lists do not show it: it is found by its id. ``arguments``: those with which a person may have it run once more;
+        empty: none.
+        """
+        ...
+
     def delete(self, run_id: RunId) -> tuple[Change, RunState | None]:
         """Forget a run that has ended; its state before."""
         ...

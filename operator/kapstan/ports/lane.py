@@ -9,6 +9,17 @@ from kapstan.ids import RunId, Token
 from kapstan.states import EffectClass
 
 
+class StoredClaim(NamedTuple):
+    """What is noted in the store with the end of a run of durability ``STORE``, and its claim does not say."""
+
+    queue: str
+    priority: int
+    group: str
+    fingerprint: str
+    begun: bool
+    """An earlier claim may have begun it."""
+
+
 class Claim(NamedTuple):
     """A run that this lane may execute, and the token with which it may finish it."""
 
@@ -22,6 +33,8 @@ class Claim(NamedTuple):
     envelope: bytes
     cancelled: bool = False
     """It is to be cancelled, and an earlier claim may have begun it: the register of its key says how it ends."""
+    stored: StoredClaim | None = None
+    """Its submission is in the object store, and so is to be its end."""
 
 
 class Outcome(NamedTuple):

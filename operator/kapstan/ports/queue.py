@@ -53,7 +53,12 @@ class Submission(NamedTuple):
     """Runs that must have completed before it may start. Once one ended otherwise, or is not known, it starts: whoever
     executes it finds that out."""
     durability: Durability = Durability.REDIS
-    """Where it stands before its submit is answered."""
+    """Where it stands before its submit is answered. Of level ``STORE`` the store is the caller's part."""
+    begun: bool = False
+    """It was submitted before, and the queue has lost it: it may have begun. Of class at_most_once only the register of
+    its key says what became of it."""
+    cancelled: bool = False
+    """Whoever claims it ends it as cancelled and does not execute it."""
 
 
 class Submitted(NamedTuple):
@@ -90,6 +95,9 @@ class RunRecord:
 
     expired: bool = field(default=False, compare=False)
     """Cancelled: because it was not begun by its deadline."""
+    fingerprint: str = field(default="", compare=False)
+    stored: bool = field(default=False, compare=False)
+    """It is of durability ``STORE``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ class Session(Protocol):
     def lane_died(self, lane: int, executing: RunId | None, envelope: bytes = b"", died: float | None = None) -> bool:
         """A child is gone since ``died`` (monotonic clock; None: now): the run it was executing is charged with a
         crash, its others go back unharmed. What the lane's next child has claimed stays. True: the run crashed
-        ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome. One of class at_most_once goes back
-        however often: whoever claims it next looks at the register of its key and ends it."""
+        ``max_crashes`` times and is quarantined, with ``envelope`` as its outcome. One of class at_most_once, or of
+        durability ``store``, goes back however often: whoever claims it next ends it."""
         ...
 
     def claims(self) -> list[tuple[int, RunId, Token]]:

@@ -16,7 +16,7 @@ from kapstan.ports import RunRecord, RunState
 from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
 from kapstan.queue import scripts
 from kapstan.queue.reasons import awaited, limits_without_room
-from kapstan.queue.record import Route, fields_of, is_run_id, record_of, state_of
+from kapstan.queue.record import Route, ended_of, fields_of, is_run_id, record_of, state_of
 from kapstan.queue.run_lists import HOUR, Place, RunLists, cursor_of, place_of
 from kapstan.queue.wire import pack
 
@@ -110,6 +110,13 @@ class RedisBackgroundRuns:
 
     def rerun(self, run_id: RunId) -> tuple[Change, RunState | None]:
         return self._changed(scripts.rerun.pack(self._queue.prefix, run_id, self._queue.settings.result_ttl_seconds))
+
+    def restore(self, ended: RunRecord, arguments: bytes, seconds: float) -> bool:
+        prefix, stays = self._queue.prefix, max(1, round(seconds * 1000))
+        record = pack("SET", f"{prefix}t:{ended.run_id}", ended_of(ended), "NX", "PX", stays)
+        # First: a record without its arguments would say for as long that it cannot be run once more.
+        before = [pack("SET", f"{prefix}args:{ended.run_id}", arguments, "PX", stays)] if arguments else []
+        return self._queue.commands([*before, record])[-1] is not None
 
     def delete(self, run_id: RunId) -> tuple[Change, RunState | None]:
         return self._changed(scripts.delete.pack(self._queue.prefix, run_id))

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from kapstan.ids import RunId, Token
-from kapstan.ports import Claim, Outcome
-from kapstan.queue.record import CANCEL, CLASSES, HEAD, HELD, LETTERS, NO_FLAGS, Route
+from kapstan.ports import Claim, Outcome, StoredClaim
+from kapstan.queue.record import BEGUN, CANCEL, CLASSES, HEAD, HELD, LETTERS, NO_FLAGS, STORED, Route, record_of
 from kapstan.states import EffectClass
 
 
@@ -37,9 +37,13 @@ def claimed(run_id: RunId, made: Minted, record: bytes) -> tuple[Claim, Held]:
     """A claim from the record as it was before it."""
     start = record.index(b"\0", HEAD) + 1
     end = record.index(b"\0", start)
-    attempt, crashes, effect, cancelled = _counts_of(record[26:32])
+    attempt, crashes, effect, cancelled, is_stored = _counts_of(record[26:32])
     task = _task_of(record[start:end])
     claim = Claim(run_id, task, made.token, attempt, crashes, effect, record[end + 1 :], cancelled)
+    if is_stored:
+        said = record_of(run_id, record)
+        begun = made.token.epoch > 1 or bool((record[30] - NO_FLAGS) & BEGUN)
+        claim = claim._replace(stored=StoredClaim(said.queue, said.priority, said.group, said.fingerprint, begun))
     return claim, (made, record, start, end)
 
 
@@ -57,9 +61,10 @@ def minted_as(token: bytes, since: bytes, session: bytes) -> Minted:
 
 
 @lru_cache(maxsize=4096)
-def _counts_of(part: bytes) -> tuple[int, int, EffectClass, bool]:
-    """Attempt, crashes, class, and whether it is to be cancelled."""
-    return int(part[1:4]), part[0] - 48, CLASSES[part[5]], bool((part[4] - NO_FLAGS) & CANCEL)
+def _counts_of(part: bytes) -> tuple[int, int, EffectClass, bool, bool]:
+    """Attempt, crashes, class, whether it is to be cancelled, and whether it is stored."""
+    flags = part[4] - NO_FLAGS
+    return int(part[1:4]), part[0] - 48, CLASSES[part[5]], bool(flags & CANCEL), bool(flags & STORED)
 
 
 @lru_cache(maxsize=4096)

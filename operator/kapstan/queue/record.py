@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
+from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import ID_LENGTH, RunId, Token
 from kapstan.ports import RunRecord, RunState, Served, Submission
@@ -35,8 +36,10 @@ TERMINAL = b"cfxk"
 CLASSES = {ord(effect): effect for effect in EffectClass}
 HEAD = 40  # where the fingerprint begins
 _EPOCH = 1577836800  # 2020-01-01
-DEADLINE, CANCEL, EXPIRED = 1, 2, 8  # flags, as at the head of lua/prelude.lua
+DEADLINE, CANCEL, EXPIRED, BEGUN, STORED = 1, 2, 8, 16, 32  # flags, as at the head of lua/prelude.lua
 NO_FLAGS = ord("0")
+NOBODY = "--------"
+"""The submitter of a run that nobody has submitted."""
 HELD = b"\x1f"  # between the route and who held the run that ended
 _SEPARATORS = frozenset("|\0\x1f")
 _QUEUE = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -116,21 +119,23 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
     Raises:
         ConfigurationError: a field that does not fit.
     """
-    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _, _ = submission
+    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _, level, begun, cancelled = submission
     if not (8 <= len(fingerprint) <= 16 and fingerprint.isascii() and fingerprint.isprintable()):
         raise ConfigurationError(f"fingerprint={fingerprint!r}: give 8 to 16 printable characters")
-    head, place = _ends_of(task, queue, priority, group, effect, expires is not None)
+    flags = 0 if expires is None else DEADLINE
+    if level is Durability.STORE:
+        flags |= STORED | (BEGUN if begun else 0) | (CANCEL if cancelled else 0)
+    head, place = _ends_of(task, queue, priority, group, effect, flags)
     return b"".join((head, client, fingerprint.encode(), place, envelope))
 
 
 @lru_cache(maxsize=4096)
-def _ends_of(task: str, queue: str, priority: int, group: str, effect: str, expires: bool) -> tuple[bytes, bytes]:
+def _ends_of(task: str, queue: str, priority: int, group: str, effect: str, flags: int) -> tuple[bytes, bytes]:
     """What stands before the client, and the place between its NULs."""
     if effect not in CLASSES.values():
         raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
     place = place_of(task, queue, priority, group)
-    flags = chr(NO_FLAGS + (DEADLINE if expires else 0))
-    return f"0001{flags}{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001
+    return f"0001{chr(NO_FLAGS + flags)}{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001
 
 
 def check_format(reply: list[bytes]) -> None:
@@ -206,8 +211,24 @@ def _read(run_id: RunId, record: bytes) -> RunRecord:
         CLASSES[record[31]],
         int(priority) if bars else 0,
         group,
-        bool(record[30] - 48 & EXPIRED),
+        bool(record[30] - NO_FLAGS & EXPIRED),
+        record[HEAD:].partition(b"\0")[0].decode(),
+        bool(record[30] - NO_FLAGS & STORED),
     )
+
+
+def ended_of(record: RunRecord) -> bytes:
+    """The bytes of a record that tells of an end, of a run that nobody here waits for."""
+    flags = (EXPIRED if record.expired else 0) | (STORED if record.stored else 0)
+    counts = f"{record.crashes}{record.attempt:03d}{chr(NO_FLAGS + flags)}{record.effect}{NOBODY}{record.fingerprint}"
+    started = "" if record.started is None else _moment_of(record.started)
+    place = place_of(record.task, record.queue, record.priority, record.group)
+    head = f"1{LETTERS[record.state]}{record.token}{_moment_of(record.since)}{counts}\0{place}"
+    return b"".join((head.encode(), HELD, f"{started}{record.session if started else ''}\0".encode(), record.envelope))
+
+
+def _moment_of(seconds: float) -> str:
+    return f"{max(0, round((seconds - _EPOCH) * 1000)):010x}"
 
 
 def moment(text: bytes) -> float:

@@ -54,9 +54,12 @@ def send(wire: Wire, prefix: str, packed: bytes) -> None:
     if wire.synced_by is By.ANSWER:
         wire.send(packed + _POLICY)
         return
-    # A duplicate writes nothing, and WAITAOF waits for what this connection has written: it writes something.
-    marked = pack("SET", f"{prefix}aof", "1", "EX", 60)
-    wire.send(packed + marked + pack("WAITAOF", 1, 0, _PATIENCE_MS))
+    wire.send(packed + mark(prefix) + pack("WAITAOF", 1, 0, _PATIENCE_MS))
+
+
+def mark(prefix: str) -> bytes:
+    """WAITAOF waits for what its connection has written, and a duplicate writes nothing: so this is written."""
+    return pack("SET", f"{prefix}aof", "1", "EX", 60)
 
 
 def read(wire: Wire) -> Any:

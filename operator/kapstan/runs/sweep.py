@@ -19,7 +19,7 @@ from kapstan.errors import ConfigurationError, SerializationError, StoreRefused,
 from kapstan.ids import RunId
 from kapstan.journal import Changed, bury, log_name, read_journal
 from kapstan.ports import Listed, ListedLog, Store
-from kapstan.runs import marked
+from kapstan.runs import marked, old_submissions
 from kapstan.runs.holdings import Holdings, holdings
 from kapstan.runs.marked import MarkedStore
 from kapstan.runs.old_keys import keys_of, look_at
@@ -77,6 +77,7 @@ class Sweep:
         self._where = ""
         self._callers: OrderedDict[RunId, bool] = OrderedDict()
         self._at: RunId = ""
+        self._stored = old_submissions.Submitted(self._store)
         self._before_its_turn: set[RunId] = set()  # went for the sake of what it called, and is still to come
         self.report = Report()
 
@@ -92,10 +93,9 @@ class Sweep:
                 self.report.stopped = True
                 return self.report
             self._look_at(found)
-        if not self.report.stopped:
-            self._registers()
-        if not self.report.stopped:
-            self._parameters()
+        for step in (self._registers, self._parameters, self._stored_runs):
+            if not self.report.stopped:
+                step()
         for storage in () if self.report.stopped else self._backend.marks.all():
             self._named_storage(storage)
         return self.report
@@ -213,7 +213,8 @@ class Sweep:
         candidates = (value for value in values if self._may_go(fate, Place.of(value.key), value))
         while batch := list(itertools.islice(candidates, _BATCH)):
             places = [Place.of(value.key) for value in batch]
-            known = self._in_queue([run_id for place in places if place for run_id in (place.owner, place.run_id)])
+            run_ids = {run_id for place in places if place for run_id in (place.owner, place.run_id)}
+            known = self._in_queue(sorted(run_ids)) | self._stored.among(run_ids)
             going: list[Listed] = []
             for value, place in zip(batch, places, strict=True):
                 if place is not None and {place.owner, place.run_id} & known:
@@ -244,6 +245,16 @@ class Sweep:
             return set()  # nothing was ever submitted here; asking would start a server
         asked = list(dict.fromkeys(run_ids))
         return {run_id for run_id, record in zip(asked, self._backend.queue.records(asked), strict=True) if record}
+
+    def _stored_runs(self) -> None:
+        for name, found in old_submissions.looked_at(self._backend, self._ages, self._now, self._in_queue):
+            if self._stop():
+                self.report.stopped = True
+                return
+            if isinstance(found, Kept):
+                self.report.keep(found, name)
+            else:
+                self._delete(found.key.partition("/")[0], [found], name=name)
 
     def _registers(self) -> None:
         for key in keys_of(self._store):

@@ -10,8 +10,9 @@ from kapstan.runs.retention import Kept
 
 
 class Item(NamedTuple):
-    """Something that went. ``kind``: ``journal``, ``definition``, ``value``, ``parameters``, ``grave`` or ``key`` (its
-    result); ``name``: the id of a run, for values and parameters the key, for a key the task and it."""
+    """Something that went. ``kind``: ``journal``, ``definition``, ``value``, ``parameters``, ``grave``, ``key`` (its
+    result), ``submissions`` or ``ended`` (of background runs); ``name``: the id of a run, for values and parameters the
+    key, for a key the task and it."""
 
     kind: str
     name: str

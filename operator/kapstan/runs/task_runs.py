@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.codec import describe
 from kapstan.errors import (
+    BackendError,
     KapstanError,
     MissingResult,
     NotFound,
@@ -22,7 +24,7 @@ from kapstan.errors import (
 )
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
-from kapstan.runs import persisted, reruns
+from kapstan.runs import ends, persisted, reruns, submissions
 from kapstan.runs.results import ShownResult, shown
 from kapstan.runs.stored import UNREADABLE, arguments_key, is_failure, readable
 from kapstan.runs.words import ENDED, NAMES
@@ -157,7 +159,11 @@ class TaskRuns:
         Raises:
             NotFound: the queue does not know it.
             NotPossible: it has ended, before the cancel or (its state tells) in spite of it; or it is parked.
+            StoreUnavailable: it is of durability ``store``, and the store is away; nothing was changed.
         """
+        record = self._backend.queue.record(run_id)
+        if record is not None and record.stored and record.state not in {*ENDED, "parked"}:
+            submissions.note_cancel(self._backend, run_id)
         before = self._backend.queue.cancel(run_id)
         if before is None:
             raise _unknown(run_id)
@@ -168,6 +174,9 @@ class TaskRuns:
         if before == "running" and wait > 0:
             self._backend.queue.wait([run_id], wait)
         record = self._backend.queue.record(run_id)
+        if record is not None and record.stored and record.state in ENDED:
+            with suppress(BackendError):  # no worker has noted it, where none had begun it; its submission tells, too
+                ends.settled(self._backend, record)
         after = "Cancelled" if record is None else NAMES[record.state]
         if record is not None and record.state in ENDED and after != "Cancelled":
             raise NotPossible(f"task run {ids.to_uuid(run_id)} ended before it heard of the cancel: {after}")
@@ -179,13 +188,20 @@ class TaskRuns:
         Raises:
             NotFound: the queue does not know it.
             NotPossible: it waits, runs or completed; its arguments were not kept; its record cannot be read.
-            StoreUnavailable: it has an effect, and the store is away.
+            StoreUnavailable: it has an effect or is of durability ``store``, and the store is away.
         """
         record = self._backend.queue.record(run_id)
         if record is not None and record.state in ENDED and record.effect is not EffectClass.PURE:
             reruns.note(self._backend, run_id, str(record.token))
-        change, state = self._backend.background_runs.rerun(run_id)
         name = str(ids.to_uuid(run_id))
+        if (
+            record is not None
+            and record.stored
+            and record.state in {*ENDED} - {"completed"}
+            and not submissions.note_rerun(self._backend, run_id, str(record.token))
+        ):
+            raise NotPossible(f"the submission of task run {name} is not in the store any more; submit it anew")
+        change, state = self._backend.background_runs.rerun(run_id)
         if change is Change.UNKNOWN or state is None:
             raise _unknown(run_id)
         if change is Change.GONE:
@@ -204,10 +220,13 @@ class TaskRuns:
             NotPossible: it has not ended.
             StoreUnavailable: its record is gone, its values in the store are not; delete it again.
         """
+        record = self._backend.queue.record(run_id)
         change, state = self._backend.background_runs.delete(run_id)
         if change is Change.REFUSED and state is not None:
             raise NotPossible(f"task run {ids.to_uuid(run_id)} is {NAMES[state]}: cancel it before you delete it")
         left = list(self._backend.store.keys(f"values/{run_id}/"))
+        if ends.read(self._backend, run_id) is not None if record is None else record.stored:
+            left += [submissions.FOLDER + run_id, ends.FOLDER + run_id]
         if left:
             self._backend.store.delete(left)
         elif change is Change.UNKNOWN:

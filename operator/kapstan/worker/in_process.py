@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
+from kapstan.durability import Durability
 from kapstan.engine import keeping, submission
 from kapstan.engine.submit_options import SubmitOptions
 from kapstan.identity import importable_name, unfindable
@@ -51,7 +52,7 @@ def submit(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], regist
     backend = backends.current()
     known = registered().get(spec.identity)
     if unfindable(spec.identity, spec.fn) or (known is not None and known.spec.fn is not spec.fn):
-        spec = replace(spec, identity=_local)
+        spec = replace(spec, identity=_local, durability=Durability.REDIS)  # nobody else could execute it
     lanes = _serving(backend, spec, registered)
     options = SubmitOptions(
         queue=queue_name(), priority=spec.priority, expires=spec.expires, durability=spec.durability

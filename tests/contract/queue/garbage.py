@@ -12,7 +12,7 @@ from tests.contract.queue.makers import CODEC, Worker, done, run, worker
 
 from kapstan.ids import RunId
 from kapstan.ports import Wait
-from kapstan.queue import scripts
+from kapstan.queue import scripts, synced
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.locks import RedisTable
 from kapstan.queue.redis import RedisQueue
@@ -77,6 +77,7 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
     queue.submit_many([ended, open_run])
     queue.submit_many([run(KEPT_TASK, after=(ended.run_id, open_run.run_id))])
     queue.replace("key", lambda run_id: run(KEPT_TASK, run_id=run_id))
+    queue.command(synced.mark(queue.prefix))
     queue.cancel(ended.run_id)
     watcher.wait([runs["held"], runs["ready0"]], 0.2)
     queue.cancel(runs["held"])

@@ -30,7 +30,8 @@ local routes = release(session, claims_of(session, lane), ARGV[7], function(clai
   if claim[1] ~= executing then return perhaps_begun(claim, record) end
   record = charged(begun(executing, record))
   crashes = tonumber(sub(record, 27, 27))
-  if crashes < tonumber(ARGV[5]) or to_cancel(record) or in_doubt(record) then return record end
+  -- One that is stored ends by its next claim, too: a worker notes that in the store.
+  if crashes < tonumber(ARGV[5]) or to_cancel(record) or in_doubt(record) or flagged(record, STORED) then return record end
   quarantined = 1
   finish(claim[1], record, 'x', claim[2], ARGV[6], ARGV[7], session, claim[3])
   return nil

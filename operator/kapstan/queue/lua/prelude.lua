@@ -33,8 +33,9 @@ end
 -- section: record
 local TERMINAL = {c = true, f = true, x = true, k = true}
 -- Flags, summed and written as one character from '0' on. DEADLINE: ex has the run's deadline. LATE: that passed while a
--- session held it. EXPIRED: the run ended for that. 16: of class at_most_once, and perhaps begun (see in_doubt).
-local DEADLINE, CANCEL, LATE, EXPIRED = 1, 2, 4, 8
+-- session held it. EXPIRED: the run ended for that. 16: of class at_most_once, and perhaps begun (see in_doubt); of any
+-- class, if it was submitted again after its loss. STORED: its submission is in the object store, for as long as there is a record.
+local DEADLINE, CANCEL, LATE, EXPIRED, STORED = 1, 2, 4, 8, 32
 local RID = 22
 
 local function state_of(record) return sub(record, 2, 2) end
@@ -271,7 +272,7 @@ local function finish(rid, record, state, token, envelope, ttl, session, started
   local route, to = route_of(record)
   if byte(record, 31) ~= 48 then
     if flagged(record, DEADLINE) then redis.pcall('ZREM', P .. 'ex', rid) end
-    record = with_flags(record, 0, EXPIRED)
+    record = with_flags(record, 0, EXPIRED + STORED)
   end
   local ended = '1' .. state .. token .. since .. sub(record, 27, to - 1) .. '\31'
     .. (started or '') .. (session or '') .. '\0' .. envelope

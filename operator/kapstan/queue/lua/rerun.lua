@@ -40,7 +40,8 @@ if meta then
   if #place < #route then route = place end
 end
 -- What it did is known by its register alone; was it to be cancelled, it still is.
-local flags = state == 'p' and string.char(48 + bit.band(byte(record, 31) - 48, CANCEL) + (byte(record, 32) == 97 and 16 or 0)) or '0'
+local kept = bit.band(byte(record, 31) - 48, state == 'p' and CANCEL + STORED or STORED)
+local flags = string.char(48 + kept + (state == 'p' and byte(record, 32) == 97 and 16 or 0))
 call('SET', key, '1q' .. token_of(record) .. since .. '0' .. (state == 'p' and sub(record, 28, 30) or '001') .. flags .. sub(record, 32, to - 1) .. '\0' .. arguments)
 local first = false
 -- include: enlist

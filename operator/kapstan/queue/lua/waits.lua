@@ -30,7 +30,7 @@ local function begun(rid, record, known)
   local noted = byte(record, 32) == 97 and not known and 16 or 0
   if byte(record, 31) == 48 + noted then return record end
   redis.pcall('ZREM', P .. 'ex', rid)
-  return with_flags(record, noted, CANCEL)
+  return with_flags(record, noted, CANCEL + STORED)
 end
 
 -- section: expires
@@ -107,7 +107,7 @@ local function end_overdue()
     if not waits then
       redis.pcall('ZREM', P .. 'ex', rid)
     elseif held[i] then
-      call('SETRANGE', T .. rid, 30, sub(with_flags(record, LATE, CANCEL), 31, 31))
+      call('SETRANGE', T .. rid, 30, sub(with_flags(record, LATE, CANCEL + STORED), 31, 31))
       redis.pcall('ZREM', P .. 'ex', rid)
     else
       withdraw(rid, record)
