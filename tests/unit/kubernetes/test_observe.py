@@ -54,15 +54,16 @@ def test_a_sidecar_that_nobody_stops_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "message", "log"),
+    ("code", "reason", "message", "log"),
     [
-        ("Error", "", ("charging 7", "Killed")),
-        ("OOMKilled", "", ("charging 7", "Killed")),
-        ("StartError", "charging 7\nKilled", ()),
+        (137, "Error", "", ("charging 7", "Killed")),
+        (137, "OOMKilled", "", ("charging 7", "Killed")),
+        (128, "StartError", "charging 7\nKilled", ()),
+        (2, "Error", "charging 7\nKilled", ()),  # what `kapstan run` says of a setting that is none
     ],
 )
-def test_what_it_has_logged_last_is_no_reason(reason: str, message: str, log: tuple[str, ...]) -> None:
-    told = terminated(137, reason)
+def test_what_it_has_logged_last_is_no_reason(code: int, reason: str, message: str, log: tuple[str, ...]) -> None:
+    told = terminated(code, reason)
     told[1]["state"]["terminated"]["message"] = "charging 7\nKilled"
     observed = seen(pod(phase="Failed", containerStatuses=told))
     assert (observed.message, observed.log) == (message, log)

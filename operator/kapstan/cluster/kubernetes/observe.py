@@ -12,6 +12,7 @@ from typing import Any
 from kapstan.cluster.kubernetes.cache import items, within
 from kapstan.cluster.kubernetes.render import FLOW_CONTAINER, WORKER_CONTAINER
 from kapstan.ports import AttemptObservation, WorkerMember
+from kapstan.states import ExitCode
 
 Json = dict[str, Any]
 
@@ -120,9 +121,10 @@ def _pod_fields(pod: Json, gone: bool) -> Json:
 
 def _words(of_pod: str, terminated: Json) -> Json:
     """What is said of a container's end. If its process ended by itself or was killed, the kubelet says what it has
-    logged last (``terminationMessagePolicy``); else why it could not run."""
+    logged last (``terminationMessagePolicy``); else why it could not run. One that could not begin says that itself
+    (``cli.TERMINATION_LOG``)."""
     said = str(terminated.get("message") or "")
-    if terminated.get("reason") in _OF_PROCESS:
+    if terminated.get("reason") in _OF_PROCESS and terminated.get("exitCode") != ExitCode.USAGE:
         return {"message": of_pod, "log": tuple(said.splitlines())}
     return {"message": of_pod or said}
 
