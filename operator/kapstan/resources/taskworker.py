@@ -141,7 +141,10 @@ class TaskWorkerStatus(Status, frozen=True):
     busy_replicas: int = Field(default=0, description="Replicas that execute at least one run.")
     draining_replicas: int = Field(default=0, description="Replicas that finish what they have and claim no more.")
     selector: str = Field(default="", description="Label selector of the replicas' pods, for the scale subresource.")
-    backlog: int = Field(default=0, description="Runs that are ready or due and not claimed.")
+    backlog: int = Field(
+        default=0,
+        description="Ready runs that may begin now and are not claimed: none of a pause, none beyond a limit.",
+    )
     oldest_age_seconds: float | None = Field(default=None, description="How long the oldest ready run has waited.")
     last_decision: LastDecision | None = Field(default=None, description="What the autoscaler did last.")
 

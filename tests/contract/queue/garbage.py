@@ -21,6 +21,7 @@ from kapstan.run_limits import Limits, RateLimit
 FLOW_RUN = "3" + "0" * 21
 LOCKER, OTHER_LOCKER = "C" * 22, "D" * 22
 IDLE_TASK, LIMITED, KEPT_TASK = "shop.tasks:idle", "shop.tasks:limited", "shop.tasks:kept"
+GROUPED = "shop.tasks:grouped"
 TYPES = ("string", "list", "hash", "set", "zset", "stream")
 PIECES = (
     b"", b"\xff\xfe\x00\x80", b"junk", b"9" * 40, b"1q", b"A" * 300_000, b"-1", b"nan", b"1e999", b'{"a":', b"[]",
@@ -64,12 +65,12 @@ def fill(queue: RedisQueue, watcher: RedisQueue) -> dict[str, RunId]:
     for number in range(3):
         submitted(f"ready{number}")
     submitted("urgent", priority=3)
-    limits = {LIMITED: Limits(1, RateLimit(1, 3600), 1)}
-    session = queue.open_session("shop", (LIMITED,), 1, session="host-4-abc", limits=limits)
-    lane = queue.open_lane(session.name, 0, (LIMITED,))
-    for name in ("limited", "over the limit"):
-        runs[name] = run(LIMITED, group="g").run_id
-        queue.submit(run(LIMITED, run_id=runs[name], group="g"))
+    limits = {LIMITED: Limits(1, RateLimit(1, 3600), 1), GROUPED: Limits(group_concurrency=1)}
+    session = queue.open_session("shop", (LIMITED, GROUPED), 1, session="host-4-abc", limits=limits)
+    lane = queue.open_lane(session.name, 0, (LIMITED, GROUPED))
+    for name, task in (("limited", LIMITED), ("over it", LIMITED), ("grouped", GROUPED), ("over its group's", GROUPED)):
+        runs[name] = run(task, group="g").run_id
+        queue.submit(run(task, run_id=runs[name], group="g"))
         lane.step([], 1)
     limited = Worker(session, [lane])
     idle.lane.step([], 1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.contract.queue import garbage
-from tests.contract.queue.garbage import FLOW_RUN, IDLE_TASK, LOCKER, OTHER_LOCKER
+from tests.contract.queue.garbage import FLOW_RUN, GROUPED, IDLE_TASK, LIMITED, LOCKER, OTHER_LOCKER
 from tests.contract.queue.makers import CODEC, TASK, Register, done, run
 from tests.servers.redis import RedisServer
 
@@ -22,6 +22,7 @@ from kapstan.queue.background_runs import RedisBackgroundRuns
 from kapstan.queue.flow_runs import RedisFlowRuns
 from kapstan.queue.keys import KEYS
 from kapstan.queue.redis import RedisQueue
+from kapstan.run_limits import Limits, RateLimit
 from kapstan.settings import Settings
 
 EACH = 10_000 if os.environ.get("KAPSTAN_TEST_GARBAGE") == "all" else 2
@@ -74,6 +75,22 @@ def readers(queue: RedisQueue, runs: dict[str, RunId]) -> Iterator[Reader]:
             session._wire.close()
             session._wake.close()
 
+    def limit() -> None:
+        """A worker with other limits, and what it gets then."""
+        limits = {LIMITED: Limits(3, group_rate=RateLimit(5, 1)), GROUPED: Limits(group_concurrency=2)}
+        session = queue.open_session("shop", tuple(limits), 1, session="host-5-abc", limits=limits)
+        try:
+            lane = queue.open_lane(session.name, 0, tuple(limits))
+            try:
+                for _ in range(3):
+                    claims = lane.step([], 1).claims or lane.wait(0.0)
+                    lane.step([done(claim) for claim in claims], 0)
+                session.renew({})
+            finally:
+                lane.close()
+        finally:
+            session.close()
+
     def lock() -> None:
         locks = garbage.table(queue, OTHER_LOCKER)
         try:
@@ -87,7 +104,7 @@ def readers(queue: RedisQueue, runs: dict[str, RunId]) -> Iterator[Reader]:
 
     yield "records", lambda: queue.records(ids)
     yield "wait", lambda: queue.wait(ids, 0.0)
-    yield "depth", lambda: queue.depth([TASK, IDLE_TASK])
+    yield "depth", lambda: queue.depth([TASK, IDLE_TASK, LIMITED, GROUPED])
     yield "sessions", queue.sessions
     yield "paused", queue.paused
     yield "seen_end", lambda: queue.seen_end("host-0-abc")
@@ -118,6 +135,7 @@ def readers(queue: RedisQueue, runs: dict[str, RunId]) -> Iterator[Reader]:
     yield "drain", lambda: queue.drain_session("host-1-abc")
     yield "expire", lambda: queue.expire_session("host-1-abc")
     yield "work on", lambda: work(queue)
+    yield "limit", limit
     yield "lock", lock
 
 
