@@ -11,7 +11,7 @@ import os
 
 from background import tell
 
-from kapstan import flow, runtime, task
+from kapstan import flow, get_run_logger, runtime, task
 
 
 @task
@@ -78,6 +78,7 @@ def one(sink: str, name: str) -> str:
 
 @task(effect="at_most_once")
 def charge(sink: str, name: str) -> str:
+    get_run_logger().warning("about to charge %s", name)
     tell(sink, "begins", name)
     return os.environ["POD_NAME"]
 
