@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import json
 import os
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 from tests.cluster import tools
 from tests.cluster.command import run
@@ -31,6 +35,7 @@ _SLIM = (
 # buildah writes there wherever its storage is.
 _HABITS = (Path("/run/containers"), Path("/var/lib/containers"))
 _PAUSE = 'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
+_DOCKER = "application/vnd.docker"
 _BASE = 'FROM scratch\nADD rootfs.tar /\nCMD ["/bin/bash"]\n'
 
 
@@ -82,6 +87,59 @@ def save(tag: str, archive: Path) -> None:
     unfinished.unlink(missing_ok=True)
     _buildah("push", "-q", tag, f"docker-archive:{unfinished}:{tag}", timeout=600)
     unfinished.replace(archive)
+
+
+def export(tag: str, archive: Path, known: Container[str]) -> None:
+    """Write the image *tag* to *archive* without the layers whose digests are *known* where it is imported.
+
+    Images share most of them, and importing one costs more than writing it.
+    """
+    whole = archive.with_suffix(".whole")
+    save(tag, whole)
+    with tarfile.open(whole) as full, tarfile.open(archive, "w") as slim:
+        (about,) = json.loads(_read(full, "manifest.json"))
+        config = _read(full, about["Config"])
+        layers: list[dict[str, Any]] = []
+        for digest, name in zip(json.loads(config)["rootfs"]["diff_ids"], about["Layers"], strict=True):
+            member = full.getmember(name)
+            layers.append({"mediaType": f"{_DOCKER}.image.rootfs.diff.tar", "size": member.size, "digest": digest})
+            if digest not in known:
+                _add(slim, _blob(digest), full.extractfile(member), member.size)
+        config_entry = _add_blob(slim, f"{_DOCKER}.container.image.v1+json", config)
+        manifest_type = f"{_DOCKER}.distribution.manifest.v2+json"
+        manifest = {"schemaVersion": 2, "mediaType": manifest_type, "config": config_entry, "layers": layers}
+        entry = _add_blob(slim, manifest_type, json.dumps(manifest).encode())
+        named = {**entry, "annotations": {"io.containerd.image.name": tag}}
+        for name, content in (
+            ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
+            ("index.json", {"schemaVersion": 2, "manifests": [named]}),
+        ):
+            body = json.dumps(content).encode()
+            _add(slim, name, io.BytesIO(body), len(body))
+    whole.unlink()
+
+
+def _read(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None, name
+    return file.read()
+
+
+def _add(tar: tarfile.TarFile, name: str, file: IO[bytes] | None, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    tar.addfile(info, file)
+
+
+def _add_blob(tar: tarfile.TarFile, media_type: str, body: bytes) -> dict[str, Any]:
+    """The descriptor of what was added."""
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    _add(tar, _blob(digest), io.BytesIO(body), len(body))
+    return {"mediaType": media_type, "digest": digest, "size": len(body)}
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
 
 
 def publish(tag: str) -> None:

@@ -57,7 +57,7 @@ class NodeCluster(Cluster):
         if not loaded.exists() or tag not in loaded.read_text().split():
             archive = self._root / f"image-{os.getpid()}.tar"
             try:
-                images.save(tag, archive)
+                images.export(tag, archive, set(self.ctr("content", "ls", "-q").split()))
                 self.import_archives([archive])
             finally:
                 archive.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,15 @@ class Installed:
 def installed(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Installed]:
     """Images, chart, namespaces; a cluster that stays up keeps them, and the next session finds them."""
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
-    progress = Progress()
     with capture.global_and_fixture_disabled():
+        progress = Progress()  # of the real standard error
         product.make_namespaces(cluster)
         product.load_images(cluster, progress)
-        image = product.load_user_image(cluster, "shop", WORKLOAD, progress)
-        with progress.step("chart"):
-            product.install(cluster)
+        with ThreadPoolExecutor(1) as beside:  # its pods start while the user's image is built
+            chart = beside.submit(product.install, cluster)
+            image = product.load_user_image(cluster, "shop", WORKLOAD, progress)
+            with progress.step("chart"):
+                chart.result()
     made = Installed(cluster, TEAM, image)
     empty(cluster, *product.SERVED)  # of what a session that was killed has left
     made.apply("WorkPool", "pool", {})
