@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from kapstan.engine import transaction as transaction_parts
 from kapstan.engine import transaction_end
+from kapstan.engine.hook_options import hooks as hooks_of
 from kapstan.engine.operations import adrive, drive
 from kapstan.engine.steps import hooks, transaction_key
 from kapstan.engine.to_the_end import ato_the_end, to_the_end
@@ -50,6 +51,28 @@ def _one_of(choices: type[Choice], option: str, value: Any) -> Choice | None:
         return None if value is None else choices(value)
     except ValueError:
         raise ConfigurationError(f"transaction({option}={value!r}): give one of {', '.join(choices)}") from None
+
+
+def _bool(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"transaction({option}={value!r}): give True or False")
+    return value
+
+
+def _key_store(value: Any) -> KeyStore | None:
+    needed = ("exists", "read", "write")
+    if value is None or not (
+        isinstance(value, type) or not all(callable(getattr(value, name, None)) for name in needed)
+    ):
+        return value
+    raise ConfigurationError(
+        f"transaction(store={value!r}): give a kapstan.results.ResultStore, such as ResultStore(result_storage=...)"
+    )
+
+
+def _hooks(option: str, value: Iterable[Hook] | None) -> tuple[Hook, ...]:
+    several = isinstance(value, Iterable) and not isinstance(cast("Any", value), str)
+    return () if value is None else hooks_of(f"stage({option})", list(value) if several else value)
 
 
 class _Whole(Transaction):
@@ -90,7 +113,8 @@ class _Whole(Transaction):
             raise TransactionError(
                 f"the transaction is {self.state}: what is staged now would never be called or stored"
             )
-        super().stage(value, on_rollback_hooks, on_commit_hooks)
+        undo, commit = _hooks("on_rollback_hooks", on_rollback_hooks), _hooks("on_commit_hooks", on_commit_hooks)
+        super().stage(value, undo, commit)
 
     @property
     def key(self) -> str | None:
@@ -170,8 +194,9 @@ class transaction:  # noqa: N801  (used as a function, as Prefect's)
         self._isolation = _one_of(IsolationLevel, "isolation_level", isolation_level)
         if key is None and self._isolation is IsolationLevel.SERIALIZABLE:
             raise ConfigurationError("transaction(isolation_level=SERIALIZABLE): there is nothing to lock; give a key")
-        self._key, self._store = key, store
-        self._overwrite, self._write_on_commit = overwrite, write_on_commit
+        self._key, self._store = key, _key_store(store)
+        self._overwrite = _bool("overwrite", overwrite)
+        self._write_on_commit = _bool("write_on_commit", write_on_commit)
         self._entered: list[tuple[_Whole, Token[Transaction | None]]] = []
 
     def __enter__(self) -> _Whole:

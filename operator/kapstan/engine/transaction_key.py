@@ -67,6 +67,16 @@ class TransactionKey:
     def exists(self) -> bool:
         return self.store.exists(self.key)
 
+    def check_name(self) -> None:
+        """See that its store can have such a key, as ``exists`` does.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        check_write = getattr(self.store, "check_write", None)
+        if check_write is not None:
+            check_write(None, self.key)
+
     def check(self, value: Any) -> None:
         """See that ``keep`` will not refuse ``value``, as far as that can be known before.
 

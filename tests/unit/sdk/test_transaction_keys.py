@@ -335,3 +335,37 @@ def test_a_flow_that_starts_over_looks_anew() -> None:
             raise ZeroDivisionError
 
     assert starts_over() == "found"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"store": 5}, r"store=5\): give a kapstan.results.ResultStore"),
+        ({"store": "s3://lake"}, r"store='s3://lake'\): give a kapstan.results.ResultStore"),
+        ({"store": ResultStore}, r"store=<class .*\): give a kapstan.results.ResultStore"),
+        ({"overwrite": "no"}, r"overwrite='no'\): give True or False"),
+        ({"write_on_commit": None}, r"write_on_commit=None\): give True or False"),
+    ],
+)
+def test_what_a_transaction_cannot_take_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        transaction("a", **options)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("key", ["values/x", "a/../b", "x" * 300])
+def test_a_key_that_cannot_be_is_refused_before_the_body(key: str, overwrite: bool) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=r"the key .* of a result cannot be"),
+        transaction(key, overwrite=overwrite),
+    ):
+        pay("ada")
+    assert told == []
+
+
+@pytest.mark.parametrize("hooks", [5, [5], "hook", ["hook"]])
+def test_a_hook_that_cannot_be_called_is_refused_when_it_is_staged(hooks: Any) -> None:
+    with transaction() as txn:
+        for options in ({"on_rollback_hooks": hooks}, {"on_commit_hooks": hooks}):
+            with pytest.raises(ConfigurationError, match=r"stage\(on_.*_hooks\)=.*: give functions of one argument"):
+                txn.stage(1, **options)

@@ -35,7 +35,10 @@ def look(txn: Transaction, inside: RunId | None) -> Steps[None]:
     try:
         if key.is_serializable:
             yield Lock(key)
-        if key.overwrite or txn.committing or txn.decided:
+        if txn.committing or txn.decided:
+            return
+        if key.overwrite:
+            key.check_name()
             return
         there = yield Do(_answered, flow, key, key.exists)
         if known is None and flow is not None:
