@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.property.reconcile.queued import Queued
 from tests.property.reconcile.simulation import NAMESPACE, POOL, Fate, Killed, Simulation, Writes
 
@@ -154,3 +155,43 @@ def test_what_it_costs_while_nobody_decides(tmp_path: Path) -> None:
 
     assert asyncio.run(body(tmp_path / "parked", ("Parked",))) == ("Suspended", 10, 10, {})
     assert asyncio.run(body(tmp_path / "done", ("Completed",))) == ("Completed", 0, 0, {})
+
+
+async def scheduled(simulation: Simulation) -> list[tuple[str, str]]:
+    """Name and phase of each run, by name."""
+    found = [(one["metadata"]["name"], one.get("status", {}).get("phase", "")) for one in
+             await simulation.cluster.list("FlowRun")]  # fmt: skip
+    return sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("policy", "meanwhile", "after"),
+    [
+        ("Allow", ["Suspended", "Suspended", "Suspended"], ["Completed", "Completed", "Completed"]),
+        ("Forbid", ["Suspended"], ["Completed"]),
+        ("Replace", ["Cancelled", "Cancelled", "Suspended"], ["Cancelled", "Cancelled", "Completed"]),
+    ],
+)
+def test_a_schedule_treats_it_as_a_run_that_is_active(
+    tmp_path: Path, policy: str, meanwhile: list[str], after: list[str]
+) -> None:
+    async def body() -> None:
+        simulation = Simulation(tmp_path, ("Parked",))
+        schedules = [{"name": "hourly", "interval": 3600}]
+        await simulation.give(
+            schedules=schedules, concurrency={"limit": 1, "policy": policy} if policy != "Allow" else {}
+        )
+        await simulation.loop.sync()
+        await simulation.finish()
+        simulation.now -= simulation.now % 3600
+        for _ in range(3):
+            simulation.now += 3601
+            await simulation.finish()
+        assert [phase for _, phase in await scheduled(simulation)] == meanwhile
+        simulation.infrastructure.decided = True
+        await simulation.finish()
+        assert [phase for _, phase in await scheduled(simulation)] == after
+        attempts = [process.number for process in simulation.infrastructure.recorded]
+        assert max(attempts) == 2, "one attempt before the decision, and one after it"
+
+    asyncio.run(body())
