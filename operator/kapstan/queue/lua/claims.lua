@@ -4,7 +4,7 @@
 -- ARGV: session lane
 --   lane: its claims alone; '' for those of every lane
 -- Reply: format, rid, token and lane of each claim
-local RID, answer, form = 22, {}, '^' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d+\30'
+local answer, form = {}, '^' .. string.rep('%d', 14) .. string.rep('%x', 10) .. '%d+\30'
 local fields = call('HGETALL', P .. 'w:' .. ARGV[1])
 for i = 1, #fields, 2 do
   local lane = string.match(fields[i + 1], '^%d*', 25)

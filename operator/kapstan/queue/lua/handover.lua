@@ -63,16 +63,22 @@ local function take(route, want, empty, place)
       end
       if #rid ~= RID or foreign and find(rid, '[^%w_-]') then
         ready = false
-      elseif not ready and (record and not is_whole(record) or not record and call('EXISTS', names[i]) == 1) then
-        record, ready = whole(rid, record, place), true
+      elseif not ready and (record or call('EXISTS', names[i]) == 1) then
+        -- include: whole
+        if not record or not is_whole(record) then record, ready = whole(rid, record, place), true end
       end
-      if ready and sub(record, 31, 31) ~= '0' and is_over(rid, record) then
+      local lapsed = false
+      if ready and byte(record, 31) ~= 48 then
+        -- include: ending
+        lapsed = is_over(rid, record)
+        if lapsed and overdue < 100 then lapse(rid, record) end
+      end
+      if lapsed then
         if overdue == 100 then
           put_back(popped, i)
           return rids, records, false, size == 0
         end
         overdue = overdue + 1
-        lapse(rid, record)
         if place ~= route then count('l:', route, -1) end
       elseif ready and not (seen and seen[rid]) then
         local alone = byte(record, 32) ~= 112 -- p
@@ -201,6 +207,7 @@ end
 local function promote()
   local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', format('%d', now()), 'LIMIT', '0', '100')
   if #due == 0 then return end
+  -- include: ending
   local routes = {}
   for _, rid in ipairs(due) do
     local record = call('MGET', P .. 't:' .. rid)[1]

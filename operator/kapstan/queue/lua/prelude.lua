@@ -15,13 +15,14 @@
 -- A session hash (w:<session>) holds '@' its info, '=' when it last renewed, '!' draining, '~' runs to cancel, '#<lane>' idle lane,
 -- and for every claim rid -> token .. since .. lane; behind that RS (character 30) and its name for each limit of which the
 -- run holds a slot (see turns.lua).
-local P, T = KEYS[1], KEYS[1] .. 't:'
+local P, T, RID = KEYS[1], KEYS[1] .. 't:', 22 -- characters of a rid
 local call, sub, find, format, byte = redis.call, string.sub, string.find, string.format, string.byte
 local time = call('TIME')
 local moment = time[1] * 1000 + math.floor(time[2] / 1000) -- milliseconds since 1970, by the server's clock
 local since = format('%010x', moment - 1577836800000)
 
 local shift -- what the server's clock was set back (ms), see renew
+local stay -- for how many seconds ended records stay, where a script ends some
 
 -- section: now
 -- Milliseconds of a clock that never goes back.
@@ -36,7 +37,6 @@ local TERMINAL = {c = true, f = true, x = true, k = true}
 -- session held it. EXPIRED: the run ended for that. 16: of class at_most_once, and perhaps begun (see in_doubt); of any
 -- class, if it was submitted again after its loss. STORED: its submission is in the object store, for as long as there is a record.
 local DEADLINE, CANCEL, LATE, EXPIRED, STORED = 1, 2, 4, 8, 32
-local RID = 22
 
 local function state_of(record) return sub(record, 2, 2) end
 local function token_of(record) return sub(record, 3, 16) end
@@ -156,7 +156,7 @@ local function index(kind, route, rids)
   return #entries
 end
 
--- section: settle
+-- section: counts
 -- Count on. What another program wrote over begins anew: it is for people, and no run stands still for it.
 local function bump(key, field, by)
   local sum = redis.pcall('HINCRBY', key, field, format('%d', by))
@@ -191,11 +191,31 @@ end
 local function count(kind, route, by) add(moved, kind, route, by) end
 local function pass(kind, route, by) add(passed, kind, route, by) end
 
+local news, watched = {} -- see note and any_watched
+
+local function settle()
+  for kind, routes in pairs(moved) do
+    for route, by in pairs(routes) do
+      if by ~= 0 and bump(P .. 'n', kind .. route, by) == 0 then
+        call('HDEL', P .. 'n', kind .. route)
+      end
+    end
+  end
+  for kind, routes in pairs(passed) do
+    for route, by in pairs(routes) do
+      if by ~= 0 then tally(kind, route, by) end
+    end
+  end
+  for client, parts in pairs(news) do
+    if parts then call('PUBLISH', P .. 'c:' .. client, table.concat(parts)) end
+  end
+end
+
+-- section: news
 -- What clients are told about ended runs, one message per client and call: rid, six digits of length, record (length 0:
 -- read it). The first four records ride along; a client reads many for less than it costs to make them one message here.
 -- `listener` answers the parts of a client's message; false where nobody listens now: whoever begins to asks for what
 -- ended before (watch).
-local news = {}
 local function listener(client)
   local parts = news[client]
   if parts == nil then
@@ -217,7 +237,6 @@ end
 
 -- The clients beside its submitter that wait for a run stand in hash v, 8 characters each; a field '>' and a run there
 -- says that other runs wait for it (see after).
-local watched
 local function any_watched()
   if watched == nil then watched = call('EXISTS', P .. 'v') == 1 end
   return watched
@@ -241,23 +260,9 @@ local function note_watchers(rid, record)
   end
 end
 
-local function settle()
-  for kind, routes in pairs(moved) do
-    for route, by in pairs(routes) do
-      if by ~= 0 and bump(P .. 'n', kind .. route, by) == 0 then
-        call('HDEL', P .. 'n', kind .. route)
-      end
-    end
-  end
-  for kind, routes in pairs(passed) do
-    for route, by in pairs(routes) do
-      if by ~= 0 then tally(kind, route, by) end
-    end
-  end
-  for client, parts in pairs(news) do
-    if parts then call('PUBLISH', P .. 'c:' .. client, table.concat(parts)) end
-  end
-end
+-- section: settle
+-- include: counts
+-- include: news
 
 -- section: expiry
 -- When a record goes that ended now. A moment costs a third less than EX, which a server turns into one at each SET.
@@ -288,6 +293,17 @@ local function finish(rid, record, state, token, envelope, ttl, session, started
   note_watchers(rid, ended)
   return route
 end
+
+-- section: ending
+-- What it takes to end a run that waits; put where that is rare, since functions are dear.
+-- include: record
+-- include: whole
+-- include: route
+-- include: index
+-- include: news
+-- include: expiry
+-- include: finish
+-- include: deadline
 
 -- section: park
 -- A run whose effect is in doubt stands still until a person or a probe decides (rerun): it has not ended, keeps its

@@ -16,15 +16,10 @@
 -- An outcome counts only if this session still holds the run with that token; one that is already the run's recorded
 -- end with that token is a repeat and no loss.
 -- include: now
--- include: record
--- include: route
 -- include: era
 -- include: paused
--- include: index
 -- include: settle
 -- include: expiry
--- include: finish
--- include: deadline
 local session, lane, connection, want, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local first, last = 7 + 2 * ARGV[6], #ARGV
 if not era() then return {'1', 'ERA', {}, {}} end
@@ -52,12 +47,12 @@ local holders = {} -- by claim, which most runs of a call share
 -- An outcome of a run that is not held with its token: a repeat of the end that is recorded already, or lost.
 local function not_held(rid, token, state)
   local record = call('GET', T .. rid)
-  if not (record and state_of(record) == state and token_of(record) == token) then lost[#lost + 1] = rid end
+  if not (record and sub(record, 2, 16) == state .. token) then lost[#lost + 1] = rid end
 end
 
 -- Outcomes of which the lane sent no more than the envelope: their records are read.
 local function end_by_record(from, to, at)
-  -- include: whole
+  -- include: ending
   local state = ARGV[from]
   for i = from + 4, to, 3 do
     local rid, token, claim = ARGV[i], ARGV[i + 1], held[at]
@@ -149,7 +144,6 @@ if not held[1] then
 elseif held[2] then
   status = 'DRAIN'
 elseif want > 0 then
-  -- include: whole
   -- include: claim
   -- include: offer
   -- include: promote

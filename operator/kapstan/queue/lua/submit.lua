@@ -67,16 +67,9 @@ if type(queued) ~= 'number' then
 end
 if bars or call('EXISTS', P .. 'idle:' .. route) == 1 then
   -- include: now
-  -- include: record
-  -- include: whole
-  -- include: route
   -- include: era
   -- include: paused
-  -- include: index
-  -- include: settle
-  -- include: expiry
-  -- include: finish
-  -- include: deadline
+  -- include: counts
   stay = ARGV[5]
   -- include: claim
   -- include: offer

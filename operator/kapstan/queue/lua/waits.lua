@@ -11,8 +11,7 @@ end
 
 -- section: deadline
 -- A run that was not begun by its deadline (zset ex, by now()) ends as cancelled, with the flag EXPIRED; it was never
--- held. A script says in `stay` for how many seconds ended records stay.
-local stay
+-- held.
 local function is_over(rid, record)
   if flagged(record, LATE) then return true end
   local deadline = flagged(record, DEADLINE) and redis.pcall('ZSCORE', P .. 'ex', rid)
