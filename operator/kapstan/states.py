@@ -114,9 +114,9 @@ class ExitCode(enum.IntEnum):
     """How ``kapstan run`` ends."""
 
     DONE = 0
-    """Completed or Suspended, recorded."""
+    """Completed, recorded."""
     FAILED = 1
-    """Failed or Cancelled, recorded."""
+    """Failed, Cancelled or Suspended, recorded."""
     USAGE = 2
     """The command line or a setting is wrong; nothing ran."""
     NOT_RECORDED = 70

@@ -66,9 +66,9 @@ def _recorded(run_id: RunId, number: int) -> ExitCode | None:
         return None
     if last is None or last.end is None or last.number != number:
         return None
-    if last.end.end in (AttemptOutcome.COMPLETED, AttemptOutcome.SUSPENDED):
+    if last.end.end is AttemptOutcome.COMPLETED:
         return ExitCode.DONE
-    return ExitCode.FAILED if last.end.end.ends_run else ExitCode.HANDED_BACK
+    return ExitCode.HANDED_BACK if last.end.end is AttemptOutcome.HANDED_BACK else ExitCode.FAILED
 
 
 def await_end(child: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from kapstan.engine import flow_engine
 from kapstan.errors import HandBack, Parked, PausedRun, UnkeyableInput
 from kapstan.ids import RunId, new_id
 from kapstan.journal import read_journal
-from kapstan.states import AttemptOutcome, EffectClass, State
+from kapstan.states import AttemptOutcome, EffectClass, ExitCode, State
 from kapstan.tasks import Task
+from kapstan.worker.attempt_end import as_told
 
 ran: list[Any] = []
 
@@ -188,3 +190,14 @@ def test_a_run_that_was_resumed_and_goes_on_executes_what_failed_no_third_time(e
     assert ran == ["fails", "fails"], "once more, since a person asked for that"
     assert attempt(body(None), run_id, 3, again=True).result() == "over"
     assert ran == ["fails", "fails"]
+
+
+def test_code_that_ends_the_process_of_a_parked_run_does_not_change_its_exit_code() -> None:
+    effectful = with_effect(charge, EffectClass.AT_MOST_ONCE)
+    run_id = lost_after(lambda: effectful("a"))
+    assert attempt(lambda: effectful("b"), run_id, 2).name == "Parked"
+    told, nobody = os.pipe()
+    os.set_blocking(told, False)
+    assert as_told(run_id, 2, 0, told).code == ExitCode.FAILED
+    os.close(told)
+    os.close(nobody)
