@@ -41,7 +41,9 @@ class Spool:
     def stored(self, outcome: Outcome) -> Outcome:
         """``outcome`` as it goes to the queue; blocks until the store takes it, or the lane must go on without."""
         since, pause = time.monotonic(), _FIRST_PAUSE
-        while not self._must_go(outcome):
+        untried = outcome.state == "cancelled"  # its lane is told to go, and has time: nothing of it can be lost
+        while (untried and self._slot.order != Order.STOP) or not self._must_go(outcome):
+            untried = False
             try:
                 self.storing = outcome.run_id
                 kept = self._store(outcome)

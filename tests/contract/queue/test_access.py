@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from tests.contract.queue import garbage
 from tests.contract.queue.makers import CODEC, TASK, Register, done, run, worker
+from tests.contract.queue.test_stored import ENDED
 from tests.servers.redis import RedisServer
 
 from kapstan.cli import cli
+from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import new_id
 from kapstan.ports import BackgroundFilter, Wait
@@ -119,6 +122,9 @@ def test_each_role_does_its_work(as_role: As) -> None:
         read_all(reader)
         assert runs.rerun(failing.run_id)[0] is Change.DONE
         assert runs.rerun(parked.run_id)[0] is Change.DONE
+        for queue in (serving, client):  # what `kapstan queue rebuild` does
+            assert RedisBackgroundRuns(queue).restore(replace(ENDED, run_id=new_id()), b"arguments", 60.0)
+            queue.submit(run(durability=Durability.STORE, begun=True))
         operator.pause(TASK)
         operator.resume(TASK)
         client.submit(waiting)

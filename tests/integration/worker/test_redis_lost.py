@@ -16,7 +16,7 @@ from tests.servers.worker import Worker
 from kapstan import backend, ids
 from kapstan.cli.queue import command
 from kapstan.cli.task_run import command as task_run
-from kapstan.errors import ParkedRun
+from kapstan.errors import CancelledRun, ParkedRun
 from kapstan.runs import ends
 
 
@@ -85,6 +85,21 @@ def test_a_worker_that_goes_on_over_the_loss_executes_its_run_once(
     events = [event[:2] for event in sink.events]
     assert [events.count(each) for each in (("began", "held"), ("ran", "waiting"), ("ran", "lost"))] == [1, 1, 0]
     assert lost.state.name == "Pending", "the queue does not know it"
+
+
+def test_a_cancel_is_noted_by_the_worker_that_it_interrupts(
+    server: RedisServer, start: Start, sink: Sink, gate: Gate
+) -> None:
+    start()
+    future = served.hold.apply_async(("a", gate.path), durability="store")
+    run_id = ids.parse(future.task_run_id)
+    sink.expect("began", "a")
+    backend.current().queue.cancel(run_id)
+    with pytest.raises(CancelledRun):
+        future.result(timeout=30)
+    noted = ends.read(backend.current(), run_id)
+    assert noted is not None
+    assert noted.state == "cancelled"
 
 
 def test_a_worker_that_is_killed_between_the_note_and_the_queue(
