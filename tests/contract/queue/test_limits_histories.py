@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ class History:
         self.begun: dict[str, list[float]] = {}  # by limit: moments since the numbers were said last
         self.limits: dict[str, Limits] = {}
         self.seconds = 0.0
+        self.copy: Path | None = None
         self.hire()
 
     # ------------------------------------------------------------------ what may happen
@@ -149,15 +151,36 @@ class History:
         clock(self.queue, round(self.seconds * 1000))
 
     def restart(self) -> None:
-        if self.server is not None and self.draw.random() < 0.3:
-            self.server.kill()
-            self.server.start()
+        """Redis is killed, and comes back as it was, or as it was some time before."""
+        if self.server is None or self.draw.random() < 0.5:
+            return
+        if self.copy is None:
+            self.copy = self.server.folder / f"copy-{next(_names)}"
+            self.server.save_copy(self.copy)
+            return
+        self.server.kill()
+        lost = self.draw.random() < 0.5
+        if lost:
+            self.server.put_back(self.copy)
+        self.copy = None
+        self.server.start()
+        if lost:
+            clock(self.queue, round(self.seconds * 1000))
+            for name in {info.session for info in self.queue.sessions()} - {each.session.name for each in self.workers}:
+                self.queue.expire_session(name)  # one that had ended before; else its lease ends it
+            self.begun.clear()
+            prefix = self.queue.prefix
+            self.slots_before = {each: self.read("SCARD", f"{prefix}cs:{each}") for each in self.slots_of_all()}
+
+    def slots_of_all(self) -> list[str]:
+        keys = [key.decode() for key in self.read("KEYS", f"{self.queue.prefix}cs:*")]
+        return [key[len(self.queue.prefix) + 3 :] for key in keys]
 
     # ------------------------------------------------------------------ what holds
 
     def check(self) -> None:
         for worker in self.workers:
-            worker.session.renew()
+            worker.session.renew({claim.run_id: claim.token for holder, _, claim in self.held if holder is worker})
         self.check_slots()
         self.check_rates()
         self.check_nothing_is_stuck()
@@ -175,8 +198,10 @@ class History:
                 if len(field) == 22:
                     for limit in value.decode().split("\x1e")[1:]:
                         claimed.setdefault(limit, set()).add(field.decode())
-        keys = [key.decode() for key in self.read("KEYS", f"{prefix}cs:*")]
-        holders = {key[len(prefix) + 3 :]: {each.decode() for each in self.read("SMEMBERS", key)} for key in keys}
+        holders = {
+            limit: {each.decode() for each in self.read("SMEMBERS", f"{prefix}cs:{limit}")}
+            for limit in self.slots_of_all()
+        }
         assert holders == claimed
         for limit, held in holders.items():
             task, bars, _ = limit.partition("||")
@@ -268,7 +293,7 @@ class History:
 EVENTS = (
     *("submit", "claim", "end", "pass_time") * 5,
     *("hire", "kill", "lane_died", "replace", "retry", "give_back"),
-    *("pause", "cancel", "rerun", "restart"),
+    *("pause", "cancel", "rerun", "restart", "restart"),
 )
 
 
