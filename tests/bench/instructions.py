@@ -26,6 +26,7 @@ from tests.servers.redis import binary
 from kapstan import backend
 
 RUNS, BATCH = 4_000, 200
+IDLE = 300  # runs that come one by one
 START_SECONDS = 120.0
 
 
@@ -43,12 +44,22 @@ def instructions(bench: Bench) -> Iterator[Line]:
             _work(worker)
             submit = count("submit", lambda: queue.submit_many([makers.run() for _ in range(RUNS)]))
             work = count("work", lambda: _work(worker))
+            _one_by_one(worker, 20)
+            idle = count("idle", lambda: _one_by_one(worker, IDLE)) * RUNS / IDLE
         finally:
             worker.close()
     kind = "background, pure, result stored, nobody waits"
     yield Line("instructions", "server, a no-op", kind, "k instructions", [submit + work], "bare stream", [bare])
     yield Line("instructions-submit", "its bulk submit", kind, "k instructions", [submit])
     yield Line("instructions-work", "its claim and end", kind, "k instructions", [work])
+    yield Line("instructions-idle", "server, a no-op that comes alone", kind, "k instructions", [idle])
+
+
+def _one_by_one(worker: makers.Worker, runs: int) -> None:
+    """A lane that is idle is handed a run, ends it and is idle again."""
+    for _ in range(runs):
+        backend.current().queue.submit(makers.run())
+        worker.lane.step([makers.done(claim) for claim in worker.lane.wait(START_SECONDS)], {makers.TASK: BATCH})
 
 
 def _work(worker: makers.Worker) -> None:
