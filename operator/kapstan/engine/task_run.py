@@ -15,6 +15,7 @@ from typing import Any
 from kapstan import context, settings, states
 from kapstan.context import TaskRun, current_flow, current_tags
 from kapstan.engine import branch, forks, naming, transaction
+from kapstan.engine.branch import Branch
 from kapstan.engine.chain import walk
 from kapstan.engine.control_flow import ends_the_caller
 from kapstan.engine.executing import executing_flows
@@ -42,10 +43,13 @@ def prepare(
     """
     flow: FlowRun | None = current_flow.get()
     parameters = spec.bind(args, kwargs)
-    line = branch.here() if flow is not None else None
-    if flow is None or line is None:
+    line, position, inside = branch.here(), "", None
+    if line is None:
         _warn_without_context(spec)
-        ledger, run_id, position, inside = _nowhere, new_id(), "", None
+        ledger, run_id = _nowhere, new_id()
+    elif flow is None:
+        ledger = _InBackgroundRun(line.child(f"call {spec.identity}"))
+        run_id = line.place(spec.identity, parameters, strict=spec.strict_inputs).key if spec.has_effect else new_id()
     else:
         flow.check_stopped(line)
         run_id, _, position = line.place(spec.identity, parameters, strict=spec.strict_inputs)
@@ -110,6 +114,21 @@ def submit(execution: TaskExecution) -> Pending:
 
 
 _nowhere = Ledger()
+
+
+class _InBackgroundRun(Ledger):
+    """Of a task that the code of a background run calls. That is executed again and makes the same calls, so an effect
+    has the same key. The calls of the task's own body are counted anew with each execution of it.
+    """
+
+    __slots__ = ("_line",)
+
+    def __init__(self, line: Branch) -> None:
+        self._line = line
+
+    def branch(self, _: TaskExecution, /) -> Branch:
+        line = self._line
+        return Branch(line.root, line.path, line.task, line.execution)
 
 
 # ---------------------------------------------------------------------------------------------- calls without context
