@@ -43,9 +43,9 @@ def command(**options: Any) -> None:
     """Execute one attempt of a flow run (what a Job or a launcher starts).
 
     Takes the run's lease, goes on from the outcomes that earlier attempts left in its journal, and writes how this
-    attempt ended. SIGTERM hands the run back at once. Exits with 0 for Completed or Suspended, 1 for Failed (also a
-    flow that cannot be imported) or Cancelled, 2 for a wrong command line, 75 if a later attempt holds the run or it
-    was handed back, 70 if the end could not be recorded.
+    attempt ended. SIGTERM hands the run back at once. Exits with 0 for Completed, 1 for Failed (also a flow
+    that cannot be imported), Cancelled or parked, 2 for a wrong command line, 75 if a later attempt holds the run or
+    it was handed back, 70 if the end could not be recorded.
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # nothing has begun yet
         signal.signal(number, lambda _got, _frame: os._exit(ExitCode.HANDED_BACK))
