@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.integration.durability.makers import LARGE, Shop, alike, executed, id_of, kept, retried, work
+from tests.integration.durability.makers import LARGE, Hand, Shop, alike, executed, id_of, kept, retried, work
 
 from kapstan import ids
 from kapstan.errors import NotPossible, StoreUnavailable
@@ -78,6 +78,33 @@ def test_a_late_failure_of_an_older_claim_does_not_count(shop: Shop) -> None:
     assert slow.engine.stored(late).state == "completed"
     assert quick.tell(outcome) == []
     assert (shop.noted(run_id), shop.state(run_id)) == ("completed", "completed")
+
+
+def two_outcomes(shop: Shop, then: str) -> tuple[Hand, Outcome, Hand, Outcome]:
+    """Of a run that was executed twice, and of which nothing is noted: an older claim's, and a younger one's."""
+    work.delay("a", then)
+    slow = shop.hand()
+    late = slow.executed(slow.claim())
+    slow.die()
+    quick = shop.hand()
+    return slow, late, quick, quick.executed(quick.claim())
+
+
+def test_a_completion_stands_against_a_failure_of_a_younger_claim(shop: Shop) -> None:
+    slow, late, quick, outcome = two_outcomes(shop, "")
+    assert slow.engine.stored(late).state == "completed"
+    adopted = quick.engine.stored(outcome._replace(state="failed", envelope=b"whatever"))
+    assert (adopted.state, adopted.envelope, adopted.token) == ("completed", late.envelope, outcome.token)
+    assert quick.tell(adopted) == []
+
+
+def test_of_two_failures_that_of_the_younger_claim_stands(shop: Shop) -> None:
+    slow, late, quick, outcome = two_outcomes(shop, "fails")
+    assert quick.tell(quick.engine.stored(outcome)) == []
+    slow.engine.stored(late)
+    ended = ends.read(shop.backend, late.run_id)
+    assert ended is not None
+    assert (ended.token, ended.envelope) == (outcome.token, outcome.envelope)
 
 
 def test_a_failure_of_an_older_claim_that_was_noted_gives_way(shop: Shop) -> None:
