@@ -20,6 +20,7 @@ from kapstan.errors import ConfigurationError, LockUnavailable, LockUnreadable
 from kapstan.ids import new_nonce
 from kapstan.locks.checks import check, check_timeout, not_held
 from kapstan.locks.dropped import close_when_dropped, weakly
+from kapstan.locks.expired import Expiring
 from kapstan.locks.loops import LoopWatch
 from kapstan.locks.processes import Deaths, about_this_process
 from kapstan.locks.silence import Silence
@@ -57,6 +58,7 @@ class Locks:
         self._held: dict[tuple[str, str], tuple[int, str]] = {}  # token and wait of what was acquired and not released
         self._debts: deque[Callable[[], object]] = deque()  # given up or given back, and not heard by the table yet
         self._paying = threading.RLock()
+        self._expiring = Expiring()
         self._silence = Silence(lease, beat)
         self._deaths: Deaths | None = None
         self._loops = LoopWatch(beat, self._end_stranded)
@@ -199,8 +201,12 @@ class Locks:
     def _hold(self, wait: Wait, token: int) -> None:
         """Note what this process holds; who has it already goes on with the wait that it was granted to."""
         with self._lock:
-            if self._held.get((wait.key, wait.holder), (None, ""))[0] != token:
-                self._held[wait.key, wait.holder] = token, wait.number
+            if self._held.get((wait.key, wait.holder), (None, ""))[0] == token:
+                return
+            self._held[wait.key, wait.holder] = token, wait.number
+            for old in self._expiring.add(wait, token, self._held):
+                del self._held[old.key, old.holder]
+                self._debts.append(partial(self._table.give_up, old, 0.0))
 
     def _ask(self, waiting: Waiting, left: float | None) -> Place:
         stay = left is None or left > 0

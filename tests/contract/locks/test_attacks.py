@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,10 +19,11 @@ from tests.servers import clock as clocks
 from tests.servers.clock import Clock
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
+from tests.servers.sentinel import Watched
 
 from kapstan import backend
 from kapstan.errors import ConfigurationError, LockUnavailable, LockUnreadable
-from kapstan.locking import LockManager, PostgresLockManager, RedisLockManager
+from kapstan.locking import LockLost, LockManager, PostgresLockManager, RedisLockManager
 from kapstan.locks import postgres as postgres_table
 from kapstan.locks.state import digest
 
@@ -258,3 +261,50 @@ def _await_waiting(manager: LockManager, key: str, count: int) -> None:
     while (there := manager.lock_holder(key)) is None or there.waiting != count:
         assert time.monotonic() < until, there
         time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("lease")
+def test_a_failover_that_lost_a_lock_tells_its_holder_and_keeps_the_others(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    manager = RedisLockManager(connection_url=watched.url)
+    try:
+        assert manager.acquire_lock("copied", "a")
+        kept = manager.guard_lock("copied", "a")
+        with watched.primary.client() as client:
+            assert client.execute_command("WAIT", 1, 10_000) == 1
+        watched.cut_replica_off()
+        assert manager.acquire_lock("not copied", "a")
+        token = manager.guard_lock("not copied", "a")
+        watched.primary.kill()
+        assert manager.acquire_lock("not copied", "b", 60)
+        assert manager.guard_lock("not copied", "b") > token
+        with pytest.raises(LockLost, match="'b' holds it"):
+            manager.release_lock("not copied", "a")
+        assert manager.guard_lock("copied", "a") == kept
+        assert not manager.acquire_lock("copied", "c", 2 * LEASE)
+        manager.release_lock("copied", "a")
+        manager.release_lock("not copied", "b")
+    finally:
+        backend.use(None)
+        watched.close()
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.usefixtures("between_processes")
+def test_a_manager_goes_into_processes_of_multiprocessing(manager: LockManager, key: str, method: str) -> None:
+    assert manager.acquire_lock(key, "a")
+    context = multiprocessing.get_context(method)
+    answers: Any = context.Queue()
+    child = context.Process(target=in_a_child, args=(manager, key, answers))
+    child.start()
+    assert answers.get(timeout=60) == (False, True)
+    child.join(60)
+    assert child.exitcode == 0
+    assert manager.acquire_lock(f"{key}-of-the-child", "b", 30)
+    assert manager.guard_lock(key, "a") > 0
+    for name, holder in ((key, "a"), (f"{key}-of-the-child", "b")):
+        manager.release_lock(name, holder)
+
+
+def in_a_child(manager: LockManager, key: str, answers: Any) -> None:
+    answers.put((manager.acquire_lock(key, "child", 0.1), manager.acquire_lock(f"{key}-of-the-child", "child", 20)))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from tests.servers.redis import RedisServer
 
 from kapstan import backend
 from kapstan.locking import FileSystemLockManager, LockManager, PostgresLockManager, RedisLockManager
+from kapstan.ports import Wait
 from kapstan.queue.keys import spec_of
 
 MANY = 200
@@ -109,6 +111,31 @@ def test_postgres(postgres: PostgresServer) -> None:
         )
         while connection.execute(sessions).fetchone() != (0,):  # a server ends a session a moment after its client
             continue
+
+
+def test_holds_that_end_by_themselves_and_are_never_given_back(
+    manager: LockManager, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of who asks whether something was done within the last hour: each key is another one."""
+    monkeypatch.setattr("kapstan.locks.expired._LATER", 0.0)
+    left: set[str] = set()
+    locks: Any = manager._locks()
+    released = locks._table.give_up
+
+    def give_up(wait: Wait, patience: float | None = None) -> None:
+        left.discard(wait.key)
+        released(wait, patience)
+
+    monkeypatch.setattr(locks._table, "give_up", give_up)
+    for number in range(MANY):
+        left.add(f"{key}-{number}")
+        assert manager.acquire_lock(f"{key}-{number}", "a", 0, 0.0001)
+    assert len(left) < MANY // 4
+    assert len(locks._held) < MANY // 4
+    for number in range(2 * MANY):
+        assert manager.acquire_lock(f"{key}-given-back", f"h{number}", 0, 3600)
+        manager.release_lock(f"{key}-given-back", f"h{number}")
+    assert len(locks._expiring._due) < MANY
 
 
 _MANY_FILES = """
