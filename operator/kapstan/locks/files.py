@@ -314,8 +314,7 @@ class FileTable:
         most = self._patience if patience is None else min(self._patience, max(patience, 1.0))
         while True:
             try:
-                with self._mutex.held(most):
-                    return act()
+                return self._mutex.alone(act, most)
             except Displaced:
                 continue
             except OSError as error:

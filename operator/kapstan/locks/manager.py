@@ -27,7 +27,7 @@ from kapstan.locks.silence import Silence
 from kapstan.locks.waiting import Waiting, surely
 from kapstan.ports import LockHolder, LockTable, Place, Wait
 
-Steps = Generator["Callable[[], Place] | float | None", Any, bool]
+Steps = Generator["Callable[[], Place] | float | bool", Any, None]
 
 
 class Calls(Protocol):
@@ -178,24 +178,22 @@ class Locks:
                 self._client = client
 
     def _acquiring(self, waiting: Waiting, timeout: float | None) -> Steps:
-        """Yields what to call, or how long to sleep at most."""
+        """Yields what to call, or how long to sleep at most; in the end whether it has what it waited for."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             waiting.clear()
             if waiting.wait.look and waiting.rung:
-                waiting.done = True
-                return True
+                yield True
             left = None if deadline is None else deadline - time.monotonic()
             place: Place = yield lambda left=left: self._ask(waiting, left)
             if place.token is not None:
                 if not waiting.wait.look:
                     self._hold(waiting.wait, place.token)
                     self._ring_same(waiting.wait)
-                waiting.done = True
-                return True
+                yield True
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return False
+                yield False
             yield min(self._look_after(place), self._lease if left is None else left)
 
     def _hold(self, wait: Wait, token: int) -> None:
@@ -229,11 +227,13 @@ class Locks:
         return look if place.left is None else min(look, place.left + 0.001)
 
     def _give_up(self, waiting: Waiting) -> None:
+        wait = waiting.wait
         with waiting.lock:
             waiting.over = True
-            if waiting.done:
-                return
-            self._debts.append(partial(self._table.give_up, waiting.wait, 0.0))
+            self._debts.append(partial(self._table.give_up, wait, 0.0))
+            with self._lock:
+                if self._held.get((wait.key, wait.holder), (0, ""))[1] == wait.number:
+                    del self._held[wait.key, wait.holder]
             self._settle()
 
     def _pay(self) -> None:
@@ -268,33 +268,33 @@ class Locks:
 
     def _drive(self, waiting: Waiting, steps: Steps) -> bool:
         answer: Any = None
-        with self._enlisted(waiting):
-            try:
-                while True:
-                    step = steps.send(answer)
+        try:
+            with self._enlisted(waiting):
+                while not isinstance(step := steps.send(answer), bool):
                     answer = step() if callable(step) else waiting.sleep(step)
-            except StopIteration as end:
-                return end.value
-            finally:
-                if not waiting.done:
-                    self._give_up(waiting)
+        except BaseException:  # also of a call that is interrupted when it has the lock: its caller never hears of that
+            self._give_up(waiting)
+            raise
+        if not step:
+            self._give_up(waiting)
+        return step
 
     async def _adrive(self, waiting: Waiting, steps: Steps) -> bool:
         import asyncio
 
         waiting.use(asyncio.get_running_loop())
         answer: Any = None
-        with self._enlisted(waiting):
-            self._loops.begin()
-            try:
-                while True:
-                    step = steps.send(answer)
+        try:
+            with self._enlisted(waiting):
+                self._loops.begin()
+                while not isinstance(step := steps.send(answer), bool):
                     answer = await (self._call(step) if callable(step) else waiting.asleep(step))
-            except StopIteration as end:
-                return end.value
-            finally:
-                if not waiting.done:  # not awaited: this task may be cancelled once more, or its loop be closing
-                    self._soon(self._give_up, waiting)
+        except BaseException:  # not awaited: this task may be cancelled once more, or its loop be closing
+            self._soon(self._give_up, waiting)
+            raise
+        if not step:
+            self._soon(self._give_up, waiting)
+        return step
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args) if self._calls is None else await self._calls.call(function, *args)

@@ -10,11 +10,13 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from kapstan.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 class OwnFile:
@@ -114,28 +116,28 @@ class Mutex:
 
     _inherited: ClassVar[list[Mutex]] = []
 
-    @contextlib.contextmanager
-    def held(self, patience: float) -> Generator[None]:
-        """Raises:
-        TimeoutError: others had it for ``patience`` seconds: one of them was stopped in the middle of a change.
+    def alone(self, act: Callable[[], T], patience: float) -> T:
+        """``act()`` while no other process or thread makes a change.
+
+        Raises:
+            TimeoutError: others made one for ``patience`` seconds: one of them was stopped in the middle.
+            Displaced: see there.
         """
-        until = time.monotonic() + patience
-        if not self._lock.acquire(timeout=patience):
-            raise TimeoutError(_STUCK.format(patience=patience))
-        try:
-            while True:
-                _make(self._folder)
-                self._file.keep_open()
-                self._take(until, patience)
-                if self._file.is_there:
-                    break
-                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
-        finally:
-            self._lock.release()
+        until, pause = time.monotonic() + patience, 0.0001
+        while True:
+            with self._lock:
+                try:
+                    if self._take():
+                        return act()
+                finally:  # whatever interrupted this
+                    fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
+            if time.monotonic() > until:
+                raise TimeoutError(
+                    f"another process has been in the middle of a change for {patience:g} s; it may have been stopped "
+                    "(SIGSTOP)"
+                )
+            time.sleep(pause)
+            pause = min(0.005, pause * 2)
 
     def check(self) -> None:
         """Raises:
@@ -148,22 +150,17 @@ class Mutex:
     def is_there(self) -> bool:
         return self._file.is_there
 
-    def _take(self, until: float, patience: float) -> None:
-        pause = 0.0001
-        while True:
-            try:
-                fcntl.lockf(self._file.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            if time.monotonic() > until:
-                raise TimeoutError(_STUCK.format(patience=patience))
-            time.sleep(pause)
-            pause = min(0.005, pause * 2)
-
-
-_STUCK = "another process has been in the middle of a change for {patience:g} s; it may have been stopped (SIGSTOP)"
+    def _take(self) -> bool:
+        """Whether it is this process' now, and the file that others find."""
+        _make(self._folder)
+        self._file.keep_open()
+        try:
+            fcntl.lockf(self._file.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            return False
+        return self._file.is_there
 
 
 def _make(folder: Path) -> None:

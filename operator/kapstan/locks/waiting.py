@@ -20,7 +20,6 @@ class Waiting:
 
     Attributes:
         over: it was given up, and asks no more.
-        done: it has what it wanted.
         rung: it was rung by its number.
     """
 
@@ -28,7 +27,6 @@ class Waiting:
         self.wait = wait
         self.lock = threading.Lock()  # one call of the table at a time, so that giving up comes last
         self.over = False
-        self.done = False
         self.rung = False
         self._event = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
