@@ -52,7 +52,7 @@ class Locks:
         self._beat = beat
         self._calls = calls
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a coroutine that waits, anywhere
         self._client = ""
         self._waits: dict[str, Waiting] = {}
         self._held: dict[tuple[str, str], tuple[int, str]] = {}  # token and wait of what was acquired and not released
@@ -61,7 +61,7 @@ class Locks:
         self._expiring = Expiring()
         self._silence = Silence(lease, beat)
         self._deaths: Deaths | None = None
-        self._loops = LoopWatch(beat, self._end_stranded)
+        self._loops = LoopWatch(beat, self._end_stranded, self._give_up)
         self._closed = False
         self._ends: list[Callable[[], object]] = [table.close]
         self._dropped = close_when_dropped(self, self._ends)
@@ -284,16 +284,16 @@ class Locks:
 
         waiting.use(asyncio.get_running_loop())
         answer: Any = None
-        try:
-            with self._enlisted(waiting):
-                self._loops.begin()
+        with self._enlisted(waiting):
+            self._loops.begin()
+            try:
                 while not isinstance(step := steps.send(answer), bool):
                     answer = await (self._call(step) if callable(step) else waiting.asleep(step))
-        except BaseException:  # not awaited: this task may be cancelled once more, or its loop be closing
-            self._soon(self._give_up, waiting)
-            raise
-        if not step:
-            self._soon(self._give_up, waiting)
+            except BaseException:  # not awaited: this task may be cancelled once more, or its loop be closing
+                self._loops.leave(waiting)
+                raise
+            if not step:
+                self._loops.leave(waiting)
         return step
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -324,17 +324,17 @@ class Locks:
     def _ring_same(self, wait: Wait) -> None:
         """The holder has it now: its other calls that wait for the same key have it, too."""
         with self._lock:
-            same = [each for each in self._waits.values() if each.wait[:2] == wait[:2] and each.wait is not wait]
+            same = [each for each in list(self._waits.values()) if each.wait[:2] == wait[:2] and each.wait is not wait]
         for waiting in same:
             waiting.ring()
 
     def _end_stranded(self) -> bool:
         """Take waits whose event loop was closed out of their line; whether other coroutines wait."""
         with self._lock:
-            waits = [each for each in self._waits.values() if each.on_loop]
+            waits = [each for each in list(self._waits.values()) if each.on_loop]
             stranded = [each for each in waits if each.stranded]
             for each in stranded:
-                del self._waits[each.wait.number]
+                self._waits.pop(each.wait.number, None)
         for each in stranded:
             self._give_up(each)
         return len(waits) > len(stranded)

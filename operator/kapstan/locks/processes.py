@@ -50,7 +50,7 @@ class Deaths:
 
     def __init__(self, ended: Callable[[str], None]) -> None:
         self._ended = ended
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # also taken by a coroutine that the garbage collector ends
         self._handles: dict[str, int] = {}
         self._thread: threading.Thread | None = None
         self._reader, self._writer = os.pipe()
@@ -98,7 +98,7 @@ class Deaths:
 
     def _drop(self, clients: list[str]) -> None:
         for client in clients:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, KeyError):
                 os.close(self._handles.pop(client))
 
     def _run(self) -> None:

@@ -143,6 +143,23 @@ def test_a_lock_that_is_granted_to_a_loop_that_closes_is_free(manager: LockManag
     manager.release_lock(key, "b")
 
 
+def test_coroutines_that_the_garbage_collector_ends_leave_the_line(
+    manager: LockManager, key: str, await_waiting: Awaiting
+) -> None:
+    """It may end them between any two steps of any thread, also of one that has taken what they need to leave."""
+    for turn in range(10):
+        name = f"{key}-{turn}"
+        assert manager.acquire_lock(name, "a")
+        loop = asyncio.new_event_loop()
+        tasks = [loop.create_task(manager.aacquire_lock(name, f"b{number}")) for number in range(20)]
+        loop.run_until_complete(asyncio.to_thread(await_waiting, name, 20))
+        loop.close()
+        del tasks
+        manager.release_lock(name, "a")
+        assert manager.acquire_lock(name, "c", 60)
+        manager.release_lock(name, "c")
+
+
 def test_nothing_watches_loops_when_no_coroutine_waits(key: str) -> None:
     async def main() -> None:
         assert await MemoryLockManager().aacquire_lock(key, "a")
