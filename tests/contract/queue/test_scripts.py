@@ -30,42 +30,6 @@ def test_the_header_names_keys_arguments_and_reply(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
-def test_what_a_script_uses_of_the_prelude_is_included(name: str) -> None:
-    texts = "".join((FOLDER / f"{file}.lua").read_text() for file in SHARED)
-    shared = re.findall(r"^local function (\w+)", texts, re.MULTILINE)
-    text = re.sub(r"--.*", "", scripts.SCRIPTS[name].text)
-    used = {function for function in shared if re.search(rf"(?<!function )\b{function}\(", text)}
-    assert used <= set(re.findall(r"local function (\w+)", text))
-
-
-@pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
-def test_a_function_is_used_only_where_it_is_visible(name: str) -> None:
-    """What one branch of a script includes is unknown behind it: there an error comes in the middle of a change."""
-    shared = {found for file in SHARED for found in re.findall(r"^local function (\w+)", _text_of(file), re.MULTILINE)}
-    blocks: list[set[str]] = [set()]
-    for made, word, used in re.findall(
-        r"local function (\w+)|\b(function|do|then|elseif|else|end)\b|(?<![.\w])(\w+)\(", _code_of(name)
-    ):
-        if word in ("elseif", "else", "end"):
-            blocks.pop()
-        if made:
-            blocks[-1].add(made)
-        if made or word in ("function", "do", "then", "else"):
-            blocks.append(set())
-        assert used not in shared or any(used in block for block in blocks), f"{name}: {used}"
-    assert len(blocks) == 1
-
-
-def _text_of(file: str) -> str:
-    return (FOLDER / f"{file}.lua").read_text()
-
-
-def _code_of(name: str) -> str:
-    """The whole of a script without comments and texts."""
-    return re.sub(r"'[^'\n]*'", "''", re.sub(r"--.*", "", scripts.SCRIPTS[name].text))
-
-
-@pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
 def test_every_reply_begins_with_the_format(name: str) -> None:
     replies = re.findall(r"^ *(?:if .* then )?return \{(.*)\}", (FOLDER / f"{name}.lua").read_text(), re.MULTILINE)
     assert replies
