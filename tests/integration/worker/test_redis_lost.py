@@ -105,17 +105,17 @@ def test_a_cancel_is_noted_by_the_worker_that_it_interrupts(
 def test_a_worker_that_is_killed_between_the_note_and_the_queue(
     server: RedisServer, start: Start, sink: Sink, gate: Gate
 ) -> None:
-    """Redis stands still, so the worker comes to the note and no further."""
+    """Redis is down, so the worker comes to the note and no further."""
     worker = start()
     future = served.hold.apply_async(("a", gate.path), durability="store")
     run_id = ids.parse(future.task_run_id)
     sink.expect("began", "a")
-    server.pause()
+    server.kill()
     gate.open()
     while ends.read(backend.current(), run_id) is None:
         continue
     worker.kill()
-    server.resume()
+    server.start()
     assert future.state.name == "Running", "the fault did not bite"
     start()
     assert future.result(timeout=60) == "a"
