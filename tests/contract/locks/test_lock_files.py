@@ -53,29 +53,6 @@ def clean(folder: Path, *names: str) -> None:
             path.unlink()
 
 
-def test_a_mutex_that_was_removed_is_not_two(
-    locks: FileSystemLockManager, folder: Path, start: Callable[[], Program], tmp_path: Path
-) -> None:
-    """Each of four processes had the old one open, and four more begin with a new one, which goes away again."""
-    crowd = [start() for _ in range(4)]
-    for number, each in enumerate(crowd):
-        assert each.ask("acquire", f"own-{number}", "a") == "True"
-    clean(folder, "mutex")
-    crowd += [start() for _ in range(4)]
-    record = tmp_path / "record"
-    for each in crowd:
-        each.tell("crowd", "k", 20, record)
-    for _ in range(5):
-        until(lambda: record.exists() and (folder / "mutex").exists())
-        clean(folder, "mutex")
-    assert [each.answer() for each in crowd] == ["20"] * 8
-    lines = [line.split() for line in record.read_text().splitlines()]
-    assert len(lines) == 320
-    for entry, leave in zip(lines[::2], lines[1::2], strict=True):
-        assert (entry[0], leave[0], entry[1:]) == ("in", "out", leave[1:])
-    assert not locks.is_locked("k")
-
-
 def until(true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not true():
