@@ -45,7 +45,10 @@ class Place(NamedTuple):
         return backends.current()
 
 
-@pytest.fixture(params=["store", "folder", "s3 store", "s3 storage", "block"])
+PLACES = ["store", "folder", "s3 store", "s3 storage"]
+
+
+@pytest.fixture(params=[*PLACES, "block"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     home = str(tmp_path / "home")
     settings = Settings(home=home, max_value_bytes=1 << 30)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.results.conftest import Folder, Place
+from tests.contract.results.conftest import PLACES, Place
 
 from kapstan import backend as backends
 from kapstan import records
@@ -90,9 +90,8 @@ def test_a_new_one_replaces_nothing_that_is_not_over(place: Place) -> None:
     assert not store.write_new("small", "large")
 
 
+@pytest.mark.parametrize("place", PLACES, indirect=True)  # an object of the user's has no conditional writes
 def test_of_many_new_ones_at_once_one_is_written(place: Place) -> None:
-    if isinstance(place.storage, Folder):
-        pytest.skip("an object of the user's has no conditional writes")
     for over in (False, True):
         if over:
             opened(place).write("over", "x", expiration=timedelta(0))
@@ -178,14 +177,13 @@ def test_a_key_that_cannot_be_is_refused(place: Place, key: Any) -> None:
             call()
 
 
+@pytest.mark.parametrize("place", PLACES, indirect=True)  # an object of the user's has limits of its own
 @pytest.mark.parametrize(
     ("key", "refused"),
     [("x" * 256, "everywhere"), (f"a/{'ü' * 26}/b", "in folders"), ("!" * 86, "in folders"), ("a" * 255, "nowhere")],
 )
 def test_a_part_of_a_key_is_no_longer_than_the_storage_takes(place: Place, key: str, refused: str) -> None:
     store = opened(place)
-    if isinstance(place.storage, Folder):
-        pytest.skip("an object of the user's has limits of its own")
     in_folder = isinstance(place.storage, Path) or not place.settings.s3_endpoint
     if refused == "everywhere" or (refused == "in folders" and in_folder):
         for call in (lambda: store.read(key), lambda: store.write(1, key), lambda: store.exists(key)):
