@@ -14,10 +14,9 @@ from tests.model.state import REGISTER_STATES
 from tests.model.transitions import ROWS
 from tests.model.walk_register import ACTIONS
 from tests.model.walking import many, scenario, steps_of
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 
 from kapstan.errors import ImpossibleChange
-from kapstan.ids import new_nonce
 from kapstan.ports import Store
 from kapstan.ports.register import TRANSITIONS
 from kapstan.store.local import LocalStore
@@ -57,7 +56,7 @@ def test_the_register_on_a_disk_goes_as_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 def test_the_register_on_s3_goes_as_the_model(minio: Minio) -> None:
-    store = S3Store.from_settings(minio.settings(namespace=f"walk{new_nonce()}"))
+    store = S3Store.from_settings(minio.settings(namespace=new_namespace()))
     try:
         many(lambda world, random, counts: walk(store, world, random, counts), 40)
     finally:

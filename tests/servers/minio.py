@@ -8,6 +8,7 @@ from PATH. Where it is missing a test is skipped with one reason, which CI turns
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,11 @@ from kapstan.store.s3 import S3Store
 
 ACCESS_KEY, SECRET_KEY = "kapstan-test", "kapstan-test-secret"
 BUCKET = "kapstan"
+
+
+def new_namespace() -> str:
+    """One that nobody else has."""
+    return f"t{secrets.token_hex(8)}"
 
 
 def binary() -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.servers.minio import Minio, minio
+from tests.servers.minio import Minio, minio, new_namespace
 
 from kapstan.codec import Codec
-from kapstan.ids import RunId, new_id, new_nonce
+from kapstan.ids import RunId, new_id
 from kapstan.journal import Journal
 from kapstan.ports import RunLog, Store
 from kapstan.signing_key import SigningKey
@@ -37,7 +37,7 @@ def local(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def s3(minio: Minio) -> Iterator[S3Store]:
-    store = S3Store.from_settings(minio.settings(namespace=f"t{new_nonce()}"))
+    store = S3Store.from_settings(minio.settings(namespace=new_namespace()))
     yield store
     store.close()
 

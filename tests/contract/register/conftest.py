@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 
 from kapstan.backend import Backend
-from kapstan.ids import new_nonce
 from kapstan.settings import Settings
 
 __all__ = ["minio", "own_minio"]
@@ -18,7 +17,7 @@ __all__ = ["minio", "own_minio"]
 @pytest.fixture(params=["s3", "local"])
 def setting(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of a namespace of the test's own."""
-    home, namespace = str(tmp_path / "home"), f"t{new_nonce()}"
+    home, namespace = str(tmp_path / "home"), new_namespace()
     if request.param == "local":
         return Settings(home=home, namespace=namespace)
     server: Minio = request.getfixturevalue("minio")

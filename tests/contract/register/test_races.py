@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from tests.servers.fault_proxy import FaultProxy
-from tests.servers.minio import Minio
+from tests.servers.minio import Minio, new_namespace
 
 from kapstan.backend import Backend
 from kapstan.errors import StoreRefused, StoreUnavailable
-from kapstan.ids import new_nonce
 from kapstan.ports.register import RegisterEvent, RegisterKey, RegisterState
 from kapstan.settings import Settings
 from kapstan.states import EffectClass
@@ -106,7 +105,7 @@ def test_a_process_that_is_killed_in_a_write_leaves_all_or_nothing(tmp_path: Pat
 def proxied(minio: Minio, tmp_path: Path) -> Iterator[tuple[Backend, FaultProxy]]:
     proxy = FaultProxy(minio.url, {})
     with proxy.running():
-        backend = Backend(minio.settings(proxy.url, home=str(tmp_path / "home"), namespace=f"t{new_nonce()}"))
+        backend = Backend(minio.settings(proxy.url, home=str(tmp_path / "home"), namespace=new_namespace()))
         backend.register.read(RegisterKey("t", "first"))
         yield backend, proxy
         backend.close()

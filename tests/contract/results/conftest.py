@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
@@ -55,7 +55,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     storage: Any = None
     if request.param.startswith("s3"):
         server: Minio = request.getfixturevalue("minio")
-        settings = server.settings(home=home, namespace=f"t{new_nonce()}", max_value_bytes=1 << 30)
+        settings = server.settings(home=home, namespace=new_namespace(), max_value_bytes=1 << 30)
         storage = None if request.param == "s3 store" else f"s3://{settings.s3_bucket}/named/{new_nonce()}"
     elif request.param == "folder":
         storage = tmp_path / "named"

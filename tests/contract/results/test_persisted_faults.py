@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from tests.contract.results.test_persisted_runs import claim, keyed, ran, value
 from tests.servers.fault_proxy import Fault, FaultProxy
-from tests.servers.minio import Minio
+from tests.servers.minio import Minio, new_namespace
 
 from kapstan import backend as backends
 from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import BackendError
-from kapstan.ids import new_nonce
 from kapstan.ports import Claim, Outcome
 from kapstan.runs import persisted
 from kapstan.specs import TaskSpec
@@ -84,7 +83,7 @@ def test_each_request_fails_in_its_turn(
     seen: set[str] = set()
     for first in range(1, 20):
         settings = minio.settings(
-            proxy.url, home=str(tmp_path / "home"), namespace=f"t{new_nonce().strip('-_')}", store_deadline_seconds=0.3
+            proxy.url, home=str(tmp_path / "home"), namespace=new_namespace(), store_deadline_seconds=0.3
         )
         proxy.begin(0)
         backends.use(settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.minio import Minio, minio
+from tests.servers.minio import Minio, minio, new_namespace
 
 from kapstan import backend as backends
 from kapstan import flow, results
@@ -16,7 +16,7 @@ from kapstan.cache_policies import INPUTS
 from kapstan.engine import values
 from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import ConfigurationError, StoreRefused
-from kapstan.ids import Token, new_id, new_nonce
+from kapstan.ids import Token, new_id
 from kapstan.ports import Claim, Outcome
 from kapstan.settings import Settings
 from kapstan.states import EffectClass
@@ -44,7 +44,7 @@ def inside(request: pytest.FixtureRequest, tmp_path: Path) -> Inside:
         backends.use(Settings(home=str(home)))
         return lambda below: str(home / "store" / "default" / below)
     server: Minio = request.getfixturevalue("minio")
-    settings = server.settings(home=str(home), namespace=f"t{new_nonce().strip('-_')}")
+    settings = server.settings(home=str(home), namespace=new_namespace())
     backends.use(settings)
     return lambda below: f"s3://{settings.s3_bucket}/{settings.namespace}/{below}"
 

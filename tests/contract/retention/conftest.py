@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.contract.retention.makers import Shop
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 
 from kapstan.backend import Backend
-from kapstan.ids import new_nonce
 from kapstan.settings import Settings
 
 __all__ = ["minio", "own_minio"]
@@ -21,7 +20,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     if request.param == "local":
         return Settings(home=str(tmp_path / "home"))
     server: Minio = request.getfixturevalue("minio")
-    return server.settings(namespace=f"t{new_nonce().strip('-_')}", home=str(tmp_path / "home"))
+    return server.settings(namespace=new_namespace(), home=str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.contract.retention.makers import ALL, Shop
-from tests.servers.minio import Minio, free_port
+from tests.servers.minio import Minio, free_port, new_namespace
 
 from kapstan import ids
 from kapstan.backend import Backend
@@ -174,7 +174,7 @@ def test_what_was_refused_is_told_by_the_exit_code(tmp_path: Path, monkeypatch: 
 
 def test_times_are_the_store_s(tmp_path: Path, minio: Minio) -> None:
     """A machine whose clock is a year ahead takes nothing that is young."""
-    settings = minio.settings(namespace=f"t{ids.new_nonce().strip('-_')}", home=str(tmp_path / "home"))
+    settings = minio.settings(namespace=new_namespace(), home=str(tmp_path / "home"))
     shop = Shop(Backend(settings))
     run_id = shop.run()
     ahead = "import time; real = time.time; time.time = lambda: real() + 4e7; from kapstan.cli import main; main()"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.contract.retention.makers import LARGE, Shop
 from tests.contract.retention.test_keys import EFFECTS, E, Keys, S, commit
+from tests.servers.minio import new_namespace
 
 from kapstan import backend as backends
 from kapstan.backend import Backend
@@ -74,7 +75,7 @@ def other(shop: Shop, tmp_path: Path) -> Iterator[Shop]:
     given = shop.backend.settings
     assert shop.backend.codec
     shutil.copytree(given.home, tmp_path / "other", dirs_exist_ok=True, ignore=shutil.ignore_patterns("store"))
-    name = f"t{new_nonce().strip('-_')}" if given.s3_endpoint else given.namespace
+    name = new_namespace() if given.s3_endpoint else given.namespace
     backend = Backend(dataclasses.replace(given, home=str(tmp_path / "other"), namespace=name))
     yield Shop(backend)
     backend.close()

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 
-from kapstan.ids import new_nonce
 from kapstan.ports import Store
 from kapstan.store.local import LocalStore
 from kapstan.store.s3 import S3Store
@@ -18,7 +17,7 @@ __all__ = ["minio", "own_minio"]
 
 @pytest.fixture
 def namespace() -> str:
-    return f"t{new_nonce()}"
+    return new_namespace()
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.integration.durability.makers import Shop
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
-from kapstan.ids import new_nonce
 from kapstan.settings import Settings
 
 __all__ = ["minio", "own_minio"]
@@ -32,7 +31,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, server: RedisServer
         (tmp_path / "home").mkdir()
         return Settings(**given)  # type: ignore[arg-type]
     server_of_objects: Minio = request.getfixturevalue("minio")
-    return server_of_objects.settings(namespace=f"t{new_nonce().strip('-_')}", **given)
+    return server_of_objects.settings(namespace=new_namespace(), **given)
 
 
 @pytest.fixture

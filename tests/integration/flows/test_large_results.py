@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.servers.minio import ACCESS_KEY, SECRET_KEY, Minio, minio, own_minio
-
-from kapstan.ids import new_nonce
+from tests.servers.minio import ACCESS_KEY, SECRET_KEY, Minio, minio, new_namespace, own_minio
 
 __all__ = ["minio", "own_minio"]
 
@@ -34,7 +32,7 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str
             "KAPSTAN_S3_ENDPOINT": server.url,
             "KAPSTAN_S3_ACCESS_KEY": ACCESS_KEY,
             "KAPSTAN_S3_SECRET_KEY": SECRET_KEY,
-            "KAPSTAN_NAMESPACE": f"t{new_nonce()}",
+            "KAPSTAN_NAMESPACE": new_namespace(),
         }
     return found
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers.minio import Minio, minio, own_minio
+from tests.servers.minio import Minio, minio, new_namespace, own_minio
 from tests.servers.redis import server
 
 from kapstan import backend as backends
-from kapstan.ids import new_nonce
 from kapstan.settings import Settings
 
 __all__ = ["minio", "own_minio", "server"]
@@ -26,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(params=["local", "s3"])
 def setting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """Settings of a namespace of the test's own; this process uses them, too."""
-    home, namespace = str(tmp_path / "home"), f"t{new_nonce()}"
+    home, namespace = str(tmp_path / "home"), new_namespace()
     if request.param == "local":
         made = Settings(home=home, namespace=namespace)
     else:

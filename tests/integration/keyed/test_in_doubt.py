@@ -16,7 +16,7 @@ import pytest
 from tests.integration.keyed import charging
 from tests.integration.keyed.conftest import Processes
 from tests.servers.fault_proxy import FaultProxy
-from tests.servers.minio import Minio
+from tests.servers.minio import Minio, new_namespace
 
 from kapstan import backend as backends
 from kapstan.context import get_run_context
@@ -24,7 +24,6 @@ from kapstan.engine import limits, task_run
 from kapstan.engine.cache_key import key_of as cache_key
 from kapstan.engine.keyed import BEGUN, KeyedRun
 from kapstan.errors import BackendError, HandBack, NotPossible, ParkedRun, StoreUnavailable
-from kapstan.ids import new_nonce
 from kapstan.ports.register import Holder, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs.parked import ParkedKeys
 from kapstan.settings import Settings
@@ -269,7 +268,7 @@ def proxied(minio: Minio, tmp_path: Path) -> Iterator[FaultProxy]:
     proxy = FaultProxy(minio.url, {})
     with proxy.running():
         home = str(tmp_path / "home")
-        backends.use(minio.settings(proxy.url, home=home, namespace=f"t{new_nonce()}", store_deadline_seconds=0.3))
+        backends.use(minio.settings(proxy.url, home=home, namespace=new_namespace(), store_deadline_seconds=0.3))
         backends.current().store.get("first")
         backends.current().store_time()
         yield proxy

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from tests.integration.worker import persisting
 from tests.integration.worker.conftest import Sink, own_minio
-from tests.servers.minio import Minio
+from tests.servers.minio import Minio, new_namespace
 from tests.servers.redis import RedisServer
 from tests.servers.worker import Worker
 
 from kapstan import backend, ids
-from kapstan.ids import new_nonce
 
 __all__ = ["own_minio"]
 
@@ -28,7 +27,7 @@ def workers(
         settings = minio.settings()
         for name in ("s3_endpoint", "s3_access_key", "s3_secret_key", "s3_bucket"):
             monkeypatch.setenv(f"KAPSTAN_{name.upper()}", getattr(settings, name))
-        monkeypatch.setenv("KAPSTAN_NAMESPACE", f"t{new_nonce().strip('-_')}")
+        monkeypatch.setenv("KAPSTAN_NAMESPACE", new_namespace())
     monkeypatch.setenv("KAPSTAN_TEST_DIED", str(tmp_path / "died"))
     backend.use(None)
     started: list[Worker] = []
