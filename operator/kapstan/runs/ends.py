@@ -14,14 +14,16 @@ from typing import Any
 
 from kapstan.backend import Backend
 from kapstan.errors import BackendError, StoreUnsafe
-from kapstan.ids import RunId, Token, new_nonce
-from kapstan.ports import Claim, Outcome, RunRecord
+from kapstan.ids import RunId, Token
+from kapstan.ports import Claim, Outcome, RunRecord, Submission
+from kapstan.ports.lane import StoredClaim
 from kapstan.runs import submissions
+from kapstan.runs.noted import Notes
 from kapstan.runs.submissions import StoredSubmission
 from kapstan.states import EffectClass
 
-FORMAT = 1
 FOLDER = "ended/"
+_NOTES = Notes(FOLDER, "ended", 1)
 _FINAL = ("completed", "failed", "crashed", "cancelled")
 _TRIES = 100
 logger = logging.getLogger("kapstan.runs")
@@ -35,7 +37,7 @@ def read(backend: Backend, run_id: RunId) -> RunRecord | None:
         StoreUnsafe: a newer release wrote it.
         BackendError: the store does not answer.
     """
-    found = backend.store.get(_name(run_id))
+    found = backend.store.get(_NOTES.name(run_id))
     return None if found is None else _opened(backend, run_id, found.body)
 
 
@@ -53,19 +55,21 @@ def settled(backend: Backend, ended: RunRecord) -> RunRecord:
     """
     for _ in range(_TRIES):
         sealed = _sealed(backend, ended)
-        if backend.store.create(_name(ended.run_id), sealed):
+        if backend.store.create(_NOTES.name(ended.run_id), sealed):
             break
-        found = backend.store.get(_name(ended.run_id))
+        found = backend.store.get(_NOTES.name(ended.run_id))
         if found is None:
             continue  # retention took it away
         there = _opened(backend, ended.run_id, found.body)
         if there.state == "completed" or there.token >= ended.token:
             ended = there
             break
-        if backend.store.replace(_name(ended.run_id), sealed, found.version) is not None:
+        if backend.store.replace(_NOTES.name(ended.run_id), sealed, found.version) is not None:
             break
     else:
-        raise StoreUnsafe(f"{_name(ended.run_id)} was changed by others {_TRIES} times while it was to be written")
+        raise StoreUnsafe(
+            f"{_NOTES.name(ended.run_id)} was changed by others {_TRIES} times while it was to be written"
+        )
     if ended.state == "completed":
         forget_submission(backend, ended.run_id)
     return ended
@@ -85,44 +89,36 @@ def of_outcome(claim: Claim, outcome: Outcome) -> RunRecord | None:
     said = claim.stored
     if said is None or outcome.state not in _FINAL:
         return None
-    return RunRecord(
-        claim.run_id,
-        claim.task,
-        said.queue,
-        outcome.state,
-        outcome.token,
-        claim.attempt,
-        claim.crashes,
-        outcome.envelope,
-        time.time(),
-        effect=claim.effect,
-        priority=said.priority,
-        group=said.group,
-        fingerprint=said.fingerprint,
-        stored=True,
-    )
+    end = _end_of(claim, said, outcome.state, outcome.token, outcome.envelope)
+    return dataclasses.replace(end, attempt=claim.attempt, crashes=claim.crashes)
 
 
-def of_submission(stored: StoredSubmission, state: Any, envelope: bytes, **more: Any) -> RunRecord:
+def of_submission(stored: StoredSubmission, state: Any, envelope: bytes, *, expired: bool = False) -> RunRecord:
     """The end of a run that no queue tells of any more."""
-    run = stored.submission
     token = Token.parse(stored.again) if stored.again else Token(0, 0)
+    end = _end_of(stored.submission, stored.submission, state, token._replace(epoch=token.epoch + 1), envelope)
+    return dataclasses.replace(end, expired=expired)
+
+
+def _end_of(
+    run: Claim | Submission, said: StoredClaim | Submission, state: Any, token: Token, envelope: bytes
+) -> RunRecord:
+    """``said``: what a claim alone does not say of its run."""
     return RunRecord(
         run.run_id,
         run.task,
-        run.queue,
+        said.queue,
         state,
-        token._replace(epoch=token.epoch + 1),
+        token,
         1,
         0,
         envelope,
         time.time(),
         effect=run.effect,
-        priority=run.priority,
-        group=run.group,
-        fingerprint=run.fingerprint,
+        priority=said.priority,
+        group=said.group,
+        fingerprint=said.fingerprint,
         stored=True,
-        **more,
     )
 
 
@@ -131,30 +127,22 @@ def remove(backend: Backend, run_id: RunId) -> None:
     Raises:
         BackendError: it may still be there.
     """
-    backend.store.delete([_name(run_id)])
-
-
-def _name(run_id: RunId) -> str:
-    return f"{FOLDER}{run_id}"
+    _NOTES.remove(backend, run_id)
 
 
 def _sealed(backend: Backend, ended: RunRecord) -> bytes:
     body = dataclasses.asdict(ended)
     del body["run_id"], body["key"], body["stored"]
     body |= {
-        "v": FORMAT,
-        "nonce": new_nonce(),  # what tells this write from every other
         "token": str(ended.token),
         "effect": ended.effect.value,
         "envelope": base64.b64encode(ended.envelope).decode(),
     }
-    return backend.codec.encode(body, "ended", ended.run_id)
+    return _NOTES.sealed(backend, ended.run_id, body)
 
 
-def _opened(backend: Backend, run_id: RunId, body: bytes) -> RunRecord:
-    said: Any = backend.codec.decode_json(body, "ended", run_id)
-    if said["v"] != FORMAT:
-        raise StoreUnsafe(f"{_name(run_id)} has format {said['v']}; this release reads {FORMAT}")
+def _opened(backend: Backend, run_id: RunId, sealed: bytes) -> RunRecord:
+    said = _NOTES.opened(backend, run_id, sealed)
     fields = {field.name: said[field.name] for field in dataclasses.fields(RunRecord) if field.name in said}
     fields |= {
         "token": Token.parse(said["token"]),

@@ -15,12 +15,13 @@ from typing import Any
 from kapstan.backend import Backend
 from kapstan.durability import Durability
 from kapstan.errors import StoreUnsafe
-from kapstan.ids import RunId, new_nonce
+from kapstan.ids import RunId
 from kapstan.ports import Submission
+from kapstan.runs.noted import Notes
 from kapstan.states import EffectClass
 
-FORMAT = 1
 FOLDER = "submissions/"
+_NOTES = Notes(FOLDER, "submission", 1)
 _TRIES = 100
 
 
@@ -82,7 +83,7 @@ def create(backend: Backend, stored: StoredSubmission) -> str | None:
     Raises:
         BackendError: the store does not take it, or whether it did is unknown.
     """
-    return backend.store.create_version(_name(stored.run_id), _sealed(backend, stored))
+    return backend.store.create_version(_NOTES.name(stored.run_id), _sealed(backend, stored))
 
 
 def read(backend: Backend, run_id: RunId) -> StoredSubmission | None:
@@ -92,7 +93,7 @@ def read(backend: Backend, run_id: RunId) -> StoredSubmission | None:
         StoreUnsafe: a newer release wrote it.
         BackendError: the store does not answer.
     """
-    found = backend.store.get(_name(run_id))
+    found = backend.store.get(_NOTES.name(run_id))
     return None if found is None else _opened(backend, run_id, found.body)
 
 
@@ -105,14 +106,14 @@ def change(
         as ``read``.
     """
     for _ in range(_TRIES):
-        found = backend.store.get(_name(run_id))
+        found = backend.store.get(_NOTES.name(run_id))
         wanted = None if found is None else changed(_opened(backend, run_id, found.body))
         if found is None or wanted is None:
             return None
-        version = backend.store.replace(_name(run_id), _sealed(backend, wanted), found.version)
+        version = backend.store.replace(_NOTES.name(run_id), _sealed(backend, wanted), found.version)
         if version is not None:
             return version
-    raise StoreUnsafe(f"{_name(run_id)} was changed by others {_TRIES} times while it was to be changed")
+    raise StoreUnsafe(f"{_NOTES.name(run_id)} was changed by others {_TRIES} times while it was to be changed")
 
 
 def note_cancel(backend: Backend, run_id: RunId) -> None:
@@ -133,7 +134,7 @@ def withdraw(backend: Backend, stored: StoredSubmission, version: str) -> None:
     Raises:
         BackendError: it may stay.
     """
-    backend.store.replace(_name(stored.run_id), _sealed(backend, replace(stored, withdrawn=True)), version)
+    backend.store.replace(_NOTES.name(stored.run_id), _sealed(backend, replace(stored, withdrawn=True)), version)
 
 
 def remove(backend: Backend, run_id: RunId) -> None:
@@ -141,18 +142,12 @@ def remove(backend: Backend, run_id: RunId) -> None:
     Raises:
         BackendError: it may still be there.
     """
-    backend.store.delete([_name(run_id)])
-
-
-def _name(run_id: RunId) -> str:
-    return f"{FOLDER}{run_id}"
+    _NOTES.remove(backend, run_id)
 
 
 def _sealed(backend: Backend, stored: StoredSubmission) -> bytes:
     run = stored.submission
     body = {
-        "v": FORMAT,
-        "nonce": new_nonce(),  # what tells this write from every other
         "task": run.task,
         "arguments": base64.b64encode(run.envelope).decode(),
         "fingerprint": run.fingerprint,
@@ -168,13 +163,11 @@ def _sealed(backend: Backend, stored: StoredSubmission) -> bytes:
         "again": stored.again,
         "withdrawn": stored.withdrawn,
     }
-    return backend.codec.encode(body, "submission", run.run_id)
+    return _NOTES.sealed(backend, run.run_id, body)
 
 
-def _opened(backend: Backend, run_id: RunId, body: bytes) -> StoredSubmission:
-    said: Any = backend.codec.decode_json(body, "submission", run_id)
-    if said["v"] != FORMAT:
-        raise StoreUnsafe(f"{_name(run_id)} has format {said['v']}; this release reads {FORMAT}")
+def _opened(backend: Backend, run_id: RunId, sealed: bytes) -> StoredSubmission:
+    said = _NOTES.opened(backend, run_id, sealed)
     submission = Submission(
         run_id,
         said["task"],
