@@ -76,7 +76,9 @@ class Hand:
         for done in range(most):
             claims = self.lane.step([], 1).claims
             if not claims:
-                self.lane.step([], 0)  # it is idle no more: what comes later is not handed to it
+                # Idle no more: what comes later is not handed to it. What came before is in the answer.
+                claims = self.lane.step([], 0).claims
+            if not claims:
                 return done
             found = self.engine.run(claims[0])
             if type(found) is RetryLater:
