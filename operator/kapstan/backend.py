@@ -231,7 +231,8 @@ class Backend:
         from kapstan.store.s3 import S3Store
 
         store = S3Store.from_settings(self.settings)
-        store.probe_when_due()
+        if store.probe_when_due():
+            named.mark_as_a_namespace(store)
         return store
 
     def _open_locks(self, place: LockPlace) -> LockManager:

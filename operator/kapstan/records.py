@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 from kapstan import sealed_stream, serializers
 from kapstan.backend import Backend
 from kapstan.errors import ConfigurationError, SignatureError
-from kapstan.ports import Download, Objects, Upload
+from kapstan.ports import Download, Objects
 from kapstan.sealed_stream import Place, Stream
 from kapstan.serializers import Serializer
 from kapstan.store import named
@@ -105,11 +105,12 @@ def write(
 def write_new(
     backend: Backend, storage: str, key: str, value: Any, *, serializer: Serializer | None = None, what: str
 ) -> bool:
-    """As ``write``, unless a result is there that is not over: of several at once, one is written. Above
-    ``_WHOLE_BYTES``, and in an object of the user's, that cannot be known for certain: what was written last stands.
+    """As ``write``, unless a result is there that is not over: of several at once, one is written. In an object of the
+    user's that cannot be known for certain: what was written last stands.
 
     Raises:
         SignatureError: what is there was changed or moved.
+        StoreUnsafe: as ``Store.upload_if``.
         SerializationError, ValueTooLarge, BackendError: as ``write``.
     """
     sealing = _sealing(backend, key, value, serializer, None, what)
@@ -239,7 +240,7 @@ def _opened(backend: Backend, storage: str, key: str, version: str | None = None
     """What a small object is gathered in, and a large one goes through.
 
     Args:
-        version: a small one is written only in the place of this one, "" for none; None: whatever is there.
+        version: it is written only in the place of this one, "" for none; None: whatever is there.
     """
     target = _Gathering(backend.objects(storage), check_place(backend, storage, key), version)
     with target.uploads:
@@ -259,13 +260,20 @@ class _Gathering:
         self._key = key
         self._version = version
         self._small = io.BytesIO()
-        self._target: Upload | None = None
+        self._target: Any = None
+        self._is_there = True
+        self._is_conditional = version is not None and hasattr(objects, "create")
         self.uploads = contextlib.ExitStack()
-        self.is_there = True
+
+    @property
+    def is_there(self) -> bool:
+        return self._target.is_there if self._target is not None and self._is_conditional else self._is_there
 
     def write(self, data: Any) -> None:
         if self._target is None and self._small.tell() + memoryview(data).nbytes > _WHOLE_BYTES:
-            self._target = self.uploads.enter_context(self._objects.upload(self._key))
+            store: Any = self._objects
+            upload = store.upload_if(self._key, self._version) if self._is_conditional else store.upload(self._key)
+            self._target = self.uploads.enter_context(upload)
             self._target.write(self._small.getvalue())
         (self._target or self._small).write(data)
 
@@ -274,9 +282,9 @@ class _Gathering:
             return
         store: Any = self._objects
         body = self._small.getvalue()
-        if self._version is None or not hasattr(store, "create"):
+        if not self._is_conditional:
             store.put(self._key, body)
         elif self._version:
-            self.is_there = store.replace(self._key, body, self._version) is not None
+            self._is_there = store.replace(self._key, body, self._version) is not None
         else:
-            self.is_there = store.create(self._key, body)
+            self._is_there = store.create(self._key, body)

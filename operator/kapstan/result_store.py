@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from kapstan import backend as backends
 from kapstan import records, serializers, settings
@@ -14,6 +15,8 @@ from kapstan.engine import cache_policy, storages
 from kapstan.engine.options import ResultStorage
 from kapstan.errors import ConfigurationError, Conflict, MissingResult
 from kapstan.serializers import Serializer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +140,23 @@ class ResultStore:
         """
         key = uuid.uuid4().hex if key is None else key
         self._check_not_locked(key, holder)
-        written = records.write(
-            backends.current(),
-            self.address,
-            key,
-            obj,
-            serializer=cast("Serializer | None", self.serializer),
-            expires=self._moment(expiration),
-            what=f"the result for {key!r}",
-        )
+        written = self._given_to(records.write, obj, key, expires=self._moment(expiration))
         return ResultRecord(obj, _public(written))
 
     def write_new(self, obj: Any, key: str, *, holder: str | None = None) -> bool:
         """As ``write``, unless a result that is not over stands under ``key``: False then. Of several at once one is
-        written; above 1 MiB, and in an object with ``write_path``, the last one stands.
+        written; in an object with ``write_path`` that cannot be known, and the last one stands.
 
         Raises:
             SignatureError: what stands there was changed or moved.
+            StoreUnsafe: the result has more than 8 MiB, and the store takes no conditions with an upload in parts.
         """
         self._check_not_locked(key, holder)
-        return records.write_new(
-            backends.current(),
-            self.address,
-            key,
-            obj,
-            serializer=cast("Serializer | None", self.serializer),
-            what=f"the result for {key!r}",
-        )
+        return self._given_to(records.write_new, obj, key)
 
     def check_write(self, obj: Any, key: str) -> None:
         """Raise what ``write`` would for this value and key; nothing is written, and no lock is asked for."""
-        records.check_write(
-            backends.current(),
-            self.address,
-            key,
-            obj,
-            serializer=cast("Serializer | None", self.serializer),
-            what=f"the result for {key!r}",
-        )
+        self._given_to(records.check_write, obj, key)
 
     def exists(self, key: str) -> bool:
         """Whether a result stands under ``key`` that is not over. A storage that is away is an error, never a no.
@@ -256,6 +238,11 @@ class ResultStore:
         return self.lock_manager
 
     # ------------------------------------------------------------------ inside
+
+    def _given_to(self, function: Callable[..., T], obj: Any, key: str, **further: Any) -> T:
+        """What a function of ``records`` makes of a value and its key."""
+        options = {"serializer": self.serializer, "what": f"the result for {key!r}", **further}
+        return function(backends.current(), self.address, key, obj, **options)
 
     def _wait_for_others(self, key: str, holder: str | None) -> None:
         if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):

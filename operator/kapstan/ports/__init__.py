@@ -36,7 +36,7 @@ from kapstan.ports.register import (
 from kapstan.ports.run_log import RunLog
 from kapstan.ports.run_records import AttemptEnd, AttemptRecord, Doubt, RunRecords
 from kapstan.ports.session import Renewed, Session
-from kapstan.ports.store import EraRegister, Listed, ListedLog, Store
+from kapstan.ports.store import ConditionalUpload, EraRegister, Listed, ListedLog, Store
 
 __all__ = [
     "CANCEL_SIGNAL",
@@ -49,6 +49,7 @@ __all__ = [
     "Change",
     "Claim",
     "Cluster",
+    "ConditionalUpload",
     "Depth",
     "Doubt",
     "Download",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from kapstan.ports.objects import Objects
+from kapstan.ports.objects import Objects, Upload
 from kapstan.ports.run_log import RunLog
 
 
@@ -35,6 +36,12 @@ class ListedLog(NamedTuple):
     bare: bool
 
 
+class ConditionalUpload(Upload, Protocol):
+    """``is_there``: when its block has ended, whether it was written."""
+
+    is_there: bool
+
+
 class Store(Objects, Protocol):
     """Objects by key, with conditional writes. Keys are ``/``-separated ASCII; bodies are at most 5 GiB.
     No key may be the folder of another one (``a`` and ``a/b``): MinIO would not list the latter.
@@ -62,6 +69,15 @@ class Store(Objects, Protocol):
         """Write ``body`` if the object still has ``version``: the new version, or None if it changed or is gone.
 
         ``body`` must differ from everything that was ever stored here (a counter or nonce): versions may be digests.
+        """
+        ...
+
+    def upload_if(self, key: str, version: str) -> AbstractContextManager[ConditionalUpload]:
+        """As ``replace``, and with the version "" as ``create``, in pieces. What no other writer writes must be among
+        the first 4 KiB.
+
+        Raises:
+            StoreUnsafe: by a write, or when the block ends: the store takes no conditions with what comes in parts.
         """
         ...
 

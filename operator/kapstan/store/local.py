@@ -29,6 +29,12 @@ from kapstan.store.probe import probe
 _LEFT_SECONDS = 24 * 3600
 
 
+class Uploaded(Guarded):
+    """See ``ports.ConditionalUpload``."""
+
+    is_there = False
+
+
 class LocalStore:
     """Objects below ``root``; see ``ports.Store`` for the methods.
 
@@ -86,17 +92,36 @@ class LocalStore:
 
     @contextlib.contextmanager
     def upload(self, key: str) -> Generator[Guarded]:
+        with self._upload(key, os.replace) as target:
+            yield target
+
+    @contextlib.contextmanager
+    def upload_if(self, key: str, version: str) -> Generator[Uploaded]:
+        def move(aside: Path, path: Path) -> None:
+            there = ""
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError), path.open("rb") as file:
+                there = hashlib.file_digest(file, "sha256").hexdigest()
+            if there != version:
+                raise FileExistsError(path)
+            os.replace(aside, path)
+
+        with self._upload(key, move if version else os.link) as target:
+            yield target
+
+    @contextlib.contextmanager
+    def _upload(self, key: str, move: Callable[[Path, Path], None]) -> Generator[Uploaded]:
         path = self._path(key)
         with contextlib.ExitStack() as ends:
             with refusing(path):
                 self._make()
                 self._drop_left()
                 aside, file = ends.enter_context(self._begun())
-            yield Guarded(file, aside)
+            target = Uploaded(file, aside)
+            yield target
             with refusing(path):
                 self._end(file)
                 with self._lock(key):
-                    self._place(os.replace, aside, path)
+                    target.is_there = self._is_placed(move, aside, path)
 
     @contextlib.contextmanager
     def download(self, key: str) -> Generator[Guarded | None]:
@@ -221,6 +246,13 @@ class LocalStore:
             raise StoreRefused(f"{path} cannot be written: a key may not be the folder of another one") from None
         if self._fsync:
             sync_folder(path.parent)
+
+    def _is_placed(self, move: Callable[[Path, Path], None], aside: Path, path: Path) -> bool:
+        try:
+            self._place(move, aside, path)
+        except FileExistsError:
+            return False
+        return True
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[int]:
         self._make()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from kapstan.errors import ConfigurationError, UnreadableValue
+from kapstan.errors import ConfigurationError, StoreRefused, StoreUnavailable, UnreadableValue
 from kapstan.settings import Settings
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from kapstan.store.s3 import S3Store
 
 _blocks: dict[str, Any] = {}
+_NAMESPACE = ".kapstan/namespace"
+"""An object that the store of each namespace has. No key of a user's begins like that."""
+_LOOK_SECONDS = 2.0
 
 
 def add_block(address: str, block: Any) -> None:
@@ -31,6 +36,7 @@ def objects(address: str, settings: Settings) -> Objects:
     kind, _, place = address.partition(":")
     if kind != "block":
         check_apart("result_storage", address, settings)
+        _check_apart_from_others("result_storage", address, settings)
         return _opened(address, settings)
     from kapstan.store.blocks import BlockObjects
 
@@ -52,6 +58,7 @@ def conditional(address: str, settings: Settings) -> Store:
     if address.startswith("block:"):
         raise ConfigurationError(f"{address!r} has no conditional writes; give a folder or s3://bucket/prefix")
     check_apart("key_storage", address, settings)
+    _check_apart_from_others("key_storage", address, settings)
     store = _opened(address, settings)
     if address.startswith("s3:"):
         cast("S3Store", store).probe_when_due()
@@ -83,6 +90,39 @@ def check_apart(option: str, address: str, settings: Settings, key: str = "") ->
         raise ConfigurationError(
             f"{what} lies in the store of namespace {settings.namespace!r} ({where}), among its journals: give a place "
             f"of its own, such as {instead}; the store of the namespace takes what names no {option}"
+        )
+
+
+def mark_as_a_namespace(store: Store) -> None:
+    """Have other namespaces see that this is the store of one."""
+    store.put(_NAMESPACE, b"the store of a Kapstan namespace")
+
+
+def _check_apart_from_others(option: str, address: str, settings: Settings) -> None:
+    """See that a storage is not in the store of another namespace in the same bucket, whose retention would take what
+    stands there and whose journals a key could replace. A store that says nothing now, or shows nothing there, is
+    looked at by the next process.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    kind, _, place = address.partition("://")
+    bucket, _, prefix = place.partition("/")
+    if kind != "s3" or not prefix or not settings.s3_endpoint or bucket != settings.s3_bucket:
+        return
+    from kapstan.store.s3 import S3Store
+
+    first = prefix.partition("/")[0]
+    deadline = min(_LOOK_SECONDS, settings.store_deadline_seconds)
+    with contextlib.closing(S3Store.at(bucket, first, replace(settings, store_deadline_seconds=deadline))) as store:
+        try:
+            found = store.get(_NAMESPACE)
+        except (StoreUnavailable, StoreRefused):
+            return
+    if found is not None:
+        raise ConfigurationError(
+            f"{option}={address!r} lies in the store of another namespace, {first!r}: its retention would take what "
+            f"you put there. Give a place of its own, such as s3://{bucket}/{settings.namespace}-results"
         )
 
 

@@ -19,9 +19,9 @@ VERDICT_SECONDS = 600.0
 _FORMAT = "1"
 
 
-def probe_when_due(store: Store, route: str, now: float) -> None:
+def probe_when_due(store: Store, route: str, now: float) -> bool:
     """As ``probe``, unless the store holds that it passed by the same ``route`` within ``VERDICT_SECONDS``: a probe
-    takes twenty requests, which each pod of a flow would wait for.
+    takes twenty requests, which each pod of a flow would wait for. Gives whether it was due.
 
     A verdict that is missing, old, from the future or of another form counts for nothing. It stands in the store that
     it is about, one for each address that a store is reached by, since a proxy on the way may be what fails.
@@ -36,9 +36,10 @@ def probe_when_due(store: Store, route: str, now: float) -> None:
     key = f"probe/passed-{hashlib.sha256(route.encode()).hexdigest()[:16]}"
     held = store.get(key)
     if held is not None and _is_fresh(held.body, now):
-        return
+        return False
     probe(store)
     store.put(key, f"{_FORMAT} {now:.0f}".encode())
+    return True
 
 
 def _is_fresh(verdict: bytes, now: float) -> bool:

@@ -17,14 +17,15 @@ from collections.abc import Generator, Iterator, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 
-from kapstan.errors import StoreRefused
+from kapstan.errors import StoreRefused, StoreUnsafe
+from kapstan.ids import new_nonce
 from kapstan.piecewise import Pieces
 from kapstan.ports import Listed, ListedLog, Stored
 from kapstan.settings import Settings
 from kapstan.store import s3_credentials
 from kapstan.store.keys import check_key
 from kapstan.store.probe import probe, probe_when_due
-from kapstan.store.s3_parts import PartsDown, PartsUp
+from kapstan.store.s3_parts import PART_BYTES, PartsDown, PartsUp
 from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unknown, Wire
 from kapstan.store.segments import SegmentLog, listed_logs
 
@@ -40,6 +41,7 @@ class S3Store:
         self._bucket = f"/{bucket}"
         self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self._region = region
+        self._parts_hold = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> S3Store:
@@ -81,6 +83,44 @@ class S3Store:
         except BaseException:
             parts.abort()
             raise
+
+    @contextlib.contextmanager
+    def upload_if(self, key: str, version: str) -> Generator[PartsUp]:
+        condition = {"if-match": version} if version else {"if-none-match": "*"}
+        parts = PartsUp(self._wire, self._path(key), condition, self._check_parts)
+        try:
+            yield parts
+            parts.end()
+        finally:
+            if not parts.is_there:
+                parts.abort()
+
+    def _check_parts(self) -> None:
+        """See, once, that an upload in parts keeps its condition: not every store that has conditions has them there.
+
+        Raises:
+            StoreUnsafe: it does not.
+        """
+        if self._parts_hold:
+            return
+        key = f"probe/{new_nonce()}"
+        self.put(key, b"there before")
+        parts = PartsUp(self._wire, self._path(key), {"if-none-match": "*"})
+        try:
+            parts.write(b"in parts")
+            parts.end(in_parts=True)
+        finally:
+            if not parts.is_there:
+                parts.abort()
+            with contextlib.suppress(StoreRefused):  # credentials without the right to delete are good ones
+                self.delete([key])
+        if parts.is_there:
+            raise StoreUnsafe(
+                f"{self._wire.endpoint} forgets the condition (If-None-Match) of an upload in parts: what has more "
+                f"than {PART_BYTES >> 20} MiB cannot be written only where nothing stands. Use MinIO or another S3 "
+                "that keeps it, a folder, or what replaces (ResultStore.write, overwrite=True)"
+            )
+        self._parts_hold = True
 
     @contextlib.contextmanager
     def download(self, key: str) -> Generator[Pieces | None]:
@@ -216,9 +256,9 @@ class S3Store:
     def probe(self) -> None:
         probe(self)
 
-    def probe_when_due(self) -> None:
-        """As ``probe``, unless it passed by this endpoint a short while ago."""
-        probe_when_due(self, self._wire.endpoint, time.time())
+    def probe_when_due(self) -> bool:
+        """As ``probe``, unless it passed by this endpoint a short while ago; whether it was due."""
+        return probe_when_due(self, self._wire.endpoint, time.time())
 
     def log(self, name: str) -> SegmentLog:
         return SegmentLog(self, check_key(name))

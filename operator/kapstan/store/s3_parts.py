@@ -10,6 +10,8 @@ from __future__ import annotations
 import html
 import logging
 import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from kapstan.errors import KapstanError, StoreUnavailable
@@ -17,16 +19,36 @@ from kapstan.store.s3_wire import NO_SUCH_KEY, PRECONDITION_FAILED, Reply, Unkno
 
 log = logging.getLogger("kapstan.store")
 PART_BYTES = 8 * 1024 * 1024
+_HEAD_BYTES = 4096  # of an upload: they tell whether what is there is ours
 _FIRST_BYTES = 256 * 1024  # of a download: whoever looks at the head of an object need not fetch more
 _NO_SUCH_UPLOAD, _INVALID_RANGE = "NoSuchUpload", "InvalidRange"
 
 
 class PartsUp:
-    """An object that is being written; ``end`` makes it one, ``abort`` leaves nothing."""
+    """An object that is being written; ``end`` makes it one, ``abort`` leaves nothing.
 
-    def __init__(self, wire: Wire, path: str) -> None:
+    Args:
+        condition: header of the request that makes it one: ``if-none-match`` or ``if-match``.
+        before_parts: called before the first part is sent.
+
+    Attributes:
+        is_there: after ``end``, whether it was written.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        path: str,
+        condition: Mapping[str, str] = MappingProxyType({}),
+        before_parts: Callable[[], object] = lambda: None,
+    ) -> None:
         self._wire = wire
         self._path = path
+        self._condition = condition
+        self._missed = (PRECONDITION_FAILED, NO_SUCH_KEY) if condition else ()
+        self._before_parts = before_parts
+        self.is_there = False
+        self._head = b""
         self._part = bytearray()
         self._upload = ""
         self._etags: list[str] = []
@@ -34,6 +56,7 @@ class PartsUp:
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        self._head += bytes(view[: _HEAD_BYTES - len(self._head)])
         taken = 0
         while taken < len(view):
             if len(self._part) == PART_BYTES:
@@ -44,9 +67,13 @@ class PartsUp:
         self._size += len(view)
         return len(view)
 
-    def end(self) -> None:
-        if not self._upload:
-            self._asked("PUT", lambda: _with_etag(self._wire.send("PUT", self._path, body=self._part)))
+    def end(self, *, in_parts: bool = False) -> None:
+        """
+        Args:
+            in_parts: also what fits one part.
+        """
+        if not self._upload and not in_parts:
+            self.is_there = self._asked("PUT", self._put)
             return
         self._send_part()
         parts = "".join(
@@ -54,18 +81,33 @@ class PartsUp:
             for number, etag in enumerate(self._etags, 1)
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
-        self._asked("complete", lambda: self._complete(body))
+        self.is_there = self._asked("complete", lambda: self._complete(body))
 
-    def _complete(self, body: bytes) -> None:
-        query = {"uploadId": self._upload}
-        reply = self._wire.send("POST", self._path, body=body, query=query, accept=(_NO_SUCH_UPLOAD,))
-        if reply.code:  # as after a success whose reply was lost
-            there = _range(self._wire, self._path, 0, 1, "")
-            if there is None or there.size != self._size:
+    def _put(self) -> bool:
+        reply = self._wire.send("PUT", self._path, body=self._part, headers=self._condition, accept=self._missed)
+        if reply.code:
+            return self._is_ours()
+        _with_etag(reply)
+        return True
+
+    def _complete(self, body: bytes) -> bool:
+        query, accept = {"uploadId": self._upload}, (_NO_SUCH_UPLOAD, *self._missed)
+        reply = self._wire.send("POST", self._path, body=body, headers=self._condition, query=query, accept=accept)
+        if reply.code:
+            is_ours = self._is_ours()
+            if not is_ours and reply.code == _NO_SUCH_UPLOAD:
                 raise StoreUnavailable(f"the store has lost the upload of {self._path}: {reply.code}; store it again")
-            return
+            return is_ours
         if b"<CompleteMultipartUploadResult" not in reply.body:  # a 200 may hold an error
             raise Unknown(f"{reply.status} without <CompleteMultipartUploadResult>: {reply.body[:200]!r}")
+        return True
+
+    def _is_ours(self) -> bool:
+        """Whether what is there is this object, as after a success whose reply was lost."""
+        there = _range(self._wire, self._path, 0, max(1, len(self._head)), "")
+        if there is None and "if-none-match" in self._condition:
+            raise Unknown("it was said that there is an object, and then there was none")
+        return there is not None and there.size == self._size and there.body[: len(self._head)] == self._head
 
     def abort(self) -> None:
         if not self._upload:
@@ -78,6 +120,7 @@ class PartsUp:
 
     def _send_part(self) -> None:
         if not self._upload:
+            self._before_parts()
             self._upload = self._asked("begin", self._begin)
         query = {"partNumber": str(len(self._etags) + 1), "uploadId": self._upload}
         reply = self._asked(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.servers.fault_proxy import FaultProxy
 from tests.servers.minio import Minio, minio, new_namespace
 
 from kapstan import backend as backends
@@ -26,6 +27,7 @@ __all__ = ["minio"]
 
 Inside = Callable[[str], str]
 ran: list[int] = []
+GIVE = "its retention would take what you put there. Give a place of its own, such as s3://"
 INSIDE = r"=.* lies in the store of namespace .* give a place of its own, such as "
 
 
@@ -119,6 +121,32 @@ def test_what_stands_beside_it_is_taken(inside: Inside) -> None:
     store = results.ResultStore(result_storage=beside)
     store.write(7, "store/default")
     assert store.read("store/default").result == 7
+
+
+@EVERYWHERE
+def test_a_storage_in_the_store_of_another_namespace(minio: Minio, tmp_path: Path, calls: Any) -> None:
+    theirs, ours = (minio.settings(home=str(tmp_path), namespace=new_namespace()) for _ in range(2))
+    inside = f"s3://{theirs.s3_bucket}/{theirs.namespace}"
+    backends.use(theirs)
+    assert list(backends.current().store.keys("")), "it is there"
+    for place in (inside, f"{inside}/values/x"):
+        backends.use(ours)
+        with pytest.raises(ConfigurationError, match=f"result_storage=.* the store of another namespace, .*: {GIVE}"):
+            calls(result_storage=place)
+    assert ran == []
+    backends.use(ours)
+    assert calls(result_storage=f"{inside}-results") == 1
+    with pytest.raises(ConfigurationError, match=r"key_storage=.* lies in the store of another namespace"):
+        backends.current().conditional(inside)
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "drop_reply"])
+def test_a_store_that_does_not_say_whose_it_is_refuses_nothing(minio: Minio, tmp_path: Path, fault: Any) -> None:
+    proxy = FaultProxy(minio.url, {fault: 1.0}, seed=1)
+    with proxy.running():
+        backends.use(minio.settings(proxy.url, home=str(tmp_path), store_deadline_seconds=0.2))
+        assert backends.current().objects("s3://kapstan/x")
+    assert proxy.counts[fault] > 0
 
 
 def test_a_key_cannot_reach_into_it(inside: Inside) -> None:

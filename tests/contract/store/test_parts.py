@@ -6,14 +6,16 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.servers.fault_proxy import Fault, FaultProxy
 from tests.servers.minio import Minio
 
-from kapstan.errors import StoreRefused, StoreUnavailable
-from kapstan.ports import Objects
+from kapstan.errors import StoreRefused, StoreUnavailable, StoreUnsafe
+from kapstan.ports import Objects, Store
 from kapstan.store.local import LocalStore
 from kapstan.store.s3 import S3Store
 from kapstan.store.s3_parts import PART_BYTES
@@ -153,6 +155,74 @@ def test_an_upload_that_the_store_lost_is_no_success(s3: S3Store) -> None:
     with pytest.raises(StoreRefused, match="404 NoSuchUpload"):
         lose()
     assert s3.get("values/x") is None
+
+
+@pytest.mark.parametrize("size", [5, PART_BYTES + 5])
+def test_an_upload_with_a_condition(store: Store, size: int) -> None:
+    def written(version: str, number: int) -> bool:
+        with store.upload_if("values/x", version) as target:
+            target.write(number.to_bytes(1, "big") + piece(number, size - 1))
+        return target.is_there
+
+    def stands(number: int) -> str:
+        there = store.get("values/x")
+        assert there is not None
+        assert (len(there.body), there.body[0]) == (size, number)
+        return there.version
+
+    store.put("values/other", b"other")
+    other = store.get("values/other")
+    assert other is not None
+    assert not written(other.version, 0), "there is nothing to replace"
+    assert store.get("values/x") is None
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(lambda number: written("", number), range(4)))
+    assert won.count(True) == 1
+    first = stands(won.index(True))
+    assert not written("", 9)
+    assert not written(other.version, 9)
+    assert written(first, 7)
+    stands(7)
+
+
+def test_an_upload_that_was_not_wanted_leaves_no_parts(s3: S3Store) -> None:
+    s3.put("values/x", b"there")
+    with s3.upload_if("values/x", "") as target:
+        target.write(piece(1, PART_BYTES + 1))
+    assert not target.is_there
+    assert s3._wire.send("GET", s3._bucket, query={"uploads": ""}).body.count(b"/values/x</Key>") == 0  # pyright: ignore
+    assert list(s3.keys("")) == ["values/x"]
+
+
+@pytest.mark.parametrize("size", [5, PART_BYTES + 5])
+def test_one_whose_reply_was_lost_is_known_again(minio: Minio, namespace: str, size: int) -> None:
+    proxy = FaultProxy(minio.url, {"drop_reply": 0.4}, seed=3)
+    with (
+        proxy.running(),
+        contextlib.closing(S3Store.from_settings(minio.settings(proxy.url, namespace=namespace))) as s3,
+    ):
+        for number in range(3):
+            for mine in (True, False):
+                with s3.upload_if(f"values/{number}", "") as target:
+                    target.write(os.urandom(size))
+                assert target.is_there is mine
+    assert proxy.counts["drop_reply"] > 2
+
+
+def test_a_store_that_forgets_the_condition_of_parts_is_told(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = s3._wire.send  # pyright: ignore
+
+    def forgetful(method: str, path: str, **options: Any) -> Any:
+        ends_parts = "uploadId" in (options.get("query") or {})
+        return send(method, path, **({**options, "headers": None} if ends_parts else options))
+
+    monkeypatch.setattr(s3._wire, "send", forgetful)  # pyright: ignore
+    with pytest.raises(StoreUnsafe, match="more than 8 MiB cannot be"), s3.upload_if("x", "") as target:
+        target.write(piece(1, PART_BYTES + 1))
+    assert list(s3.keys("")) == []
+    with s3.upload_if("x", "") as target:
+        target.write(piece(1, PART_BYTES))
+    assert target.is_there, "what needs no parts needs no such condition"
 
 
 def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path) -> None:
