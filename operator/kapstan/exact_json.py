@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, cast
 
 # The hot path of every background run: a scanner and an encoder made once. Both are the standard library's own parts,
@@ -14,6 +15,8 @@ _make_encoder = cast("Any", json.encoder).c_make_encoder
 _encoder = _make_encoder and _make_encoder(
     None, _plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, True
 )
+
+_type = cast("Any", type)
 
 
 def text_of(value: Any) -> str:
@@ -29,34 +32,45 @@ def value_of(text: str) -> Any:
 def exact_json(value: Any) -> bool:
     """Whether ``json.loads(json.dumps(value))`` gives an equal value of the same types all the way down, in which the
     same lists and dicts are one object."""
-    return _exact(value, 0, set())
+    return _exact((value,), 0, set())
 
 
-def _exact(value: Any, depth: int, seen: set[int]) -> bool:
-    """``seen``: the containers met so far; one met twice is shared or holds itself, which JSON cannot say."""
-    kind = cast("type[Any]", type(value))
-    if kind is str:
-        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
-    if kind is int:
-        return value.bit_length() <= 1024
-    if kind is bool or value is None:
-        return True
-    if kind is float:
-        return math.isfinite(value)
-    if depth > 100 or (kind is not list and kind is not dict) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    # Loops, since every background run passes here and a generator costs more than what it would look at; and most of
-    # what they look at is checked here, since a call costs more than that, too.
-    if kind is list:
-        for item in value:
-            if not (type(item) is str and item.isascii()) and not _exact(item, depth + 1, seen):
+def _exact(items: Iterable[Any], depth: int, seen: set[int]) -> bool:
+    """Whether that is so of all ``items``, which stand in ``depth`` lists and dicts.
+
+    Args:
+        seen: the lists and dicts met so far; one met twice is shared or holds itself, which JSON cannot say.
+    """
+    # Every background run passes here, and a call or a generator costs more than what it would look at.
+    for item in items:
+        kind = _type(item)
+        if kind is str:
+            if not item.isascii() and not _whole(item):
                 return False
-        return True
-    for key, item in value.items():
-        if type(key) is not str or not (key.isascii() or _exact(key, 0, seen)) or not _exact(item, depth + 1, seen):
+        elif kind is list or kind is dict:
+            if depth > 100 or id(item) in seen:
+                return False
+            seen.add(id(item))
+            if kind is dict:
+                for key in item:
+                    if type(key) is not str or not (key.isascii() or _whole(key)):
+                        return False
+            if item and not _exact(item if kind is list else item.values(), depth + 1, seen):
+                return False
+        elif kind is int:
+            if item.bit_length() > 1024:
+                return False
+        elif kind is float:
+            if not math.isfinite(item):
+                return False
+        elif kind is not bool and item is not None:
             return False
     return True
+
+
+def _whole(text: str) -> bool:
+    """Whether it holds no half of a character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def misfit(value: Any, at: str = "value") -> str:

@@ -23,7 +23,7 @@ from kapstan.engine.hooked import Hooked
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
-from kapstan.futures import Future, FutureList
+from kapstan.futures import Future, FutureList, of_run
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
 
@@ -215,7 +215,7 @@ class Task(_Attributes, Deferred, Generic[P, R]):
             SerializationError: an argument cannot be serialised, or is too large.
             QueueUnavailable: the run may or may not have been accepted.
         """
-        return _future(submission.submit(self.spec, (*self._bound, *args), kwargs))
+        return of_run(submission.submit(self.spec, (*self._bound, *args), kwargs))
 
     def serve(self, limit: int | None = None) -> None:
         """Execute what ``delay`` submits, in this process, until it is stopped; ``kapstan.serve`` serves several
@@ -275,9 +275,6 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         return made
 
     return decorate if fn is None else decorate(fn)
-
-
-_future: type[Future[Any]] = Future  # a call of Future[Any] itself costs a microsecond more
 
 
 def registered() -> dict[str, Task[..., Any]]:

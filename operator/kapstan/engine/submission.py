@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kapstan.engine.flow_run import FlowRun
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+_LEVELS = {level.value: level for level in Durability}
 
 
 def submit(
@@ -60,13 +61,14 @@ def submit(
     flow: FlowRun | None = current_flow.get()
     if flow is None:
         forks.check_call(f"{spec.name}.delay()")
-    body = _serialised(backend.codec, spec, args, kwargs, flow, options)
+    codec = backend.codec
+    body = _serialised(codec, spec, args, kwargs, flow, options)
     if options.replace_key is not None:
         return _replace(backend, spec, body, _of_call(options, spec, body, args, kwargs), flow, options.replace_key)
     run = _run_of(spec, args, kwargs, flow, options.idempotency_key)
     if run.call is not None and not run.call.submit:
         return run.run_id
-    submission = _submission(backend, backend.codec, spec, run, body, _of_call(options, spec, body, args, kwargs))
+    submission = _submission(backend, codec, spec, run, body, _of_call(options, spec, body, args, kwargs))
     named(run.run_id)
     try:
         if submission.durability is Durability.STORE:
@@ -272,14 +274,14 @@ def _submission(
         spec.effect,
         options.priority,
         options.group or "",
-        expires=options.expires,
-        after=options.after,
-        durability=_level(backend, options),
+        options.expires,
+        options.after,
+        _level(backend, options),
     )
 
 
 def _level(backend: Backend, options: SubmitOptions) -> Durability:
-    return options.durability or Durability(backend.settings.durability)
+    return options.durability or _LEVELS[backend.settings.durability]
 
 
 def _stored(backend: Backend, spec: TaskSpec, *, derived: bool) -> StoredSubmits:

@@ -92,19 +92,21 @@ class Inbox:
             if end is not None and record and record[1] in TERMINAL and len(record) <= _SMALL:
                 self._watched[run_id] = end._replace(record=record)
 
-    def submitting(self, submission: Submission, submit: Callable[[], list[Any]]) -> list[Any]:
-        """What ``submit`` answers. If the run is accepted, and this inbox listens already, its end comes by itself; but
-        not where there is a deadline, or others come first: who waits may have to end one of them (see ``watch``)."""
+    def submitting(self, submission: Submission, submit: Callable[[bytes], bytes], packed: bytes) -> bytes:
+        """What ``submit(packed)`` answers. If the run is accepted, and this inbox listens already, its end comes by
+        itself; but not where there is a deadline, or others come first: who waits may have to end one of them (see
+        ``watch``)."""
         run_id, accepted = submission.run_id, False
-        with self._changed:
-            listens = self._wire is not None and run_id not in self._watched and len(self._watched) < _REMEMBERED
-            listens = listens and submission.expires is None and not submission.after
-            if listens:
-                self._watched[run_id] = None
-                self._expected.add(run_id)
+        listens = self._wire is not None and submission.expires is None and not submission.after
+        if listens:
+            with self._changed:
+                listens = self._wire is not None and run_id not in self._watched and len(self._watched) < _REMEMBERED
+                if listens:
+                    self._watched[run_id] = None
+                    self._expected.add(run_id)
         try:
-            reply = submit()
-            accepted = reply[1] == b"OK"
+            reply = submit(packed)
+            accepted = reply[2:] == b"0"
         finally:
             if listens and not accepted:  # it may have ended before
                 with self._changed:

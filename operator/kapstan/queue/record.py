@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import ID_LENGTH, RunId, Token
-from kapstan.ports import RunRecord, RunState, Served, Submission
+from kapstan.ports import RunRecord, RunState, Served, Submission, Submitted
 from kapstan.ports.queue import LONGEST_GROUP, MOST_PRIORITY
 from kapstan.states import EffectClass
 
@@ -138,14 +138,25 @@ def _ends_of(task: str, queue: str, priority: int, group: str, effect: str, flag
     return f"0001{chr(NO_FLAGS + flags)}{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001
 
 
-def check_format(reply: list[bytes]) -> None:
+_MARKS = {ord("0"): False, ord("1"): True}  # new, duplicate
+
+
+@lru_cache(maxsize=64)
+def submitted_of(reply: bytes) -> Submitted | None:
+    """What the reply of a submit says; None of a conflict."""
+    _, letter, mark = reply
+    return None if mark == ord("!") else Submitted(state_of(letter), _MARKS[mark])
+
+
+def check_format(reply: list[bytes] | bytes) -> None:
     """Every reply of a script begins with its format.
 
     Raises:
         QueueUnavailable: the scripts are of a release that this one cannot read.
     """
-    if reply[0] != FORMAT:
-        raise QueueUnavailable(f"a script answered in format {reply[0]!r}; this release reads {FORMAT!r}")
+    found = reply[0] if isinstance(reply, list) else reply[:1]
+    if found != FORMAT:
+        raise QueueUnavailable(f"a script answered in format {found!r}; this release reads {FORMAT!r}")
 
 
 def fields_of(text: bytes) -> dict[str, Any] | None:

@@ -20,12 +20,15 @@ _TRIES = 100
 
 
 def replace(
-    queue: Any, key: str, make: Callable[[RunId], Submission], packed: Callable[[Submission], tuple[Any, ...]]
+    queue: Any,
+    key: str,
+    make: Callable[[RunId], Submission],
+    words: Callable[[Submission], tuple[RunId, str, bytes, int, int, int | str, str]],
 ) -> tuple[RunId, Submitted]:
     """See ``ports.Queue.replace``.
 
     Args:
-        packed: what ``scripts.submit`` takes for a submission.
+        words: what ``scripts.submit`` takes for a submission, with its wishes.
     """
     nonce = new_nonce()[-8:]
     known = queue.command(pack("GETRANGE", f"{queue.prefix}rk:{key}", 0, 21))
@@ -33,7 +36,7 @@ def replace(
     for _ in range(_TRIES):
         submission = make(run_id)
         call = queue.call if submission.durability is not Durability.AOF else queue.call_synced
-        _, answer, letter, current = call(scripts.replace.pack(queue.prefix, *packed(submission), key, nonce))
+        _, answer, letter, current = call(scripts.replace.pack(queue.prefix, key, nonce, *words(submission)))
         if answer == b"OTHER":
             run_id = current.decode()
         elif answer in (b"TAKEN", b"CONFLICT"):

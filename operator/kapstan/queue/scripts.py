@@ -59,9 +59,7 @@ def _check_header(name: str, body: str, stub: Callable[..., None]) -> None:
 
 
 @Script
-def submit(
-    run_id: str, delay_ms: int, place: str, tail: bytes, ttl: int, expires_ms: int | str, after: str
-) -> None: ...
+def submit(run_id: str, place: str, tail: bytes, ttl: int, *wishes: Argument) -> None: ...
 
 
 @Script
@@ -70,15 +68,15 @@ def submit_many(delay_ms: int, place: str, ttl: int, expires_ms: int | str, afte
 
 @Script
 def replace(
+    digest: str,
+    nonce: str,
     run_id: str,
-    delay_ms: int,
     place: str,
     tail: bytes,
     ttl: int,
+    delay_ms: int,
     expires_ms: int | str,
     after: str,
-    digest: str,
-    nonce: str,
 ) -> None: ...
 
 

@@ -27,7 +27,7 @@ class By(Enum):
     ANSWER = "it does not answer before"
 
 
-def call(borrow: Callable[[], AbstractContextManager[Wire]], prefix: str, packed: bytes) -> list[Any]:
+def call(borrow: Callable[[], AbstractContextManager[Wire]], prefix: str, packed: bytes) -> Any:
     """The reply of one script, by a connection of its own.
 
     Raises:

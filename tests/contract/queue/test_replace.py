@@ -158,7 +158,7 @@ def test_all_who_submitted_it_are_told(queue: RedisQueue, open_queue, shared_ser
 def test_a_repeated_call_changes_nothing(queue: RedisQueue, hire) -> None:
     """Its first answer was lost, and the run has begun since."""
     submission = run(envelope=b"1")
-    arguments = (*queue._packed(submission), KEY, "nonce--1")
+    arguments = (KEY, "nonce--1", *queue._words(submission), 0, "", "")
     for answer in (b"OK", b"DUP", b"DUP"):
         assert queue.call(scripts.replace.pack(queue.prefix, *arguments))[1] == answer
         hire().lane.step([], 1)
@@ -169,7 +169,7 @@ def test_a_call_that_is_repeated_behind_another_changes_nothing(queue: RedisQueu
     first = run(envelope=b"1")
     calls = [
         scripts.replace.pack(
-            queue.prefix, *queue._packed(first._replace(envelope=b"%d" % number)), KEY, f"nonce--{number}"
+            queue.prefix, KEY, f"nonce--{number}", *queue._words(first._replace(envelope=b"%d" % number)), 0, "", ""
         )
         for number in range(1, 10)
     ]
