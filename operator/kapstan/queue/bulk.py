@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager
 from itertools import chain, islice
 
 from kapstan.durability import Durability
-from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueFull, QueueUnavailable
+from kapstan.errors import IdempotencyConflict, QueueFull, QueueUnavailable
 from kapstan.ids import RunId
 from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts, synced
 from kapstan.queue.dialer import Dialer
 from kapstan.queue.record import check_format, place_of_run, state_of, tail_of
 from kapstan.queue.server_clock import ServerClock
+from kapstan.queue.submit_call import expires_ms, milliseconds
 from kapstan.queue.wire import Wire, pack
 
 _BULK = 250  # runs per call of submit_many
@@ -145,16 +146,6 @@ class BulkSubmit:
             items[run_id] = begin + tail_of(submission, self._client)
         if items:
             yield packed()
-
-
-def milliseconds(seconds: float, what: str = "delay") -> int:
-    if not 0 <= seconds < 10 * 366 * 86400:
-        raise ConfigurationError(f"{what}={seconds!r}: give 0 seconds to ten years")
-    return round(seconds * 1000)
-
-
-def expires_ms(submission: Submission) -> int | str:
-    return "" if submission.expires is None else milliseconds(submission.expires, "expires")
 
 
 def conflict(run_ids: list[RunId]) -> IdempotencyConflict:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
 from kapstan.ids import ID_LENGTH, RunId, Token
-from kapstan.ports import RunRecord, RunState, Served, Submission, Submitted
+from kapstan.ports import RunRecord, RunState, Served, Submission
 from kapstan.ports.queue import LONGEST_GROUP, MOST_PRIORITY
 from kapstan.states import EffectClass
 
@@ -136,16 +136,6 @@ def _ends_of(task: str, queue: str, priority: int, group: str, effect: str, flag
         raise ConfigurationError(f"effect={effect!r}: give one of EffectClass, such as EffectClass.PURE")
     place = place_of(task, queue, priority, group)
     return f"0001{chr(NO_FLAGS + flags)}{effect}".encode(), f"\0{place}\0".encode()  # crashes 0, attempt 001
-
-
-_MARKS = {ord("0"): False, ord("1"): True}  # new, duplicate
-
-
-@lru_cache(maxsize=64)
-def submitted_of(reply: bytes) -> Submitted | None:
-    """What the reply of a submit says; None of a conflict."""
-    _, letter, mark = reply
-    return None if mark == ord("!") else Submitted(state_of(letter), _MARKS[mark])
 
 
 def check_format(reply: list[bytes] | bytes) -> None:

@@ -14,12 +14,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeVar
 
 from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, QueueUnavailable
-from kapstan.ids import ID_LENGTH, RunId, host_label, new_nonce
+from kapstan.ids import RunId, host_label, new_nonce
 from kapstan.ports import (
     BackgroundFilter,
     Depth,
@@ -32,9 +32,9 @@ from kapstan.ports import (
     Submitted,
 )
 from kapstan.ports.queue import ENDS_SECONDS
-from kapstan.queue import replacing, scripts, synced
+from kapstan.queue import replacing, scripts, submit_call, synced
 from kapstan.queue.background_runs import RedisBackgroundRuns
-from kapstan.queue.bulk import BulkSubmit, conflict, expires_ms, milliseconds
+from kapstan.queue.bulk import BulkSubmit, conflict
 from kapstan.queue.dialer import Dialer, check_server
 from kapstan.queue.inbox import Inbox
 from kapstan.queue.keys import prefix_of
@@ -43,13 +43,10 @@ from kapstan.queue.record import (
     Route,
     check_format,
     fields_of,
-    place_of_run,
     record_of,
     route_of,
     routes_of,
     state_of,
-    submitted_of,
-    tail_of,
 )
 from kapstan.queue.session import RedisSession
 from kapstan.queue.session_info import session_info
@@ -98,24 +95,14 @@ class RedisQueue:
 
     def submit(self, submission: Submission) -> Submitted:
         call = self.call if submission.durability is not Durability.AOF else self.call_synced
-        run_id, place, tail, ttl = self._words(submission)
-        if submission.delay or submission.expires is not None or submission.after:
-            packed = scripts.submit.pack(self.prefix, run_id, place, tail, ttl, *_wishes(submission))
-        else:
-            head, between, end = _frame(self.prefix, place, ttl)
-            packed = b"%b%b%b$%d\r\n%b%b" % (head, run_id.encode(), between, len(tail), tail, end)
-        submitted = submitted_of(self._inbox.submitting(submission, call, packed))
+        packed = submit_call.packed(self.prefix, submission, self._client, self.settings.result_ttl_seconds)
+        submitted = submit_call.submitted_of(self._inbox.submitting(submission, call, packed))
         if submitted is None:
             raise conflict([submission.run_id])
         return submitted
 
-    def _words(self, submission: Submission) -> tuple[RunId, str, bytes, int]:
-        """What ``scripts.submit`` takes, up to the wishes."""
-        tail = tail_of(submission, self._client)
-        return (submission.run_id, place_of_run(submission), tail, self.settings.result_ttl_seconds)
-
     def replace(self, key: str, make: Callable[[RunId], Submission]) -> tuple[RunId, Submitted]:
-        run_id, submitted = replacing.replace(self, key, make, lambda new: self._words(new) + _wishes(new))
+        run_id, submitted = replacing.replace(self, key, make, self._client)
         self._inbox.submitted((run_id,))
         return run_id, submitted
 
@@ -341,21 +328,6 @@ class RedisQueue:
         stale, self._idle = self._idle, deque()
         for other in stale:  # of the same age: likely gone with it
             other.close()
-
-
-@lru_cache(maxsize=4096)
-def _frame(prefix: str, place: str, ttl: int) -> tuple[bytes, bytes, bytes]:
-    """What stands before the run id, before the length of the tail, and behind the tail, in the call of a submit
-    without wishes; packing each call anew takes a microsecond."""
-    run_id, tail = "?" * ID_LENGTH, b"\0"  # no place holds a NUL
-    head, _, rest = scripts.submit.pack(prefix, run_id, place, tail, ttl).partition(run_id.encode())
-    between, _, end = rest.partition(b"$1\r\n" + tail)
-    return head, between, end
-
-
-def _wishes(submission: Submission) -> tuple[int, int | str, str]:
-    """When it is to begin, as scripts take it."""
-    return milliseconds(submission.delay), expires_ms(submission), "".join(submission.after)
 
 
 _queues: weakref.WeakSet[RedisQueue] = weakref.WeakSet()

@@ -14,21 +14,17 @@ from kapstan.ids import RunId, new_id, new_nonce
 from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts
 from kapstan.queue.record import state_of
+from kapstan.queue.submit_call import wishes_of, words_of
 from kapstan.queue.wire import pack
 
 _TRIES = 100
 
 
-def replace(
-    queue: Any,
-    key: str,
-    make: Callable[[RunId], Submission],
-    words: Callable[[Submission], tuple[RunId, str, bytes, int, int, int | str, str]],
-) -> tuple[RunId, Submitted]:
+def replace(queue: Any, key: str, make: Callable[[RunId], Submission], client: bytes) -> tuple[RunId, Submitted]:
     """See ``ports.Queue.replace``.
 
     Args:
-        words: what ``scripts.submit`` takes for a submission, with its wishes.
+        client: the 8 characters of the submitting process.
     """
     nonce = new_nonce()[-8:]
     known = queue.command(pack("GETRANGE", f"{queue.prefix}rk:{key}", 0, 21))
@@ -36,7 +32,8 @@ def replace(
     for _ in range(_TRIES):
         submission = make(run_id)
         call = queue.call if submission.durability is not Durability.AOF else queue.call_synced
-        _, answer, letter, current = call(scripts.replace.pack(queue.prefix, key, nonce, *words(submission)))
+        words = (*words_of(submission, client, queue.settings.result_ttl_seconds), *wishes_of(submission))
+        _, answer, letter, current = call(scripts.replace.pack(queue.prefix, key, nonce, *words))
         if answer == b"OTHER":
             run_id = current.decode()
         elif answer in (b"TAKEN", b"CONFLICT"):

@@ -15,7 +15,7 @@ from tests.servers.redis import RedisServer
 from kapstan.errors import QueueFull
 from kapstan.ids import RunId
 from kapstan.ports import Depth, Submission, Submitted
-from kapstan.queue import scripts
+from kapstan.queue import scripts, submit_call
 from kapstan.queue.redis import RedisQueue
 from kapstan.queue.wire import pack
 
@@ -155,10 +155,15 @@ def test_all_who_submitted_it_are_told(queue: RedisQueue, open_queue, shared_ser
     assert told == [{run_id}] * 4
 
 
+def _words(queue: RedisQueue, submission: Submission) -> tuple[Any, ...]:
+    words = submit_call.words_of(submission, queue._client, queue.settings.result_ttl_seconds)
+    return (*words, *submit_call.wishes_of(submission))
+
+
 def test_a_repeated_call_changes_nothing(queue: RedisQueue, hire) -> None:
     """Its first answer was lost, and the run has begun since."""
     submission = run(envelope=b"1")
-    arguments = (KEY, "nonce--1", *queue._words(submission), 0, "", "")
+    arguments = (KEY, "nonce--1", *_words(queue, submission))
     for answer in (b"OK", b"DUP", b"DUP"):
         assert queue.call(scripts.replace.pack(queue.prefix, *arguments))[1] == answer
         hire().lane.step([], 1)
@@ -169,7 +174,7 @@ def test_a_call_that_is_repeated_behind_another_changes_nothing(queue: RedisQueu
     first = run(envelope=b"1")
     calls = [
         scripts.replace.pack(
-            queue.prefix, KEY, f"nonce--{number}", *queue._words(first._replace(envelope=b"%d" % number)), 0, "", ""
+            queue.prefix, KEY, f"nonce--{number}", *_words(queue, first._replace(envelope=b"%d" % number))
         )
         for number in range(1, 10)
     ]

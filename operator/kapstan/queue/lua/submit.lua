@@ -5,7 +5,7 @@
 --   place: of its ready list, see route_of; tail: the record from its 27th character on (crashes ... envelope)
 --   ttl: seconds for which ended records stay; wishes: none, which is the rule, or three: delay_ms; expires_ms: '', or
 --   how soon it must begin (its flags say so, too); after: run ids of those that must have completed before
--- Reply: one string, which costs less than a list: format, state, and as in submit_many '0' new, '1' duplicate, '!' conflict
+-- Reply: one string: format, state, then as in submit_many '0' new, '1' duplicate, '!' conflict. A list would cost more.
 -- Needs no era: what it accepts waits for the first claim of the new one.
 local rid, place, key = ARGV[1], ARGV[2], T .. ARGV[1]
 local delay_ms, expires_ms, after = unpack(ARGV, 5)
