@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,28 @@ def test_what_completed_before_it_heard_of_the_cancellation_completed() -> None:
     record = Record((told(1, "Completed"),))
     plan = reconcile(run_observed(flow_run(running(), cancel=True), attempts=(seen(stopping=True),), record=record))
     assert status(plan)["phase"] == "Completed"
+
+
+DAMAGED = Record(unreachable="signed with another key", damaged=True)
+
+
+def test_a_record_that_cannot_be_read_keeps_no_run_from_being_cancelled() -> None:
+    """Not one that the store will tell of when it is back; and not before its process is gone."""
+    plan = reconcile(run_observed(flow_run(running(), cancel=True), attempts=(gone(),), record=DAMAGED))
+    assert kinds(plan)[:2] == [DeclareEnd, SetStatus]
+    assert status(plan)["phase"] == "Cancelled"
+    away = replace(DAMAGED, damaged=False)
+    plan = reconcile(run_observed(flow_run(running(), cancel=True), attempts=(gone(),), record=away))
+    assert kinds(plan) == [SetStatus]
+    assert "spec.cancel" not in str(status(plan))
+    plan = reconcile(run_observed(flow_run(running(), cancel=True), attempts=(seen(),), record=DAMAGED))
+    assert StopAttempt in kinds(plan)
+    assert status(plan)["phase"] == "Cancelling"
+
+
+def test_a_record_that_cannot_be_read_says_how_the_run_is_given_up() -> None:
+    plan = reconcile(run_observed(flow_run(running()), attempts=(gone(),), record=DAMAGED))
+    assert "signed with another key; to give the run up, cancel it (spec.cancel)" in str(status(plan))
 
 
 def test_a_suspended_run_rests_and_goes_on_when_that_is_taken_back() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from kapstan.errors import BackendError, KapstanError, SerializationError
+from kapstan.errors import BackendError, KapstanError, SerializationError, StoreUnsafe
 from kapstan.ids import RunId
 from kapstan.ports import AttemptObservation, Doubt, Key, Manifest
 from kapstan.reconcile.kinds.flow_run.observed import Record, RunObserved, run_id_of_run
@@ -83,7 +83,7 @@ def _journal(world: World, namespace: str, run_id: RunId) -> Record:
     try:
         return Record(tuple(world.records(namespace).attempts(run_id)), journal=True)
     except (BackendError, SerializationError) as error:  # also one that was written with another key
-        return Record(unreachable=str(error))
+        return Record(unreachable=str(error), damaged=isinstance(error, (SerializationError, StoreUnsafe)))
 
 
 def _index(world: World, namespace: str, run_id: RunId) -> Record:

@@ -18,11 +18,13 @@ class Record:
 
     ``journal``: every attempt that began was read from the store; else only what the index knows to have ended.
     ``unreachable``: why it could not be read; nothing may be concluded then.
+    ``damaged``: waiting does not help: it was written with another key, by a newer release, or by nobody of ours.
     """
 
     attempts: tuple[AttemptRecord, ...] = ()
     journal: bool = False
     unreachable: str = ""
+    damaged: bool = False
 
     def of(self, number: int) -> AttemptRecord | None:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)

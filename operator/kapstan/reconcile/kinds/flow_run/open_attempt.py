@@ -39,6 +39,9 @@ def with_open_attempt(step: Step) -> RunPlan:
         case Verdict.ASK_JOURNAL:
             return RunPlan(needs_journal=True)
         case Verdict.UNKNOWN:
+            if step.observed.run.spec.cancel and step.observed.record.damaged:
+                # No process of it is left, and a person does not wait for a record that may never be read.
+                return after_attempt(step, attempt, seen, Judgement(Verdict.ENDED, AttemptOutcome.CANCELLED))
             return step.store_away()
         case Verdict.OPEN:
             return _while_open(step, attempt, seen)

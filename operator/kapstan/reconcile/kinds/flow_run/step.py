@@ -117,8 +117,11 @@ class Step:
         return self.plan(self.write(), ())
 
     def store_away(self) -> RunPlan:
-        why = self.observed.record.unreachable
-        self.degraded("StoreUnavailable", f"the run's record cannot be read, so nothing is decided until it can: {why}")
+        record = self.observed.record
+        message = f"the run's record cannot be read, so nothing is decided until it can: {record.unreachable}"
+        if record.damaged:
+            message += "; to give the run up, cancel it (spec.cancel)"
+        self.degraded("StoreUnavailable", message)
         phase: Phase = self.status.phase or "Scheduled"
         self.tell(phase, "waits for the store of the run's record", progressing=False, reason="StoreUnavailable")
         return self.plan(self.write(), (), requeue_at=self.now + OUTAGE)
