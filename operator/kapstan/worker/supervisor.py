@@ -85,9 +85,10 @@ class Supervisor:
             if opened is None:
                 return ExitCode.DONE
             session, lease = opened
-            while not self._stop_signals or self._lanes.order == Order.SERVE or self._lanes:
+            while not self._is_done():
                 self._pass(session, lease)
-                self._pause(session, lease)
+                if not self._is_done():
+                    self._pause(session, lease)
             return self._end(session)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -97,6 +98,10 @@ class Supervisor:
                 for name, handler in before.items():
                     signal.signal(name, handler)
                 alarm.go_on()
+
+    def _is_done(self) -> bool:
+        """Whether it was told to stop, and no child is left."""
+        return self._stop_signals > 0 and self._lanes.order != Order.SERVE and not self._lanes
 
     def _open(self, first: Child) -> tuple[Session, Lease] | None:
         """The session, as soon as the queue takes it; None: told to stop before."""

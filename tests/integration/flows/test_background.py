@@ -92,7 +92,7 @@ def test_a_restart_takes_up_what_was_left(redis: RedisServer, tmp_path: Path) ->
     again = start("next", run_id)
     out, _ = again.communicate(timeout=90)
     assert out.strip() == "9 done"
-    assert Future[str](run_id).result(timeout=1) == "done"
+    assert Future[str](run_id).result(timeout=30) == "done"
 
 
 def test_futures_of_background_runs(redis: RedisServer) -> None:
