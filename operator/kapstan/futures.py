@@ -17,12 +17,11 @@ from uuid import UUID
 from kapstan import backend as backends
 from kapstan import ids, states
 from kapstan.context import current_flow
-from kapstan.engine import outages, values, watcher
+from kapstan.engine import background_states, outages, watcher
 from kapstan.engine.pending import Pending, Resolvable, UserCallback, call_on
 from kapstan.engine.waiting import without_place
-from kapstan.errors import Parked, ParkedRun, QueueUnavailable, UnknownRun
+from kapstan.errors import Parked, QueueUnavailable, StoreUnavailable, UnknownRun
 from kapstan.ids import RunId
-from kapstan.ports import Doubt, RunRecord
 from kapstan.states import State
 
 R = TypeVar("R")
@@ -48,8 +47,8 @@ class Future(Resolvable, Generic[R]):
 
     @property
     def state(self) -> State:
-        """The state of the run now. ``Pending`` for a background run that the queue does not know (any more);
-        ``result`` raises ``UnknownRun`` for it."""
+        """The state of the run now. ``Pending`` for a background run that neither the queue knows (any more) nor the
+        store, where ``persist_result`` puts results; ``result`` raises ``UnknownRun`` for it."""
         if self._pending is not None:
             return self._pending.state.of_run(self._run_id)
         return (_look(self._run_id) or _UNKNOWN).of_run(self._run_id)
@@ -74,14 +73,14 @@ class Future(Resolvable, Generic[R]):
         Raises:
             TimeoutError: it has not ended within ``timeout`` seconds.
             ParkedRun: its effect is in doubt until a person or a probe decides; a flow parks with it.
-            UnknownRun: the queue does not know the run: never accepted, lost, or expired.
+            UnknownRun: neither the queue knows the run (any more), nor is a result of it stored.
             Exception: the run's own exception (returned instead with ``raise_on_failure=False``).
         """
         end = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
         try:
             state = self._ended_state(end)
-        except QueueUnavailable as error:
+        except (QueueUnavailable, StoreUnavailable) as error:
             if current_flow.get() is None or end is None:
                 raise
             raise TimeoutError(f"whether run {self.task_run_id} has ended cannot be asked: {error}") from error
@@ -312,39 +311,11 @@ def _look(run_id: RunId) -> State | None:
     known = _journalled(run_id)
     if known is not None:
         return known
-    record = backends.current().queue.record(run_id)
-    if record is None:
+    seen = background_states.look(backends.current(), run_id)
+    if seen is None:
         return None
-    state = _state_of(record)
     flow = current_flow.get()
-    while flow is not None and state.is_final():
-        flow.delayed.seen(record, state)
+    while flow is not None and seen.state.is_final():
+        flow.delayed.seen(run_id, seen.state, seen.envelope)
         flow = flow.parent
-    return state
-
-
-def _state_of(record: RunRecord) -> State:
-    if record.state in ("ready", "delayed"):
-        return states.AwaitingRetry() if record.state == "delayed" and record.attempt > 1 else states.Scheduled()
-    if record.state == "running":
-        return states.Running()
-    if record.state == "parked":
-        doubt = Doubt(record.task, record.key, record.run_id)
-        return states.parked(f"{record.task} is parked (key {record.key}): {ParkedRun.__doc__}", doubt)
-    if record.state == "completed":
-        return _completed(record)
-    if record.state == "cancelled":
-        return states.expired() if record.expired else states.Cancelled()
-    error = values.open_failure(backends.current(), record.envelope, record.run_id, state=record.state)
-    make = states.Failed if record.state == "failed" else states.Crashed
-    return make(message=f"{type(error).__name__}: {values.printable(error)}", data=error)
-
-
-def _completed(record: RunRecord) -> State:
-    if not record.envelope:
-        return states.Completed()
-    backend = backends.current()
-    return State(
-        states.StateType.COMPLETED,
-        loader=lambda: values.open_result(backend, record.envelope, record.run_id),
-    )
+    return seen.state

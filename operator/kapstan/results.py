@@ -7,10 +7,9 @@ from uuid import UUID
 
 from kapstan import backend as backends
 from kapstan import ids, states
-from kapstan.engine import ended, values
+from kapstan.engine import ended
 from kapstan.errors import UnknownRun
 from kapstan.futures import Future
-from kapstan.ids import RunId
 from kapstan.result_store import (
     ResultRecord,
     ResultRecordMetadata,
@@ -18,8 +17,7 @@ from kapstan.result_store import (
     get_default_result_storage,
     get_result_store,
 )
-from kapstan.runs import persisted
-from kapstan.states import State, StateType
+from kapstan.states import State
 
 __all__ = [
     "ResultRecord",
@@ -53,8 +51,7 @@ def read_task_run(run_id: UUID | str, flow_run_id: UUID | str | None = None) -> 
         QueueUnavailable, StoreUnavailable: where it stands is away.
     """
     if flow_run_id is None:
-        state = Future[Any](run_id).state
-        return _persisted(ids.parse(run_id), state) if state.is_pending() else state
+        return Future[Any](run_id).state
     flow, run = ids.parse(flow_run_id), ids.parse(run_id)
     state = ended.task_state(backends.current(), flow, run)
     if state is None:
@@ -82,15 +79,6 @@ def read(run_id: UUID | str, *, flow_run_id: UUID | str | None = None) -> Any:
         known = ids.to_uuid(ids.parse(run_id))
         raise UnknownRun(f"no flow run and no background run {known} is known: {UnknownRun.__doc__}")
     return state.result()
-
-
-def _persisted(run_id: RunId, unknown: State) -> State:
-    """The state of a background run that the queue does not know (any more)."""
-    backend = backends.current()
-    envelope = persisted.envelope_of(backend, run_id)
-    if envelope is None:
-        return unknown
-    return State(StateType.COMPLETED, loader=lambda: values.open_result(backend, envelope, run_id)).of_run(run_id)
 
 
 async def aread(run_id: UUID | str, *, flow_run_id: UUID | str | None = None) -> Any:

@@ -17,7 +17,6 @@ from kapstan.engine.memo import background_id
 from kapstan.engine.operations import Operation
 from kapstan.ids import RunId
 from kapstan.journal import TaskOutcome
-from kapstan.ports import RunRecord
 from kapstan.specs import TaskSpec
 from kapstan.states import State, StateType
 
@@ -104,10 +103,10 @@ class Delayed:
         """How a run ended, where the journal of the flow says so."""
         return self._known.get(run_id)
 
-    def seen(self, record: RunRecord, state: State) -> None:
+    def seen(self, run_id: RunId, state: State, envelope: bytes | None) -> None:
         """The flow sees that a run has ended: from now on it does not depend on the queue."""
         with self._lock:
-            marker = self._open.pop(record.run_id, None)
+            marker = self._open.pop(run_id, None)
         if marker is None:
             return
         outcome = replace(
@@ -116,6 +115,6 @@ class Delayed:
             state_name=state.name,
             message=state.message,
             at=state.timestamp,
-            value=record.envelope or None,
+            value=envelope or None,
         )
         self._flow.written(outages.not_taken(outcome.name), lambda: self._flow.journal.append(outcome))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -14,10 +15,11 @@ from tests.contract.queue.makers import worker
 from tests.servers.redis import RedisServer
 
 from kapstan import backend as backends
-from kapstan import ids, results, task
+from kapstan import flow, ids, results, runtime, task
 from kapstan.backend import Backend
 from kapstan.engine.background import BackgroundEngine
 from kapstan.errors import IdempotencyConflict, SignatureError, UnknownRun
+from kapstan.futures import Future, as_completed
 from kapstan.ids import RunId, derived_id, to_uuid
 from kapstan.ports import Outcome
 from kapstan.runs.retention import Ages
@@ -78,11 +80,52 @@ def test_a_result_outlives_the_record(backend: Backend, kapstan: Command, forget
     assert (shown.exit_code, json.loads(shown.stdout)) == (0, [size] * size)
 
 
+@pytest.mark.parametrize("size", [0, 3, 20_000])
+def test_a_future_gives_it(backend: Backend, forget: Any, size: int) -> None:
+    run_id = executed(persists, size)
+    forget(run_id)
+    future: Future[list[int]] = Future(to_uuid(run_id))
+    assert (future.state.name, future.done) == ("Completed", True)
+    assert future.result(timeout=5) == [size] * size
+    assert asyncio.run(future.result_async()) == [size] * size
+    assert list(as_completed([future], timeout=5)) == [future]
+
+
+def test_who_waits_for_it_goes_on(backend: Backend, forget: Any) -> None:
+    run_id = executed(persists, 3)
+    forget(run_id)
+    add = Task(len, name="length")
+    future: Future[list[int]] = Future(to_uuid(run_id))
+    later = [add.apply_async(([],), wait_for=[future]), add.delay(future)]
+    for _ in later:
+        work(add)
+    assert [each.result(timeout=5) for each in later] == [0, 3]
+
+
+def test_a_flow_that_sees_it_has_it_in_its_journal(backend: Backend, shared_server: RedisServer) -> None:
+    seen: list[str] = []
+
+    @flow
+    def asks() -> list[int]:
+        future = persists.delay(3)
+        work(persists)
+        with redis.Redis.from_url(shared_server.url) as client:
+            assert client.delete(f"{{{backend.settings.namespace}}}:t:{future.memo_reference}") == 1
+        seen.extend((str(future.task_run_id), str(runtime.flow_run.id)))
+        return future.result()
+
+    assert asks() == [3, 3, 3]
+    backend.store.delete(["values/{0}/{0}/outcome".format(ids.parse(seen[0]))])
+    assert results.read(seen[0], flow_run_id=seen[1]) == [3, 3, 3]
+
+
 def test_without_the_option_nobody_knows_it_any_more(backend: Backend, kapstan: Command, forget: Any) -> None:
     run_id = executed(passes, 3)
     forget(run_id)
     with pytest.raises(UnknownRun):
         results.read(run_id)
+    with pytest.raises(UnknownRun):
+        Future(to_uuid(run_id)).result()
     assert kapstan("task-run", "result", run_id).exit_code != 0
 
 
