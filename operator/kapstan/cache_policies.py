@@ -58,6 +58,8 @@ class Inputs(CachePolicy):
 
     def __init__(self, exclude: Iterable[str] = ()) -> None:
         super().__init__()
+        if isinstance(exclude, str):
+            raise TypeError(f"exclude={exclude!r}: give a list of names, such as [{exclude!r}]")
         self.exclude = tuple(sorted({argument_name(name) for name in exclude}))
 
     def _key(self, call: Call, /) -> str | None:

@@ -154,7 +154,7 @@ class Settings:
         0.0, "Their delay.", alias="PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"
     )
     refresh_cache: bool = _setting(
-        False, "`refresh_cache` of tasks that do not say.", alias="PREFECT_TASKS_REFRESH_CACHE"
+        False, "`refresh_cache` of tasks of class `pure` that do not say.", alias="PREFECT_TASKS_REFRESH_CACHE"
     )
     disable_caching: bool = _setting(
         False, "Run tasks of class `pure` without a cache.", alias="PREFECT_TASKS_DISABLE_CACHING"

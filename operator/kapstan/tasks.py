@@ -83,7 +83,7 @@ class Task(_Attributes, Deferred, Generic[P, R]):
             refresh_cache=settings.peek("refresh_cache"),
         )
         name = options.get("name")
-        values = effect_options.settled(cache_policies.settled(name or self.__name__, values))
+        values = effect_options.settled(cache_policies.settled(name or self.__name__, values), options)
         signature, own_signature = specs.signatures_of(plain)
         storages.check_parameters(values.get("result_storage_key"), signature, own_signature)
         self.spec = TaskSpec(

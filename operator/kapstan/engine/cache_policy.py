@@ -150,6 +150,10 @@ class CacheKeyFnPolicy(CachePolicy):
 
     def __init__(self, cache_key_fn: Callable[[Any, dict[str, Any]], str | None]) -> None:
         super().__init__()
+        if not callable(cast("Any", cache_key_fn)):
+            raise ConfigurationError(
+                f"cache_key_fn={cache_key_fn!r}: give a function of (context, parameters) that returns a text"
+            )
         self.cache_key_fn = cache_key_fn
         self.may_differ: tuple[str, ...] = ()
 
@@ -177,6 +181,10 @@ class CompoundCachePolicy(CachePolicy):
         super().__init__()
         self.policies: tuple[CachePolicy, ...] = ()
         for policy in policies:
+            if not isinstance(cast("Any", policy), CachePolicy):
+                raise ConfigurationError(
+                    f"{policy!r} is no cache policy: give those of kapstan.cache_policies, such as INPUTS"
+                )
             for name in SETTINGS:
                 setattr(self, name, _agreed(name, self, policy))
             self.policies += tuple(map(_bare, _parts(policy)))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from kapstan.errors import ConfigurationError
@@ -40,8 +41,12 @@ def probe(option: str, value: Any) -> Any:
     return value
 
 
-def settled(values: dict[str, Any]) -> dict[str, Any]:
-    """The options together, as the engine reads them: what asks for exactly once without a class is at most once.
+def settled(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options together, as the engine reads them: what asks for exactly once without a class is at most once, and
+    no setting has an effect repeated.
+
+    Args:
+        given: those that the task itself says.
 
     Raises:
         ConfigurationError: options that contradict each other.
@@ -60,4 +65,6 @@ def settled(values: dict[str, Any]) -> dict[str, Any]:
             f"persist_result=False, effect={effect.name.lower()!r}: who repeats the call must find the result; leave "
             "persist_result out"
         )
+    if effect is not EffectClass.PURE and given.get("refresh_cache") is None:
+        values["refresh_cache"] = False
     return values

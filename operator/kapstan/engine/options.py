@@ -183,7 +183,7 @@ class TaskOptions(TypedDict, total=False):
         bool | None,
         flag,
         "True: a cached result is not used; the task runs, and its result replaces that one. Default: "
-        "`KAPSTAN_REFRESH_CACHE`.",
+        "`KAPSTAN_REFRESH_CACHE`; of a task with an effect False.",
     ]
     cache_result_in_memory: Annotated[
         bool | None, flag, "False: this process keeps no copy of a result that is stored. Default: True."

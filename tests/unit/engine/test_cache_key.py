@@ -146,6 +146,11 @@ def test_caching_can_be_switched_off_but_protection_cannot(monkeypatch: pytest.M
     assert (Task(charge).refresh_cache, Task(charge, refresh_cache=False).refresh_cache) == (True, False)
     assert key(task, 1) is None
     assert key(task, 1, effect=EffectClass.AT_MOST_ONCE) is not None
+    payment = Task(charge, exactly_once=True)
+    assert not payment.refresh_cache, "no switch of a whole program has an effect repeated"
+    assert not payment.with_options(effect="idempotent").refresh_cache
+    assert Task(charge, effect="idempotent", refresh_cache=True).refresh_cache
+    assert Task(charge).with_options(exactly_once=True).refresh_cache is False
 
 
 def value_of_inputs(order: int) -> str | None:

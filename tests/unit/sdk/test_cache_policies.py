@@ -27,6 +27,7 @@ from kapstan.cache_policies import (
     CacheKeyFnPolicy,
     CachePolicy,
     CompoundCachePolicy,
+    Inputs,
 )
 from kapstan.context import TaskRun, TaskRunContext
 from kapstan.errors import CachePolicyConflict, ConfigurationError, UnkeyableInput
@@ -189,6 +190,19 @@ def test_a_setting_that_cannot_be_is_named(setting: str, value: Any) -> None:
         with pytest.raises(ConfigurationError) as raised:
             make(**{setting: value})
         assert str(raised.value).startswith(f"{setting}={value!r}: give ")
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "said"),
+    [
+        (lambda: CompoundCachePolicy([INPUTS, 5]), ConfigurationError, "5 is no cache policy"),  # type: ignore[list-item]
+        (lambda: CacheKeyFnPolicy("order"), ConfigurationError, "cache_key_fn='order': give a function"),  # type: ignore[arg-type]
+        (lambda: Inputs(exclude="session"), TypeError, "exclude='session': give a list of names"),
+    ],
+)
+def test_a_policy_of_what_cannot_be_is_refused(made: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        made()
 
 
 def test_serializable_needs_a_lock_manager() -> None:
