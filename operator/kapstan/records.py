@@ -217,7 +217,7 @@ def check_place(backend: Backend, storage: str, key: str) -> str:
         ConfigurationError: as ``check``; it is in the store of the namespace; or a part of it is too long there.
     """
     found = object_key(storage, key)
-    named.check_apart("result_storage", storage, backend.settings, key)
+    named.check_apart("result_storage", storage, backend.settings, found)
     is_folder = storage.startswith("file:") if storage else not backend.settings.s3_endpoint
     if not storage.startswith("block:"):
         for part in found.split("/"):

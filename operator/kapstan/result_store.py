@@ -88,7 +88,8 @@ class ResultStore:
         known = None if serializer is None else serializers.checked("serializer", serializer)
         cache_policy.check_lock_manager(self.lock_manager)
         object.__setattr__(self, "serializer", known)
-        object.__setattr__(self, "_address", storages.address("result_storage", storage) if storage != "" else "")
+        is_default = isinstance(storage, str) and not storage
+        object.__setattr__(self, "_address", "" if is_default else storages.address("result_storage", storage))
 
     @property
     def address(self) -> str:
@@ -115,6 +116,10 @@ class ResultStore:
             UnreadableValue: it cannot be loaded here.
         """
         self._wait_for_others(key, holder)
+        return self.read_now(key)
+
+    def read_now(self, key: str) -> ResultRecord:
+        """As ``read``, without waiting for who has locked the key."""
         with records.found(backends.current(), self.address, key) as found:
             if found is None:
                 raise MissingResult(f"no result is stored under {key!r} in {self._where()}")

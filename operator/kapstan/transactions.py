@@ -20,6 +20,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from kapstan import backend as backends
 from kapstan.engine import transaction as transaction_parts
 from kapstan.engine import transaction_end
 from kapstan.engine.hook_options import hooks as hooks_of
@@ -130,13 +131,23 @@ class _Whole(Transaction):
         return None if self.keyed is None else self.keyed.isolation
 
     def read(self) -> ResultRecord | None:
-        """What stands under its key; None without a key.
+        """What stands under its key; None without a key. Before the transaction is committed it waits for somebody else
+        who has locked the key; in asyncio use ``aread``.
 
         Raises:
             MissingResult: nothing does.
             SignatureError, UnreadableValue, BackendError: as ``ResultStore.read``.
         """
-        return None if self.keyed is None else self.keyed.store.read(self.keyed.key, self.keyed.holder)
+        if self.keyed is None:
+            return None
+        store, key = self.keyed.store, self.keyed.key
+        # What is committed stays, and who has the lock by now may be a coroutine that this call keeps from going on.
+        read_now = None if self.is_active() else getattr(store, "read_now", None)
+        return store.read(key, self.keyed.holder) if read_now is None else read_now(key)
+
+    async def aread(self) -> ResultRecord | None:
+        """As ``read``, without blocking the event loop."""
+        return await backends.current().call(self.read)
 
     def _check_active(self) -> None:
         if not self.is_active():

@@ -35,12 +35,12 @@ def address(option: str, value: Any) -> str:
     """
     if isinstance(value, Path):
         value = str(value)
-    if value == NAMESPACE:
-        return ""
-    if isinstance(value, str) and value.startswith("block:"):
-        return value
     if not isinstance(value, str):
         return _block(option, value)
+    if value == NAMESPACE:
+        return ""
+    if value.startswith("block:"):
+        return value
     scheme, divider, rest = value.partition("://")
     if divider and scheme == "s3":
         return _s3(option, value, *rest.partition("/")[::2])

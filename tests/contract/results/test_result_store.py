@@ -52,6 +52,7 @@ def put_at(place: Place, key: str, body: bytes) -> None:
 def test_what_was_written_is_read_back(place: Place, value: Any) -> None:
     store = opened(place)
     assert not store.exists("reports/may 1")
+    assert not store.exists("may\0 1")
     written = store.write(value, "reports/may 1")
     read = opened(place).read("reports/may 1")
     assert read.result == value

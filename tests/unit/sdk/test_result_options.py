@@ -18,6 +18,11 @@ from kapstan.states import EffectClass
 STORED: dict[str, bytes] = {}
 
 
+@pytest.fixture(autouse=True)
+def _nothing_stored() -> None:
+    STORED.clear()
+
+
 class Memory:
     """A block-like object; its results are read by whoever has one that is equal."""
 
@@ -75,6 +80,24 @@ def test_a_wrong_option_is_refused_where_it_is_given(kind: Any, option: str, val
 def test_a_wrong_template_is_refused_where_it_is_given(template: Any, says: str) -> None:
     with pytest.raises(ConfigurationError, match=f"result_storage_key=.*{says}"):
         Task(report, result_storage_key=template)
+
+
+class Incomparable(Memory):
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ArithmeticError("not to be compared")
+
+
+def test_a_storage_that_cannot_be_compared_is_taken() -> None:
+    place = Incomparable("sour")
+    called = Task(report, name="into it", result_storage=place, result_storage_key="may")
+
+    @flow(result_storage=place)
+    def reports() -> list[str]:
+        return called("may")
+
+    assert reports() == ["may"] == ResultStore(result_storage=place).read("may").result
 
 
 def test_a_relative_folder_is_where_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

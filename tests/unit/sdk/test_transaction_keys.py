@@ -238,6 +238,39 @@ def test_in_asyncio_it_waits_without_holding_the_loop(locking: ResultStore) -> N
     assert sorted(asyncio.run(main())) == ["ada", "found", "found"]
 
 
+def test_in_asyncio_the_value_is_read_while_another_coroutine_has_the_lock(locking: ResultStore) -> None:
+    async def first() -> Any:
+        async with transaction("async", locking, isolation_level="SERIALIZABLE") as txn:
+            txn.stage("ada")
+        assert locking.acquire_lock("async", "another", 0), "who has it would have to run to give it back"
+        now, later = txn.read(), asyncio.create_task(txn.aread())
+        locking.release_lock("async", "another")
+        return now, await later
+
+    now, later = asyncio.run(first())
+    assert (now.result, later.result) == ("ada", "ada")
+
+
+def test_in_asyncio_who_waits_for_a_value_does_not_hold_the_loop(locking: ResultStore) -> None:
+    async def first(entered: asyncio.Event) -> None:
+        async with transaction("async", locking, isolation_level="SERIALIZABLE") as txn:
+            entered.set()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            txn.stage("ada")
+
+    async def main() -> Any:
+        entered = asyncio.Event()
+        before = asyncio.create_task(first(entered))
+        await entered.wait()
+        async with transaction("async", locking, isolation_level="READ_COMMITTED") as txn:
+            found = await txn.aread()
+        await before
+        return found
+
+    assert asyncio.run(main()).result == "ada"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -353,7 +386,7 @@ def test_what_a_transaction_cannot_take_is_named(options: dict[str, Any], messag
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("key", ["values/x", "a/../b", "x" * 300])
+@pytest.mark.parametrize("key", ["values/x", "a/../b", "x" * 300, "a\ud800b"])
 def test_a_key_that_cannot_be_is_refused_before_the_body(key: str, overwrite: bool) -> None:
     with (
         pytest.raises(ConfigurationError, match=r"the key .* of a result cannot be"),
