@@ -38,6 +38,7 @@ def rebuild(yes: bool, namespace: str, output: str) -> None:
         raise ConfigurationError(f"KAPSTAN_HOME={current.home!r}: there is no such folder, so nothing is stored there")
     backend = Backend(current)
     try:
+        backend.queue.ping()  # a namespace that is none, or a Redis that is away, is told before anything is looked at
         work = Rebuild(backend, dry_run=not yes)
         with _progress(work) as bar:
             work.on_run = lambda: bar.update(1)
@@ -46,6 +47,8 @@ def rebuild(yes: bool, namespace: str, output: str) -> None:
             finally:
                 bar.render_finish()
                 _show(work.report, not yes, output)
+            if not work.report.fates:
+                click.echo(f"Nothing is stored in namespace {current.namespace!r}.", err=True)
     finally:
         backend.close()
     if work.report.unreadable:
@@ -71,3 +74,5 @@ def _show(report: Report, dry_run: bool, output: str) -> None:
             click.echo("Nothing was changed; --yes does it.", err=True)
     for run_id, why in report.unreadable.items():
         click.echo(f"left alone: task run {ids.to_uuid(run_id)}: {why}", err=True)
+    if (more := report.total[Fate.UNREADABLE] - len(report.unreadable)) > 0:
+        click.echo(f"left alone: {more:,} more", err=True)

@@ -81,7 +81,23 @@ def test_what_cannot_be_read_is_named_and_left_alone(shop: Shop) -> None:
 
 
 def test_nothing_is_stored(shop: Shop) -> None:
-    assert (command("--yes").exit_code, command().stderr) == (0, "")
+    for done in (command("--yes"), command()):
+        assert (done.exit_code, done.stderr) == (0, f"Nothing is stored in namespace {shop.settings.namespace!r}.\n")
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_a_namespace_that_is_none(shop: Shop, output: str) -> None:
+    with pytest.raises(ConfigurationError, match="namespace='no such!'"):
+        command("-n", "no such!", "-o", output)
+
+
+def test_of_very_many_that_cannot_be_read_the_first_are_named(shop: Shop) -> None:
+    for _ in range(103):
+        shop.backend.store.put(submissions.FOLDER + new_id(), b"written by another program")
+    done = command("--yes")
+    assert done.exit_code == 1
+    assert done.stderr.count("left alone: task run ") == 100
+    assert done.stderr.endswith("left alone: 3 more\n")
 
 
 def test_a_home_that_was_mistyped(settings: Settings, tmp_path: Path) -> None:
