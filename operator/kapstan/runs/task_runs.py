@@ -21,6 +21,7 @@ from kapstan.errors import (
     RunFailed,
     SerializationError,
     SignatureError,
+    StoreUnsafe,
 )
 from kapstan.ids import RunId
 from kapstan.ports import BackgroundFilter, Change, ListedRun, RunRecord
@@ -163,7 +164,8 @@ class TaskRuns:
         """
         record = self._backend.queue.record(run_id)
         if record is not None and record.stored and record.state not in {*ENDED, "parked"}:
-            submissions.note_cancel(self._backend, run_id)
+            with suppress(SerializationError):  # what nobody can read no rebuild submits
+                submissions.note_cancel(self._backend, run_id)
         before = self._backend.queue.cancel(run_id)
         if before is None:
             raise _unknown(run_id)
@@ -175,7 +177,8 @@ class TaskRuns:
             self._backend.queue.wait([run_id], wait)
         record = self._backend.queue.record(run_id)
         if record is not None and record.stored and record.state in ENDED:
-            with suppress(BackendError):  # no worker has noted it, where none had begun it; its submission tells, too
+            # No worker has noted it, where none had begun it; its submission tells, too.
+            with suppress(BackendError, SerializationError):
                 ends.settled(self._backend, record)
         after = "Cancelled" if record is None else NAMES[record.state]
         if record is not None and record.state in ENDED and after != "Cancelled":
@@ -187,20 +190,16 @@ class TaskRuns:
 
         Raises:
             NotFound: the queue does not know it.
-            NotPossible: it waits, runs or completed; its arguments were not kept; its record cannot be read.
+            NotPossible: it waits, runs or completed; its arguments were not kept; its record or what the store has of
+                it cannot be read.
             StoreUnavailable: it has an effect or is of durability ``store``, and the store is away.
         """
         record = self._backend.queue.record(run_id)
         if record is not None and record.state in ENDED and record.effect is not EffectClass.PURE:
             reruns.note(self._backend, run_id, str(record.token))
         name = str(ids.to_uuid(run_id))
-        if (
-            record is not None
-            and record.stored
-            and record.state in {*ENDED} - {"completed"}
-            and not submissions.note_rerun(self._backend, run_id, str(record.token))
-        ):
-            raise NotPossible(f"the submission of task run {name} is not in the store any more; submit it anew")
+        if record is not None and record.stored and record.state in {*ENDED} - {"completed"}:
+            self._note_rerun(record)
         change, state = self._backend.background_runs.rerun(run_id)
         if change is Change.UNKNOWN or state is None:
             raise _unknown(run_id)
@@ -212,8 +211,18 @@ class TaskRuns:
             hint = "to do it once more, submit it anew" if state == "completed" else "it needs no retry"
             raise NotPossible(f"task run {name} is {NAMES[state]}: {hint}")
 
+    def _note_rerun(self, record: RunRecord) -> None:
+        name = str(ids.to_uuid(record.run_id))
+        try:
+            noted = submissions.note_rerun(self._backend, record.run_id, str(record.token))
+        except (SerializationError, StoreUnsafe) as error:
+            raise NotPossible(f"task run {name} cannot run again, submit it anew: {error}") from None
+        if not noted:
+            raise NotPossible(f"the submission of task run {name} is not in the store any more; submit it anew")
+
     def delete(self, run_id: RunId) -> None:
-        """Forget a run that has ended: its record, and what stands in the store for it.
+        """Forget a run that has ended: its record, and what stands in the store for it. Of one that the queue does not
+        know also what nobody can read.
 
         Raises:
             NotFound: the queue does not know it.
@@ -225,12 +234,20 @@ class TaskRuns:
         if change is Change.REFUSED and state is not None:
             raise NotPossible(f"task run {ids.to_uuid(run_id)} is {NAMES[state]}: cancel it before you delete it")
         left = list(self._backend.store.keys(f"values/{run_id}/"))
-        if ends.read(self._backend, run_id) is not None if record is None else record.stored:
+        if self._has_ended_in_store(run_id) if record is None else record.stored:
             left += [submissions.FOLDER + run_id, ends.FOLDER + run_id]
         if left:
             self._backend.store.delete(left)
         elif change is Change.UNKNOWN:
             raise _unknown(run_id)
+
+    def _has_ended_in_store(self, run_id: RunId) -> bool:
+        """Whether the store tells the end of a run, or has something of it that nobody can read."""
+        try:
+            submissions.read(self._backend, run_id)
+            return ends.read(self._backend, run_id) is not None
+        except SerializationError:
+            return True
 
 
 def _unknown(run_id: RunId) -> NotFound:
