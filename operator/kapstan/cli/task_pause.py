@@ -19,7 +19,8 @@ _TASKS = click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.command()
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def ls(output: str) -> None:
-    """List the tasks that are served, that are paused, or that had runs in the last three hours."""
+    """List the tasks that are served, that are paused, or that had runs in the last three hours; and what queues are
+    paused."""
     views = Tasks(backends.current()).list()
     if output == "json":
         print_json([asdict(view) for view in views])
@@ -28,7 +29,7 @@ def ls(output: str) -> None:
         ("TASK", "QUEUE", "READY", "LIMITED", "DELAYED", "RUNNING", "WORKERS", "PAUSED"),
         [
             (
-                view.task,
+                view.task or "(all)",
                 view.queue,
                 str(view.ready),
                 str(view.limited),

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from kapstan.backend import Backend
-from kapstan.errors import BackendError, StoreUnsafe
+from kapstan.errors import BackendError, SerializationError, StoreUnsafe
 from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome, RunRecord, Submission
 from kapstan.ports.lane import StoredClaim
@@ -39,6 +39,19 @@ def read(backend: Backend, run_id: RunId) -> RunRecord | None:
     """
     found = backend.store.get(_NOTES.name(run_id))
     return None if found is None else _opened(backend, run_id, found.body)
+
+
+def may_be_forgotten(backend: Backend, run_id: RunId) -> bool:
+    """Whether the store tells the end of a run that the queue does not know, or has of it what nobody can read.
+
+    Raises:
+        BackendError: the store does not answer, or a newer release wrote it.
+    """
+    try:
+        submissions.read(backend, run_id)
+        return read(backend, run_id) is not None
+    except SerializationError:
+        return True
 
 
 def counts(ended: RunRecord, stored: StoredSubmission | None) -> bool:

@@ -234,20 +234,12 @@ class TaskRuns:
         if change is Change.REFUSED and state is not None:
             raise NotPossible(f"task run {ids.to_uuid(run_id)} is {NAMES[state]}: cancel it before you delete it")
         left = list(self._backend.store.keys(f"values/{run_id}/"))
-        if self._has_ended_in_store(run_id) if record is None else record.stored:
+        if ends.may_be_forgotten(self._backend, run_id) if record is None else record.stored:
             left += [submissions.FOLDER + run_id, ends.FOLDER + run_id]
         if left:
             self._backend.store.delete(left)
         elif change is Change.UNKNOWN:
             raise _unknown(run_id)
-
-    def _has_ended_in_store(self, run_id: RunId) -> bool:
-        """Whether the store tells the end of a run, or has something of it that nobody can read."""
-        try:
-            submissions.read(self._backend, run_id)
-            return ends.read(self._backend, run_id) is not None
-        except SerializationError:
-            return True
 
 
 def _unknown(run_id: RunId) -> NotFound:

@@ -16,6 +16,7 @@ class TaskView:
     """What people see of a task in one queue.
 
     Attributes:
+        task: empty: every task of a queue that is paused, and of which none is known.
         ready: runs that wait for a worker, also those that wait because of a pause or a limit.
         limited: those of them that a limit of the task or of their group does not let begin now.
         workers: sessions that serve it.
@@ -43,13 +44,16 @@ class Tasks:
         self._backend = backend
 
     def list(self) -> list[TaskView]:
-        """Every task that a worker serves, that is paused, or that had runs in the last three hours; by name."""
+        """Every task that a worker serves, that is paused, or that had runs in the last three hours, and every queue
+        that is paused; by name."""
         queue = self._backend.queue
         paused = set(queue.paused())
         served = self._served()
         views: list[TaskView] = []
-        for task, name in sorted(self._known(served, paused)):
-            depth = queue.depth([(task, name)])
+        known = self._known(served, paused)
+        known |= {(task, name) for task, name in paused if not task} - {("", name) for _, name in known}
+        for task, name in sorted(known):
+            depth = queue.depth([(task, name)] if task else [])
             views.append(
                 TaskView(
                     task=task,
@@ -59,7 +63,7 @@ class Tasks:
                     delayed=depth.delayed,
                     running=depth.running,
                     workers=served[task, name],
-                    paused="task" if (task, name) in paused else "queue" if ("", name) in paused else "",
+                    paused="task" if task and (task, name) in paused else "queue" if ("", name) in paused else "",
                 )
             )
         return views

@@ -88,3 +88,13 @@ def test_several_tasks_with_one_name_are_told_apart(backend: Backend, kapstan: K
     submitted(backend, "a:send")
     submitted(backend, "b:send")
     assert "'send' is the end of several tasks: a:send, b:send" in kapstan("task", "pause", "send").stderr
+
+
+def test_a_paused_queue_of_which_no_task_is_known_is_shown(backend: Backend, kapstan: Kapstan) -> None:
+    kapstan("task", "pause", "--queue", "slow")
+    assert listed(kapstan)["", "slow"]["paused"] == "queue"
+    assert kapstan("task", "ls").stdout.split("\n")[1].split() == ["(all)", "slow", *"00000", "its", "queue"]
+    submitted(backend, queue="slow")
+    assert [*listed(kapstan)] == [(TASK, "slow")], "it is shown with its tasks"
+    kapstan("task", "resume", "--queue", "slow")
+    assert listed(kapstan)[TASK, "slow"]["paused"] == ""
