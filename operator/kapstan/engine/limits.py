@@ -13,7 +13,6 @@ cancellation, which arrives at the next ``await``.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import heapq
 import itertools
 import math
@@ -26,6 +25,7 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from kapstan.alarm import Alarm
+from kapstan.engine import thread_exceptions
 from kapstan.errors import CancelRun, Fenced, HandBack, JournalLost, TaskTimeout
 from kapstan.main_thread import stretch
 
@@ -269,6 +269,7 @@ class _Bells:
         self._due: list[tuple[float, int, Limit]] = []
         self._numbers = itertools.count()
         self._watched: set[Limit] = set()
+        self._told: set[int] = set()  # threads in which an exception may be set that has not arrived
         self._thread: threading.Thread | None = None
 
     def add(self, limit: Limit) -> None:
@@ -285,14 +286,20 @@ class _Bells:
     def interrupt(self, limit: Limit, error: type[BaseException]) -> None:
         with self._changed:
             if limit in self._watched:
-                _set_async(limit.thread, error)
+                self._tell(limit.thread, error)
 
     def drop(self, limit: Limit) -> None:
-        """Raise nothing more in its thread; what was raised there and has not arrived is taken back."""
+        """Raise nothing more in its thread, which is this one; what is set there and has not arrived is taken back."""
         with self._changed:
             self._watched.discard(limit)
-            _set_async(limit.thread, None)
+            if limit.thread in self._told:
+                thread_exceptions.take_back()
+                self._told.discard(limit.thread)
             limit.over = True
+
+    def _tell(self, thread: int, error: type[BaseException]) -> None:
+        self._told.add(thread)
+        thread_exceptions.set_in(thread, error)
 
     def _run(self) -> None:
         with self._changed:
@@ -304,13 +311,8 @@ class _Bells:
                 _, _, limit = heapq.heappop(self._due)
                 if limit in self._watched:
                     limit.ring()
-                    _set_async(limit.thread, TimeUp)
+                    self._tell(limit.thread, TimeUp)
                     heapq.heappush(self._due, (now + _AGAIN, next(self._numbers), limit))
-
-
-def _set_async(thread: int, error: type[BaseException] | None) -> None:
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 def _with_bell(limit: Limit, body: Callable[[], T]) -> T:

@@ -12,11 +12,14 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from tests.contract.locks import interrupting
 
 from kapstan.locking import LockManager
 
@@ -27,6 +30,7 @@ class Program:
     """The process, seen from a test."""
 
     def __init__(self, manager: LockManager, **environment: str) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         pickled = base64.b64encode(pickle.dumps(manager)).decode()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.contract.locks.program", pickled],
@@ -34,6 +38,7 @@ class Program:
             env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'operator'}:{REPOSITORY}", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._said,
             text=True,
         )
         self.pid = self._process.pid
@@ -44,12 +49,24 @@ class Program:
         self._process.stdin.flush()
         return self
 
-    def answer(self) -> str:
+    def answer(self, within: float = 100) -> str:
+        """The next one; a process that ends without, or takes longer, says why on its standard error."""
         assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        late = threading.Timer(within, self._process.kill)
+        late.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            late.cancel()
+        assert line, f"no answer within {within:g} s, exit code {self._process.wait()}:\n{self._errors()}"
+        return line.strip()
 
-    def ask(self, *command: object) -> str:
-        return self.tell(*command).answer()
+    def _errors(self) -> str:
+        self._said.seek(0)
+        return self._said.read()
+
+    def ask(self, *command: object, within: float = 100) -> str:
+        return self.tell(*command).answer(within)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -60,7 +77,7 @@ class Program:
 
     def close(self) -> None:
         self.kill()
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._said):
             assert stream is not None
             stream.close()
 
@@ -156,6 +173,7 @@ def _crowd(manager: LockManager, key: str, callers: str, file: str) -> str:
 
 
 _COMMANDS: dict[str, Any] = {
+    "interrupt_everywhere": interrupting.everywhere,
     "acquire": _acquire,
     "line_up": _line_up,
     "release": _release,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -189,6 +191,43 @@ def test_a_coroutine_on_a_loop_of_ours_is_ended_too() -> None:
             limits.within(0.05, lambda: loops.run(asyncio.Event().wait()))
     finally:
         loops.close()
+
+
+_TRACED = """
+import sys, threading
+from kapstan.engine import limits
+
+def spin():
+    while True:
+        pass
+
+def swallow():
+    try:
+        spin()
+    except limits.TimeUp:
+        pass
+
+def on_a_thread():
+    for body in (lambda: None, spin, swallow):
+        try:
+            limits.within(0.05, body)
+        except limits.TaskTimeout:
+            pass
+
+thread = threading.Thread(target=on_a_thread)
+thread.start()
+thread.join()
+sys.settrace(lambda *_: None)
+spin = lambda: None
+spin()
+print("traced")
+"""
+
+
+def test_lines_may_be_traced_after_a_limit_on_a_thread() -> None:
+    """A debugger or coverage: on Python 3.11 the whole process went round and round at the next call."""
+    done = subprocess.run([sys.executable, "-c", _TRACED], timeout=30, check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("traced\n", "")
 
 
 def test_one_loop_serves_all_async_tasks_of_a_thread() -> None:
