@@ -31,6 +31,7 @@ from kapstan.ports import LockHolder, Place, Wait
 
 T = TypeVar("T")
 _LOOK = 5.0  # seconds; how often a process looks whether its files are still there
+_LOOK_SOON = 0.5  # while one of them cannot be opened again
 _FRESH = 3600.0  # seconds; how often it touches them, so that nobody takes them for old
 _GONE = "gone"  # the beat of a client whose file was removed
 
@@ -178,7 +179,7 @@ class FileTable:
             return
         if self._alive is None or self._pipe is None:
             self._alive = OwnFile(self._clients / self._client)
-            self._pipe = OwnFile(self._pipe_of(self._client), pipe=True)
+            self._pipe = OwnFile(self._pipe_of(self._client), "pipe")
             self._mutex.mine.add(self._client)
         else:
             self._pipe.keep_open()
@@ -278,9 +279,11 @@ class FileTable:
     def _listen(self) -> None:
         rest, fresh = b"", time.monotonic() + _FRESH
         while not self._closed and self._pipe is not None:
-            poll = select.poll()
-            poll.register(self._pipe.handle, select.POLLIN)
-            poll.poll(_LOOK * 1000)
+            poll, open_now = select.poll(), self._pipe.is_open
+            with contextlib.suppress(ValueError):  # closed just now
+                if open_now:
+                    poll.register(self._pipe.handle, select.POLLIN)
+            poll.poll(1000 * (_LOOK if open_now else _LOOK_SOON))
             said = b""
             with contextlib.suppress(OSError):
                 if self._pipe.is_open:

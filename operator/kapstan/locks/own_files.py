@@ -12,31 +12,36 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from kapstan.errors import ConfigurationError
 
 T = TypeVar("T")
+_FLAGS = {
+    "file": os.O_RDWR | os.O_CREAT,
+    "pipe": os.O_RDWR | os.O_NONBLOCK,
+    "folder": os.O_RDONLY | os.O_DIRECTORY,
+}
 
 
 class OwnFile:
     """A file that this process keeps open, made if it is not there.
 
     Args:
-        pipe: it is a named pipe, open for both, so that it never ends for want of a writer.
+        kind: a ``pipe`` is a named one, open for both, so that it never ends for want of a writer; a ``folder`` is
+            there already.
     """
 
-    def __init__(self, path: Path, *, pipe: bool = False) -> None:
+    def __init__(self, path: Path, kind: Literal["file", "pipe", "folder"] = "file") -> None:
         self._path = path
-        self._pipe = pipe
+        self._kind = kind
         self._open()
 
     def _open(self) -> None:
-        if self._pipe:
+        if self._kind == "pipe":
             with contextlib.suppress(FileExistsError):
                 os.mkfifo(self._path, 0o600)
-        more = os.O_NONBLOCK if self._pipe else os.O_CREAT
-        self.handle = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | more, 0o600)
+        self.handle = os.open(self._path, _FLAGS[self._kind] | os.O_CLOEXEC, 0o600)
         self._identity = os.fstat(self.handle)[1:3]
 
     @property
@@ -53,18 +58,28 @@ class OwnFile:
             return os.stat(self._path)[1:3] == self._identity
         return False
 
+    @property
+    def touched(self) -> int:
+        """When; whoever reads the same number twice knows that nobody did in between."""
+        return os.fstat(self.handle).st_mtime_ns
+
+    def touch(self) -> None:
+        with contextlib.suppress(OSError):
+            os.utime(self.handle)
+
     def keep_open(self) -> bool:
         """Whether it had to be opened, or made, anew."""
         if self.is_open:
             if self.is_there:
                 return False
-            os.close(self.handle)
+            self.close()
         self._open()
         return True
 
     def close(self) -> None:
         if self.is_open:
-            os.close(self.handle)
+            handle, self.handle = self.handle, -1  # first: the number may be another file's at once
+            os.close(handle)
 
 
 class Displaced(Exception):
@@ -73,7 +88,8 @@ class Displaced(Exception):
 
 class Mutex:
     """The kernel's lock of ``mutex``, one per folder and process: a process' own threads are kept apart by ours, since
-    to the kernel they are one. Whoever has it looks whether others find the same file under that name.
+    to the kernel they are one. Whoever has it looks whether others find the same file under that name. It may be
+    removed right after that, and another one made; so the folder of the keys is locked, too, which goes with them.
 
     Attributes:
         mine: clients of this process.
@@ -86,6 +102,7 @@ class Mutex:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = OwnFile(folder / "mutex")
+        self._keys = OwnFile(folder / "keys", "folder")
         self._lock = threading.Lock()
         self.mine: set[str] = set()
         self.about = ""
@@ -109,7 +126,10 @@ class Mutex:
 
     @classmethod
     def after_fork(cls) -> None:
-        """A forked process has no lock of the kernel's, and no clients. The files are opened anew."""
+        """A forked process has no lock of the kernel's, and no clients. The files are opened anew. The folder is
+        closed: the parent's lock of it would be this process', too."""
+        for each in cls._known.values():
+            each._keys.close()
         cls._inherited += cls._known.values()
         cls._known = {}
         cls._making = threading.Lock()
@@ -120,18 +140,22 @@ class Mutex:
         """``act()`` while no other process or thread makes a change.
 
         Raises:
-            TimeoutError: others made one for ``patience`` seconds: one of them was stopped in the middle.
+            TimeoutError: none of the others came forward for ``patience`` seconds: one was stopped in the middle.
             Displaced: see there.
         """
-        until, pause = time.monotonic() + patience, 0.0001
+        until, pause, seen = time.monotonic() + patience, 0.0001, None
         while True:
             with self._lock:
                 try:
                     if self._take():
                         return act()
+                    turn = self._file.touched
                 finally:  # whatever interrupted this
-                    fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
-            if time.monotonic() > until:
+                    self._let_go()
+            now = time.monotonic()
+            if turn != seen:  # many change it in turn: that is no reason to give up
+                until, seen = now + patience, turn
+            if now > until:
                 raise TimeoutError(
                     f"another process has been in the middle of a change for {patience:g} s; it may have been stopped "
                     "(SIGSTOP)"
@@ -154,13 +178,28 @@ class Mutex:
         """Whether it is this process' now, and the file that others find."""
         _make(self._folder)
         self._file.keep_open()
+        self._keys.keep_open()
         try:
             fcntl.lockf(self._file.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             return False
+        try:
+            fcntl.flock(self._keys.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system of several machines: it locks no folder
+            pass
+        self._file.touch()
         return self._file.is_there
+
+    def _let_go(self) -> None:
+        if self._keys.is_open:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._keys.handle, fcntl.LOCK_UN)
+        if self._file.is_open:  # else its number is another file's
+            fcntl.lockf(self._file.handle, fcntl.LOCK_UN)
 
 
 def _make(folder: Path) -> None:

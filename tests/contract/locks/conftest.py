@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.contract.locks import line
 from tests.contract.locks.program import Program
 from tests.servers.postgres import postgres as postgres
 from tests.servers.redis import RedisServer
@@ -30,6 +31,16 @@ def redis_of_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
     server = RedisServer(tmp_path_factory.mktemp("locks"))
     server.start()
     yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    backend.use(None)
     server.stop()
 
 
@@ -93,12 +104,5 @@ def start(manager: LockManager) -> Iterator[Callable[[], Program]]:
 
 @pytest.fixture
 def await_waiting(manager: LockManager) -> Callable[[str, int], None]:
-    """Block until so many wait for a key."""
-
-    def awaiting(key: str, count: int) -> None:
-        until = time.monotonic() + 30
-        while (there := manager.lock_holder(key)) is None or there.waiting != count:
-            assert time.monotonic() < until, there
-            time.sleep(0.005)
-
-    return awaiting
+    """See ``line``."""
+    return partial(line.await_waiting, manager)

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import pickle
+import select
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,11 @@ class Program:
             late.cancel()
         assert line, f"no answer within {within:g} s, exit code {self._process.wait()}:\n{self._errors()}"
         return line.strip()
+
+    def has_answered(self, within: float) -> bool:
+        """Whether the only answer that is due comes."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], within)[0])
 
     def _errors(self) -> str:
         self._said.seek(0)

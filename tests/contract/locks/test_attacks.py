@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from tests.contract.locks.line import await_waiting
 from tests.contract.locks.program import Program
 from tests.servers import clock as clocks
 from tests.servers.clock import Clock
@@ -28,15 +29,6 @@ from kapstan.locks import postgres as postgres_table
 from kapstan.locks.state import digest
 
 LEASE = 2.0
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    backend.use(None)
-    server.stop()
 
 
 @pytest.fixture
@@ -126,7 +118,7 @@ def test_a_clock_that_is_set_ends_no_lock(tmp_path: Path, step: float, monkeypat
         token = manager.guard_lock("k", "a")
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(manager.acquire_lock, "k", "b", 60)
-            _await_waiting(manager, "k", 1)
+            await_waiting(manager, "k", 1)
             clock.set_to(step)
             assert abs(clocks.ahead(server) - step) < 2.0, "the fault bites"
             threading.Event().wait(2 * LEASE)
@@ -175,7 +167,7 @@ def test_sessions_that_postgres_ends_lose_no_lock(postgres: PostgresServer) -> N
         assert manager.acquire_lock("ended", "a")
         token = manager.guard_lock("ended", "a")
         assert other.ask("line_up", "ended", "b") == "waiting"
-        _await_waiting(manager, "ended", 1)
+        await_waiting(manager, "ended", 1)
         with psycopg.connect(postgres.dsn, autocommit=True) as admin:
             for _ in range(5):
                 assert admin.execute(SESSIONS).fetchall(), "the fault bites"
@@ -254,13 +246,6 @@ def test_keys_that_are_nearly_the_same_are_two(manager: LockManager, pair: tuple
         assert not manager.acquire_lock(name, "b", 0)
         manager.release_lock(name, "a")
         assert not manager.is_locked(name)
-
-
-def _await_waiting(manager: LockManager, key: str, count: int) -> None:
-    until = time.monotonic() + 30
-    while (there := manager.lock_holder(key)) is None or there.waiting != count:
-        assert time.monotonic() < until, there
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("lease")

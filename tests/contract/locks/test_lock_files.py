@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.locks.program import REPOSITORY, Program
@@ -58,6 +60,136 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_mutex_that_was_removed_is_not_two(
+    locks: FileSystemLockManager, folder: Path, start: Callable[[], Program], tmp_path: Path
+) -> None:
+    """Each of four processes had the old one open, and four more begin with a new one, which goes away again and
+    again: between any two steps of a change."""
+    crowd = [start() for _ in range(4)]
+    for number, each in enumerate(crowd):
+        assert each.ask("acquire", f"own-{number}", "a") == "True"
+    clean(folder, "mutex")
+    crowd += [start() for _ in range(4)]
+    record = tmp_path / "record"
+    for each in crowd:
+        each.tell("crowd", "k", 20, record)
+    for _ in range(20):
+        until(lambda: record.exists() and (folder / "mutex").exists())
+        clean(folder, "mutex")
+    assert [each.answer() for each in crowd] == ["20"] * 8
+    lines = [line.split() for line in record.read_text().splitlines()]
+    assert len(lines) == 320
+    for entry, leave in zip(lines[::2], lines[1::2], strict=True):
+        assert (entry[0], leave[0], entry[1:]) == ("in", "out", leave[1:])
+    assert not locks.is_locked("k")
+
+
+def test_a_change_that_was_checked_is_not_overtaken_under_another_mutex(
+    locks: FileSystemLockManager, folder: Path, start: Callable[[], Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutex is removed between the check and the rename: the other process had the lock, and lost it to that."""
+    other, real = start(), Path.replace
+    assert other.ask("acquire", "another", "b") == "True"
+    overtaken: list[bool] = []
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.stem == digest("k") and not overtaken:
+            clean(folder, "mutex")
+            overtaken.append(other.tell("acquire", "k", "b", 0).has_answered(0.5))
+            assert (folder / "mutex").exists(), "the fault bites"
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert locks.acquire_lock("k", "a", 0)
+    assert overtaken == [False]
+    assert other.answer() == "False"
+    locks.release_lock("k", "a")
+
+
+_FORKS_AND_DIES = """
+import os, signal, sys
+from pathlib import Path
+from typing import Any
+from kapstan.locks.own_files import Mutex
+
+def fork():
+    if (child := os.fork()) == 0:
+        signal.pause()
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Mutex.of(Path(sys.argv[1])).alone(fork, 1)
+"""
+
+
+def test_a_process_that_forked_and_died_in_a_change_leaves_it_to_nobody(
+    locks: FileSystemLockManager, folder: Path
+) -> None:
+    """The lock of a folder is a forked process', too, until it closes it."""
+    died = subprocess.Popen([sys.executable, "-c", _FORKS_AND_DIES, str(folder)], stdout=subprocess.PIPE)
+    with died:
+        assert died.stdout is not None
+        child = int(died.stdout.readline())
+        try:
+            died.wait()
+            assert locks.acquire_lock("k", "a", 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    locks.release_lock("k", "a")
+
+
+_IN_TURN = """
+import fcntl, os, sys, time
+handle = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(handle, fcntl.LOCK_EX)
+print("in a change", flush=True)
+for _ in range(30):
+    time.sleep(0.05)
+    os.utime(handle)
+"""
+
+
+def test_whoever_waits_for_many_that_make_changes_in_turn_does_not_give_up(
+    locks: FileSystemLockManager, folder: Path
+) -> None:
+    """None of them was stopped in the middle; they only came first each time."""
+    assert not locks.is_locked("k")
+    with subprocess.Popen(
+        [sys.executable, "-c", _IN_TURN, str(folder / "mutex")], stdout=subprocess.PIPE, cwd=REPOSITORY
+    ) as others:
+        assert others.stdout is not None
+        assert others.stdout.readline() == b"in a change\n"
+        began = time.monotonic()
+        assert Mutex.of(folder).alone(lambda: "mine", 0.5) == "mine"
+        assert time.monotonic() - began > 0.5, "the fault bites"
+
+
+_TRY = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def test_a_mutex_that_cannot_be_made_again_gives_up_no_lock_of_another_file(
+    locks: FileSystemLockManager, folder: Path, tmp_path: Path
+) -> None:
+    """Its number is the next file's that the user opens."""
+    assert not locks.is_locked("k")
+    number = Mutex.of(folder)._file.handle
+    clean(folder, "mutex")
+    (folder / "mutex").mkdir()
+    for _ in range(2):
+        with pytest.raises(LockUnavailable, match="Is a directory"):
+            locks.acquire_lock("k", "a", 0)
+        if not (tmp_path / "mine").exists():
+            mine = os.open(tmp_path / "mine", os.O_RDWR | os.O_CREAT)
+            assert mine == number, "the fault bites"
+            fcntl.lockf(mine, fcntl.LOCK_EX)
+    done = subprocess.run([sys.executable, "-c", _TRY, str(tmp_path / "mine")], check=False, capture_output=True)
+    assert b"BlockingIOError" in done.stderr
+    os.close(mine)
+    (folder / "mutex").rmdir()
+    assert locks.acquire_lock("k", "a", 0)
+    locks.release_lock("k", "a")
 
 
 def test_a_mutex_that_is_removed_while_it_is_held_lets_no_change_pass(
@@ -210,4 +342,26 @@ def test_a_process_that_was_stopped_in_a_change_holds_up_nobody_for_ever(
         finally:
             stopped.kill()
     assert locks.acquire_lock("k", "a", 0)
+    locks.release_lock("k", "a")
+
+
+def test_a_pipe_that_cannot_be_opened_again_is_not_tried_without_a_pause(
+    locks: FileSystemLockManager, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's code has closed it, and the folder is not what it was: a thread took a whole processor."""
+    looks: list[float] = []
+    real = files.FileTable._look_after_files
+    monkeypatch.setattr(
+        files.FileTable, "_look_after_files", lambda table: (looks.append(time.monotonic()), real(table))
+    )
+    assert locks.acquire_lock("k", "a")
+    clean(folder, "mutex")
+    (folder / "mutex").mkdir()
+    table: Any = locks._locks()
+    os.write(table._table._pipe.handle, b"\n")
+    os.close(table._table._pipe.handle)
+    until(lambda: len(looks) >= 4)
+    assert looks[3] - looks[0] > 1.0
+    (folder / "mutex").rmdir()
+    until(lambda: table._table._pipe.is_open)
     locks.release_lock("k", "a")

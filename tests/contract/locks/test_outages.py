@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.locks.line import await_waiting
 from tests.contract.locks.program import Program, keepers_of
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
@@ -72,7 +73,7 @@ def test_a_waiter_whose_connection_is_cut_waits_on(service: Service) -> None:
     assert service.direct.acquire_lock("k", "a")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(service.manager.acquire_lock, "k", "b", 60)
-        _await_waiting(service.direct, "k", 1)
+        await_waiting(service.direct, "k", 1)
         service.relay.hang_up()
         service.direct.release_lock("k", "a")
         assert waiting.result(30)
@@ -84,7 +85,7 @@ def test_a_restart_loses_nothing(service: Service) -> None:
     token = service.manager.guard_lock("k", "a")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(service.direct.acquire_lock, "k", "b", 60)
-        _await_waiting(service.manager, "k", 1)
+        await_waiting(service.manager, "k", 1)
         service.restart()
         assert service.manager.guard_lock("k", "a") == token
         time.sleep(1.5 * LEASE)
@@ -100,7 +101,7 @@ def test_an_outage_longer_than_a_lease_robs_nobody(service: Service) -> None:
     assert service.manager.acquire_lock("k", "a")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(service.direct.acquire_lock, "k", "b", 60)
-        _await_waiting(service.manager, "k", 1)
+        await_waiting(service.manager, "k", 1)
         service.relay.silent()
         service.server.kill()
         threading.Timer(1.0, service.relay.flow).start()
@@ -163,7 +164,7 @@ def test_a_call_that_is_given_up_in_an_outage_holds_nothing_afterwards(
     assert service.manager.acquire_lock("k", "a")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(service.manager.acquire_lock, "k", "b", 60)
-        _await_waiting(service.manager, "k", 1)
+        await_waiting(service.manager, "k", 1)
         service.server.kill()
         with pytest.raises(LockUnavailable):
             waiting.result(60)
@@ -186,15 +187,6 @@ def test_a_lock_that_could_not_be_given_back_is_given_back_later(
     service.server.start()
     assert service.direct.acquire_lock("k", "b", 15)
     service.direct.release_lock("k", "b")
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    backend.use(None)
-    server.stop()
 
 
 def test_a_redis_that_lost_the_lock_says_so_and_mints_greater_tokens(redis: RedisServer) -> None:
@@ -316,10 +308,3 @@ def test_whoever_only_asks_now_and_then_outlives_a_dead_holder_too(
 def place_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of this machine are not watched, as if they were another's."""
     monkeypatch.setattr("kapstan.locks.processes._machine", str)
-
-
-def _await_waiting(manager: LockManager, key: str, count: int) -> None:
-    until = time.monotonic() + 30
-    while (there := manager.lock_holder(key)) is None or there.waiting != count:
-        assert time.monotonic() < until, there
-        time.sleep(0.01)
