@@ -97,14 +97,16 @@ def inspect(run_id: str, output: str, target: Target) -> None:
 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
-def result(run_id: str) -> None:
-    """Print what one flow run (an id or its name) returned: JSON on standard output.
+@target_options
+def result(run_id: str, target: Target) -> None:
+    """Print what one flow run (an id, its name, or that of a FlowRun) returned: JSON on standard output.
 
     Of a value that is no JSON it says what it is and how large: nothing is unpickled. Exits with 1 if the run did not
     complete.
     """
     backend = backends.current()
-    found = FlowRuns(backend).find(run_id)
+    manifest = _object(target, run_id)
+    found = FlowRuns(backend).find(objects.view_of(manifest).id or run_id if manifest is not None else run_id)
     print_result(results.of_flow(backend, found), f'kapstan.results.read("{ids.to_uuid(found)}")')
 
 

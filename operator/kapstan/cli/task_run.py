@@ -269,6 +269,11 @@ def resolve(run: str, result: str | None, not_applied: bool, epoch: int | None, 
     click.echo(f"Key {key.text} is {'committed' if result is not None else 'released'}; {len(gone_on)} runs go on")
     for run_id in gone_on:
         click.echo(f"  task run {run_id}")
+    if not gone_on:
+        click.echo(
+            "A flow run that waits for it goes on by itself within a minute if it has a FlowRun, else: "
+            "kapstan flow-run resume ID"
+        )
 
 
 def _each(texts: tuple[str, ...], act: Callable[[TaskRuns, RunId], str]) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from tests.integration.keyed import charging
 from tests.integration.keyed.conftest import Processes
 
 from kapstan import backend as backends
+from kapstan.cli import cli
 from kapstan.engine import flow_engine
 from kapstan.ids import RunId, new_id
 from kapstan.runs.parked import ParkedKeys
@@ -53,10 +55,10 @@ def test_a_flow_parks_with_a_call_in_doubt_and_goes_on(
     parked = ParkedKeys(backends.current())
     held = parked.view(parked.find(key))
     assert (held["task"], held["holder"]["run_id"]) == (doubt.task, doubt.run_id)
-    if happened:
-        parked.say_applied(parked.find(key), ["1b", "by hand"])
-    else:
-        parked.say_not_applied(parked.find(key))
+    decision = ("--committed", '["1b", "by hand"]') if happened else ("--not-applied",)
+    answer = CliRunner().invoke(cli, ("task-run", "resolve", key, *decision))
+    assert answer.exit_code == 0
+    assert "A flow run that waits for it goes on by itself within a minute if it has a FlowRun" in answer.stdout
     assert not records.in_doubt(doubt)
     elsewhere = doubt._replace(key=f"{key}@file:///etc")
     assert records.in_doubt(elsewhere), "a place that a flow has named is not read"

@@ -65,6 +65,14 @@ def test_one_that_has_a_record_is_listed_once(backend: Backend, made, kapstan) -
     assert len(json.loads(kapstan("flow-run", "inspect", "etl", "-o", "json").stdout)["attempts"]) == 1
 
 
+def test_its_result_is_asked_for_by_its_name(backend: Backend, made, kapstan) -> None:
+    run_id = made("Failed")
+    begin(backend, run_id=run_id, end="Failed", deployment="nightly")
+    answers = [kapstan("flow-run", "result", text) for text in ("etl", uuid(run_id))]
+    assert answers[0].stderr == answers[1].stderr
+    assert f"flow run {uuid(run_id)} is Failed" in answers[0].stderr
+
+
 def test_cancel_resume_and_delete_go_through_its_object(backend: Backend, made, kapstan) -> None:
     run_id = made("Failed")
     begin(backend, run_id=run_id, end="Failed", deployment="nightly")
