@@ -20,7 +20,7 @@ from kapstan.engine import key_ends, key_watch, returns, values
 from kapstan.engine.cache_key import Inputs
 from kapstan.engine.execution import TaskExecution
 from kapstan.engine.undoing import Undoable
-from kapstan.errors import Fenced, MissingResult, ParkedRun, SerializationError, StoreUnsafe
+from kapstan.errors import Fenced, MissingResult, ParkedRun, RunFailed, SerializationError, StoreUnsafe
 from kapstan.ids import new_nonce, to_uuid
 from kapstan.ports import Doubt, Entry, RegisterEvent, RegisterKey, RegisterRecord, RegisterState
 from kapstan.runs import deaths
@@ -167,7 +167,7 @@ class KeyIntent:
         if state is not None and (state.is_failed() or state.is_crashed()):
             error = state.result(raise_on_failure=False)
             outcome = "failed" if state.is_failed() else "crashed"
-            failure = values.seal_failure(self._backend, error, self.path, register=self.key.storage).envelope
+            failure = self._failure(error)
         self._leave(lambda mine: self._changed(
             mine, RegisterEvent.RELEASE, outcome=outcome, result=failure, told=told, at=self._now(),
         ))  # fmt: skip
@@ -257,6 +257,20 @@ class KeyIntent:
         """The result as the register holds it: whole, or a reference to an object of its own."""
         value = state.data if state.has_data else state.result()
         return self._kept.sealed(self._backend, value, self.path, self._spec.name, self.key.storage)
+
+    def _failure(self, error: BaseException) -> bytes:
+        def seal(error: BaseException) -> bytes:
+            return values.seal_failure(self._backend, error, self.path, register=self.key.storage).envelope
+
+        try:
+            return seal(error)
+        except Exception:
+            raise
+        except BaseException as raised:  # as in ``commit``, of the exception's own code
+            if not self._given_up:
+                raise
+            kind, why = type(error).__qualname__, type(raised).__name__
+            return seal(RunFailed(f"{kind}, which cannot be kept: {why} when it was pickled or printed"))
 
     def _adopted(self, record: RegisterRecord) -> State:
         """The outcome that another run of this key left. Its checksum is verified.

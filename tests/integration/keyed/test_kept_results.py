@@ -259,6 +259,25 @@ class Odd(BaseException):
     """Neither an error nor a wish to end."""
 
 
+@pytest.mark.parametrize("raised", [SystemExit, Odd])
+def test_a_failure_that_ends_its_writer_holds_nobody_up(raised: type[BaseException]) -> None:
+    class Ending(Exception):
+        def __reduce__(self) -> Any:
+            raise raised
+
+    def fails(n: int) -> Any:
+        ran.append(n)
+        raise Ending
+
+    subject = made(fails, ONCE)
+    for _ in range(2):
+        with pytest.raises(raised):
+            subject(1)
+        while record(subject).state is RegisterState.INTENT:
+            continue
+    assert ran == [1, 1], "what raised was not done, and is done again"
+
+
 @pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, GeneratorExit, Odd])
 def test_a_result_that_ends_its_writer_is_known_to_have_happened(raised: type[BaseException]) -> None:
     class Ending:
