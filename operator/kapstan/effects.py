@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from kapstan import runtime
 from kapstan.errors import ConfigurationError, HalfDone, MissingContextError
-from kapstan.inbox_table import ALONE, SAVEPOINT, TABLE, Statements, create, explained, kind_of, to_text
+from kapstan.inbox_table import ALONE, SAVEPOINT, TABLE, Statements, check_key, create, explained, kind_of, to_text
 
 __all__ = ["Entry", "HalfDone", "acreate_inbox", "create_inbox", "inbox"]
 
@@ -301,8 +301,7 @@ def inbox(connection: Any, *, key: str | None = None, table: str = TABLE) -> Inb
         key = getattr(run, "idempotency_key", None)
         if key is None:
             raise MissingContextError("inbox: give key=, or call it in a task run that has an idempotency key")
-    if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"inbox: key={key!r}: give a text of at least one character")
+    check_key(key)
     return Inbox(connection, Entry(key, int(getattr(run, "fencing_token", None) or 0)), table)
 
 

@@ -66,9 +66,27 @@ def checked(table: str) -> str:
     """Raises:
     ConfigurationError: no plain name.
     """
-    if not _NAME.fullmatch(table):
+    if not isinstance(table, str) or not _NAME.fullmatch(table):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigurationError(f"inbox: table={table!r}: give a plain name, or schema.name")
     return table
+
+
+def check_key(key: object) -> None:
+    """Raises:
+    ConfigurationError: no text that every database takes.
+    """
+    if not isinstance(key, str) or not key or "\0" in key or not _is_unicode(key):
+        raise ConfigurationError(
+            f"inbox: key={key!r}: give a text of at least one character, without NUL and lone surrogates"
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_text(result: object) -> str:

@@ -174,10 +174,14 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
         pass
     with pytest.raises(ConfigurationError, match="object is no connection of sqlite3 or psycopg"):
         effects.inbox(object(), key="k")
-    with pytest.raises(ConfigurationError, match="key=''"):
-        effects.inbox(bare, key="")
-    with pytest.raises(ConfigurationError, match="table="):
-        effects.inbox(bare, key="k", table="x; DROP TABLE y")
+    keys: list[Any] = ["", 5, b"k", "a\0b", "\ud800"]
+    for key in keys:
+        with pytest.raises(ConfigurationError, match="key=.*: give a text of at least one character, without NUL"):
+            effects.inbox(bare, key=key)
+    tables: list[Any] = ["x; DROP TABLE y", "", 5, None]
+    for table in tables:
+        with pytest.raises(ConfigurationError, match="table=.*: give a plain name"):
+            effects.inbox(bare, key="k", table=table)
     with pytest.raises(MissingContextError, match="give key="):
         effects.inbox(bare)
     bare.close()
