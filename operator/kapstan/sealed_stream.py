@@ -86,8 +86,9 @@ class _Writer:
         for start in range(0, len(view), _PIECE_BYTES):
             self._held += view[start : start + _PIECE_BYTES]
             while len(self._held) > _PIECE_BYTES:  # the last piece is one that something may still follow
-                with memoryview(self._held) as held:
-                    self._piece(held[:_PIECE_BYTES], last=False)
+                # Both are released: the traceback of a write that was tried again may refer to them still.
+                with memoryview(self._held) as held, held[:_PIECE_BYTES] as piece:
+                    self._piece(piece, last=False)
                 del self._held[:_PIECE_BYTES]
         return len(view)
 

@@ -128,7 +128,7 @@ class PartsUp:
             lambda: _with_etag(self._wire.send("PUT", self._path, body=self._part, query=query)),
         )
         self._etags.append(reply.etag)
-        self._part.clear()
+        self._part = bytearray()  # not clear(): the traceback of a try that was lost may still refer to it
 
     def _begin(self) -> str:
         reply = self._wire.send("POST", self._path, query={"uploads": ""})

@@ -19,6 +19,7 @@ from kapstan.ports import Objects, Store
 from kapstan.store.local import LocalStore
 from kapstan.store.s3 import S3Store
 from kapstan.store.s3_parts import PART_BYTES
+from kapstan.store.s3_wire import Unknown
 
 SIZES = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 12_345]
 
@@ -207,6 +208,22 @@ def test_one_whose_reply_was_lost_is_known_again(minio: Minio, namespace: str, s
                     target.write(os.urandom(size))
                 assert target.is_there is mine
     assert proxy.counts["drop_reply"] > 2
+
+
+def test_a_part_that_a_lost_try_still_refers_to(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the traceback of a refused connection does until its cycle is collected."""
+    send, held = s3._wire.send, list[memoryview]()  # pyright: ignore
+
+    def lost_once(method: str, path: str, **options: Any) -> Any:
+        if len(options.get("body", b"")) == PART_BYTES and not held:
+            held.append(memoryview(options["body"]))
+            raise Unknown("nobody answers")
+        return send(method, path, **options)
+
+    monkeypatch.setattr(s3._wire, "send", lost_once)  # pyright: ignore
+    digest = write(s3, "values/x", 2 * PART_BYTES + 5)
+    assert held
+    assert read(s3, "values/x") == (2 * PART_BYTES + 5, digest)
 
 
 def test_a_store_that_forgets_the_condition_of_parts_is_told(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:

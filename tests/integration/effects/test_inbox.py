@@ -176,11 +176,11 @@ def test_what_cannot_work_is_said(tmp_path: Path) -> None:
         effects.inbox(object(), key="k")
     keys: list[Any] = ["", 5, b"k", "a\0b", "\ud800"]
     for key in keys:
-        with pytest.raises(ConfigurationError, match="key=.*: give a text of at least one character, without NUL"):
+        with pytest.raises(ConfigurationError, match=r"key=.*: give a text of at least one character, without NUL"):
             effects.inbox(bare, key=key)
     tables: list[Any] = ["x; DROP TABLE y", "", 5, None]
     for table in tables:
-        with pytest.raises(ConfigurationError, match="table=.*: give a plain name"):
+        with pytest.raises(ConfigurationError, match=r"table=.*: give a plain name"):
             effects.inbox(bare, key="k", table=table)
     with pytest.raises(MissingContextError, match="give key="):
         effects.inbox(bare)

@@ -46,6 +46,28 @@ def test_a_value_comes_back(size: int, by: str) -> None:
     assert read(body, nonce=nonce) == value
 
 
+class TriesAgain(io.BytesIO):
+    """Keeps the error of a try that failed, as a cycle of its traceback does until it is collected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[OSError] = []
+
+    def write(self, data: Any) -> int:
+        try:
+            raise OSError("nobody answers")
+        except OSError as error:
+            self.failed.append(error)
+        return super().write(data)
+
+
+def test_a_target_may_try_again() -> None:
+    value, file, nonce = secrets.token_bytes(3 * PIECE), TriesAgain(), sealed_stream.new_nonce()
+    sealed_stream.write(make(), value, file, PLACE, nonce=nonce, what="it", serializer=named("pickle"))
+    assert len(file.failed) > 3
+    assert read(file.getvalue(), nonce=nonce) == value
+
+
 def test_no_bytes_can_be_missing_or_another() -> None:
     value = secrets.token_bytes(2 * PIECE + 77)
     body, nonce = written(value)
