@@ -94,7 +94,7 @@ class Rebuild:
         self._dry_run = dry_run
         self.on_run = on_run
         self._stop = stop
-        self._now = backend.store_time() if now is None else now
+        self._time = lambda: backend.store_time() if now is None else now  # asked for each run: there may be many
         self._ttl = backend.settings.result_ttl_seconds
         self._counted: set[RunId] = set()
         self._back: set[RunId] = set()  # put back because others wait for them
@@ -137,7 +137,7 @@ class Rebuild:
     def _noted(self) -> Iterable[RunId]:
         """The runs whose ends the queue would still tell of."""
         for entry in self._backend.store.listed(ends.FOLDER):
-            if self._now - entry.modified < self._ttl and is_run_id(run_id := entry.key.rpartition("/")[2]):
+            if self._time() - entry.modified < self._ttl and is_run_id(run_id := entry.key.rpartition("/")[2]):
                 yield run_id
 
     def _submitted(self) -> Iterable[RunId]:
@@ -244,12 +244,12 @@ class Rebuild:
                 self._restore(ends.settled(self._backend, end[0]), stored)
             return _Done(run_id, task, end[1])
         if not self._dry_run:
-            self._backend.queue.submit(stored.submitted_again(self._now))
+            self._backend.queue.submit(stored.submitted_again(self._time()))
         once = stored.submission.effect is EffectClass.AT_MOST_ONCE
         return _Done(run_id, task, Fate.DOUBT if once else Fate.SUBMITTED)
 
     def _ended(self, ended: RunRecord, stored: StoredSubmission | None, *, needed: bool) -> Fate:
-        if not needed and self._now - ended.since >= self._ttl:
+        if not needed and self._time() - ended.since >= self._ttl:
             return Fate.OVER
         self._restore(ended, stored)
         if ended.state == "completed" and stored is not None and not self._dry_run:
@@ -273,7 +273,7 @@ class Rebuild:
             return None
         if stored.cancelled:
             return ends.of_submission(stored, "cancelled", b""), Fate.CANCELLED
-        if stored.is_over(self._now):
+        if stored.is_over(self._time()):
             return ends.of_submission(stored, "cancelled", b"", expired=True), Fate.EXPIRED
         return None
 

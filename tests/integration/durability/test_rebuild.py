@@ -223,6 +223,25 @@ def test_a_delayed_run_keeps_its_moment(shop: Shop, passes: int) -> None:
         assert listed.due == pytest.approx(now + 3600 - passes, abs=5)
 
 
+def test_a_deadline_that_passes_while_a_long_rebuild_is_at_work_counts(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, over = (id_of(work.apply_async((tag,), expires=60)) for tag in ("a", "b"))
+    shop.lose_redis()
+    now = shop.backend.store_time()
+    monkeypatch.setattr("kapstan.runs.rebuild._BATCH", 1)
+    passed = iter((0, 100))
+    monkeypatch.setattr(shop.backend, "store_time", lambda: now)
+
+    def pass_time() -> bool:
+        later = now + next(passed)
+        monkeypatch.setattr(shop.backend, "store_time", lambda: later)
+        return False
+
+    assert shop.rebuild(stop=pass_time) == {Fate.SUBMITTED: 1, Fate.EXPIRED: 1}
+    assert (shop.state(first), shop.state(over)) == ("ready", "cancelled")
+
+
 def test_one_that_is_over_its_deadline_has_expired(shop: Shop) -> None:
     over, later = (work.apply_async((str(expires),), expires=expires) for expires in (60, 3600))
     shop.lose_redis()
