@@ -44,6 +44,10 @@ def rebuild(yes: bool, namespace: str, output: str) -> None:
             work.on_run = lambda: bar.update(1)
             try:
                 work.run()
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    f"{error}. A rebuild submits runs: it needs a user of the role worker"
+                ) from None
             finally:
                 bar.render_finish()
                 _show(work.report, not yes, output)

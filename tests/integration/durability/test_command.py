@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from kapstan.backend import Backend
 from kapstan.cli import cli
 from kapstan.errors import ConfigurationError
 from kapstan.ids import new_id
+from kapstan.queue.access import rules
 from kapstan.runs import submissions
 from kapstan.runs.rebuild import Fate, Rebuild
 from kapstan.settings import Settings
@@ -98,6 +100,20 @@ def test_of_very_many_that_cannot_be_read_the_first_are_named(shop: Shop) -> Non
     assert done.exit_code == 1
     assert done.stderr.count("left alone: task run ") == 100
     assert done.stderr.endswith("left alone: 3 more\n")
+
+
+def test_a_user_that_may_not_submit(shop: Shop) -> None:
+    work.delay("a")
+    shop.lose_redis()
+    with shop.server.client() as client:
+        rule = rules("operator", shop.settings.namespace)
+        client.execute_command(*shlex.split(f"ACL SETUSER shown reset on >secret {rule}"))  # pyright: ignore
+    backends.use(replace(shop.settings, redis_url=shop.settings.redis_url.replace("//", "//shown:secret@")))
+    assert command().stdout.split("\n")[1].split()[:3] == ["durable", "work", "1"]
+    with pytest.raises(ConfigurationError, match=r"Redis refuses this user.*needs a user of the role worker"):
+        command("--yes")
+    backends.use(shop.settings)
+    assert shop.rebuild() == {Fate.SUBMITTED: 1}, "nothing was half done"
 
 
 def test_a_home_that_was_mistyped(settings: Settings, tmp_path: Path) -> None:
