@@ -176,7 +176,10 @@ class ResultStore:
 
     async def aread(self, key: str, holder: str | None = None) -> ResultRecord:
         """As ``read``."""
-        return await backends.current().call(self.read, key, holder)
+        call = backends.current().call
+        if self.lock_manager is not None and await call(self._is_others, key, holder):
+            await self.await_for_lock(key)  # on the loop: threads for calls that end soon are few
+        return await call(self.read_now, key)
 
     async def awrite(
         self,
@@ -250,12 +253,15 @@ class ResultStore:
         return function(backends.current(), self.address, key, obj, **options)
 
     def _wait_for_others(self, key: str, holder: str | None) -> None:
-        if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):
+        if self.lock_manager is not None and self._is_others(key, holder):
             self.wait_for_lock(key)
 
     def _check_not_locked(self, key: str, holder: str | None) -> None:
-        if self.lock_manager is not None and self.is_locked(key) and not self.is_lock_holder(key, holder):
+        if self.lock_manager is not None and self._is_others(key, holder):
             raise Conflict(f"the result under {key!r} is locked by somebody else")
+
+    def _is_others(self, key: str, holder: str | None) -> bool:
+        return self.is_locked(key) and not self.is_lock_holder(key, holder)
 
     def _now(self) -> float:
         return records.now(backends.current(), self.address)

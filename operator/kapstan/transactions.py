@@ -147,7 +147,10 @@ class _Whole(Transaction):
 
     async def aread(self) -> ResultRecord | None:
         """As ``read``, without blocking the event loop."""
-        return await backends.current().call(self.read)
+        aread = None if self.keyed is None or not self.is_active() else getattr(self.keyed.store, "aread", None)
+        if aread is None or self.keyed is None:
+            return await backends.current().call(self.read)
+        return await aread(self.keyed.key, self.keyed.holder)
 
     def _check_active(self) -> None:
         if not self.is_active():

@@ -336,3 +336,17 @@ def test_a_lock_manager_keeps_others_off() -> None:
         return [*got, await store.await_for_lock("y", 0)]
 
     assert asyncio.run(twins()) == [True, False, True]
+
+
+def test_many_who_wait_in_asyncio_leave_the_holder_a_thread() -> None:
+    store = ResultStore(lock_manager=MemoryLockManager())
+
+    async def crowd() -> list[int]:
+        await store.aacquire_lock("z", "mine")
+        readers = [asyncio.create_task(store.aread("z", f"reader {number}")) for number in range(20)]
+        await asyncio.sleep(0)
+        await store.awrite(1, "z", holder="mine")
+        await store.arelease_lock("z", "mine")
+        return [(await reader).result for reader in readers]
+
+    assert asyncio.run(asyncio.wait_for(crowd(), 30)) == [1] * 20
