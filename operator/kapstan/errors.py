@@ -63,7 +63,7 @@ class KapstanError(Exception):
     """Something in Kapstan went wrong."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip())
+        super().__init__(message or " ".join((self.__doc__ or "").split()))
 
 
 class ConfigurationError(KapstanError):
@@ -260,8 +260,7 @@ class MissingResult(RunFailed, Unreadable):
 
 
 class UnknownRun(RunFailed):
-    """The queue does not know the run: it was never accepted, was lost with the queue's last writes, or its record has
-    expired."""
+    """The queue does not know the run: never accepted, lost with its last writes, or its record has expired."""
 
 
 class TaskTimeout(RunFailed, TimeoutError):

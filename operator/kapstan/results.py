@@ -33,13 +33,19 @@ __all__ = [
 
 
 def read_flow_run(run_id: UUID | str) -> State:
-    """The state of a flow run; ``result()`` of it fetches what the flow returned, or raises what it raised.
+    """The state of a flow run; ``result()`` of it fetches what the flow returned, or raises what it raised. ``Pending``
+    where no attempt of such a run has begun.
 
     Raises:
         StoreUnavailable: the store is away.
     """
-    state = ended.state_of(backends.current(), ids.parse(run_id))
-    return states.Running(message="the run has not ended") if state is None else state
+    backend, run = backends.current(), ids.parse(run_id)
+    state = ended.state_of(backend, run)
+    if state is not None:
+        return state
+    if ended.is_flow_run(backend, run):
+        return states.Running(message="the run has not ended")
+    return states.Pending(message="no attempt of this run has begun, or there is no such flow run")
 
 
 def read_task_run(run_id: UUID | str, flow_run_id: UUID | str | None = None) -> State:

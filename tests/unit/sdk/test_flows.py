@@ -13,6 +13,7 @@ import pytest
 from kapstan import backend as backends
 from kapstan import flow, get_run_logger, runtime, states, task
 from kapstan.errors import MissingContextError, ParameterError, ParameterTypeError, TaskTimeout, UnfinishedRun
+from kapstan.ids import new_id
 from kapstan.results import read_flow_run
 from kapstan.runs.records import Records
 
@@ -64,6 +65,17 @@ def test_a_flow_that_raises_is_failed() -> None:
     assert run["message"] == "Flow run encountered an exception: ValueError: oh"
     with pytest.raises(ValueError, match="oh"):
         read_flow_run(run["run_id"]).result()
+
+
+def test_a_flow_run_that_nobody_knows_does_not_run() -> None:
+    told: list[str] = []
+
+    @flow(name="tells")
+    def tells() -> None:
+        told.append(read_flow_run(str(runtime.flow_run.id)).name)
+
+    tells()
+    assert (told, read_flow_run(new_id()).name) == (["Running"], "Pending")
 
 
 def test_submitted_tasks_and_futures_as_arguments() -> None:
