@@ -49,7 +49,15 @@ def ls(output: str) -> None:
 def pause(tasks: tuple[str, ...], queue: str) -> None:
     """Let no more runs of tasks start, or of a whole queue. Runs are still accepted, and those that a worker has begun
     or holds go on."""
-    _each(tasks, queue, "Paused", Tasks(backends.current()).pause)
+    runs = Tasks(backends.current())
+
+    def hold(task: str, queue: str) -> str:
+        found = runs.pause(task, queue)
+        if found and not runs.is_known(found, queue):
+            click.echo(f"No worker serves {found}, and it had no runs in the last three hours: see its name", err=True)
+        return found
+
+    _each(tasks, queue, "Paused", hold)
 
 
 @click.command()

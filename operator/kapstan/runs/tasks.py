@@ -101,6 +101,10 @@ class Tasks:
             raise NotPossible(f"{_name(found, queue)} is not paused{hint}")
         return found
 
+    def is_known(self, task: str, queue: str) -> bool:
+        """Whether a worker serves this task (its identity), or it had runs in the last three hours."""
+        return (task, queue) in self._known(self._served(), set())
+
     def _served(self) -> Counter[tuple[str, str]]:
         return Counter(each for session in self._backend.queue.sessions() for each in session.served)
 

@@ -98,3 +98,11 @@ def test_a_paused_queue_of_which_no_task_is_known_is_shown(backend: Backend, kap
     assert [*listed(kapstan)] == [(TASK, "slow")], "it is shown with its tasks"
     kapstan("task", "resume", "--queue", "slow")
     assert listed(kapstan)[TASK, "slow"]["paused"] == ""
+
+
+def test_a_pause_of_a_task_that_nobody_knows_is_told(backend: Backend, kapstan: Kapstan) -> None:
+    submitted(backend)
+    assert kapstan("task", "pause", TASK).stderr == ""
+    paused = kapstan("task", "pause", "shop.tasks:chrage")
+    assert (paused.exit_code, paused.stdout) == (0, "Paused task shop.tasks:chrage in queue default\n")
+    assert "No worker serves shop.tasks:chrage" in paused.stderr
