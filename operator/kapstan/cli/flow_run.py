@@ -167,8 +167,9 @@ def retry(run_id: str, target: Target) -> None:
 
 @command.command(cls=RunCommand)
 @click.argument("run_id")
+@click.option("--force", is_flag=True, help="Also a run whose journal cannot be read, so that nobody can resume it.")
 @target_options
-def delete(run_id: str, target: Target) -> None:
+def delete(run_id: str, force: bool, target: Target) -> None:
     """Forget a run that has ended: its FlowRun, its summary, its journal and its stored values."""
     manifest = _object(target, run_id)
     if manifest is not None:
@@ -179,7 +180,7 @@ def delete(run_id: str, target: Target) -> None:
             return
     runs = FlowRuns(backends.current())
     found = runs.find(run_id)
-    runs.delete(found)
+    runs.delete(found, force=force)
     click.echo(f"Deleted flow run {ids.to_uuid(found)}")
 
 
@@ -218,7 +219,7 @@ def _of_operator(target: Target, only: FlowRunFilter, known: set[str]) -> list[F
     found = target.run(lambda cluster: objects.views(cluster, target.namespace_or_default))
     if not target.remote:
         runs = FlowRuns(backends.current())
-        found = [run for run in found if run.id not in known and not runs.knows(run.id)]
+        found = [run for run in found if run.id not in known and not runs.knows(run.id, unreadable=False)]
     return [run for run in found if fits(only, run)]
 
 

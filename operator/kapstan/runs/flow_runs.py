@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kapstan import ids
 from kapstan.backend import Backend
-from kapstan.errors import ConfigurationError, NotFound, NotPossible
+from kapstan.errors import ConfigurationError, NotFound, NotPossible, SerializationError, StoreUnsafe
 from kapstan.ids import RunId
 from kapstan.journal import Changed, History, bury
 from kapstan.ports import CANCEL_SIGNAL, LeaseHolder
@@ -75,17 +75,19 @@ class FlowRuns:
             run_id = ids.parse(text)
         except ValueError:
             return self._named(text)
-        if self._index.load(run_id) is None and not self.history(run_id).attempts:
+        if not self.knows(text):
             raise NotFound(f"there is no flow run {text}")
         return run_id
 
-    def knows(self, uuid: str) -> bool:
-        """Whether the index or a journal tells of this run."""
+    def knows(self, uuid: str, *, unreadable: bool = True) -> bool:
+        """Whether the index or a journal tells of this run; ``unreadable``: where that cannot be read."""
         try:
             run_id = ids.parse(uuid)
+            return self._index.load(run_id) is not None or bool(self.history(run_id).attempts)
         except ValueError:
             return False
-        return self._index.load(run_id) is not None or bool(self.history(run_id).attempts)
+        except (SerializationError, StoreUnsafe):
+            return unreadable
 
     def _named(self, text: str) -> RunId:
         found: dict[RunId, str] = {}
@@ -278,11 +280,15 @@ class FlowRuns:
             raise NotPossible(f"run {shown.id} is {shown.state}: it has not ended, so there is nothing to retry")
         return self.resume(run_id)
 
-    def delete(self, run_id: RunId) -> None:
+    def delete(self, run_id: RunId, *, force: bool = False) -> None:
         """Forget a run that has ended: summary, journal and values.
 
+        Args:
+            force: also one whose journal cannot be read, if no process holds its lease.
+
         Raises:
-            NotPossible: it has not ended (cancel it first), or it is a subflow of a run that is still there.
+            NotPossible: it has not ended (cancel it first), its journal cannot be read, or it is a subflow of a run
+                that is still there.
             StoreUnavailable: part of it may be left; delete it again.
         """
         name = ids.to_uuid(run_id)
@@ -290,11 +296,11 @@ class FlowRuns:
         parent = summary.get("parent")
         if parent and self._index.load(parent) is not None:
             raise NotPossible(f"run {name} is a subflow of {ids.to_uuid(parent)}: delete that one")
-        history = self.history(run_id)
-        ended = history.end is not None and history.end.end.ends_run
-        if not ended and history.attempts:
+        history = self._history_to_delete(run_id, force=force)
+        ended = history is not None and history.end is not None and history.end.end.ends_run
+        if history is not None and not ended and history.attempts:
             raise NotPossible(f"run {name} has not ended: cancel it before you delete it")
-        if ended:  # from here on nobody goes on with it, wherever this is broken off
+        if history is not None and ended:  # from here on nobody goes on with it, wherever this is broken off
             try:
                 bury(self._backend.store, self._backend.codec, run_id, history, time.time())
             except Changed as error:
@@ -303,6 +309,20 @@ class FlowRuns:
             self._backend.store.delete(list(self._backend.store.keys(prefix)))
         self._index.delete(run_id)
         self._backend.store.log(f"flows/{run_id}").remove()
+
+    def _history_to_delete(self, run_id: RunId, *, force: bool) -> History | None:
+        """None: nobody can read it, and it goes all the same."""
+        try:
+            return self.history(run_id)
+        except (SerializationError, StoreUnsafe) as error:
+            (holder,) = self._index.holders([run_id])
+            held = "" if holder is None else f", and process {_process(holder)} executes it"
+            if force and not held:
+                return None
+            hint = "end that first" if held else "--force deletes it all the same"
+            raise NotPossible(
+                f"whether run {ids.to_uuid(run_id)} has ended cannot be read{held} ({error}); {hint}"
+            ) from None
 
 
 def _wake(holder: LeaseHolder) -> None:

@@ -14,6 +14,7 @@ from kapstan import ids
 from kapstan.backend import Backend
 from kapstan.cluster.local.cluster import LocalCluster
 from kapstan.ids import RunId
+from kapstan.journal import log_name
 from kapstan.ports import Key
 from kapstan.resources import API_VERSION
 from kapstan.runs.flow_runs import FlowRuns
@@ -63,6 +64,16 @@ def test_one_that_has_a_record_is_listed_once(backend: Backend, made, kapstan) -
     (listed,) = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
     assert listed["flow"] == "etl"
     assert len(json.loads(kapstan("flow-run", "inspect", "etl", "-o", "json").stdout)["attempts"]) == 1
+
+
+def test_one_whose_journal_cannot_be_read_breaks_off_no_list(backend: Backend, made, kapstan) -> None:
+    run_id = made("Cancelled")
+    begin(backend, end="Failed")
+    backend.store.log(log_name(run_id)).open(b"\x00\xff{}")
+    listed = json.loads(kapstan("flow-run", "ls", "-o", "json").stdout)
+    assert sorted(run["state"] for run in listed) == ["Cancelled", "Failed"]
+    assert "--force deletes it" in kapstan("flow-run", "delete", "etl").stderr
+    assert kapstan("flow-run", "delete", "--force", uuid(run_id)).exit_code == 0
 
 
 def test_its_result_is_asked_for_by_its_name(backend: Backend, made, kapstan) -> None:
