@@ -5,15 +5,17 @@ Every method reads or writes the store and so blocks; none executes the task.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kapstan import states
 from kapstan.engine import canonical, returns
 from kapstan.engine.key_intent import KeyIntent, open_intents, parked_state
 from kapstan.errors import (
+    BackendError,
     Fenced,
     KeyConflict,
     KeyExpired,
@@ -239,13 +241,10 @@ class KeyedRun(KeyIntent):
         """What a probe says of a run in doubt; else the state Parked."""
         record, probe = entry.record, self._spec.probe
         said = None if probe is None else self._asked(probe)
-        if isinstance(said, State) and not said.is_completed():
-            said = False if said.is_failed() else None
         if said is None:
             return parked_state(self._spec.name, self.key, record)
         if said is not False:
-            result = said if isinstance(said, State) else states.Completed(data=said)
-            self._changed(entry, RegisterEvent.APPLIED, outcome="completed", result=self._seal(result), at=self._now())
+            self._changed(entry, RegisterEvent.APPLIED, outcome="completed", result=said, at=self._now())
             return None
         left = horizon_left(record, self._spec.effect_horizon, self._now())
         if left > 0:
@@ -253,9 +252,27 @@ class KeyedRun(KeyIntent):
         self._changed(entry, RegisterEvent.NOT_APPLIED, at=self._now())
         return None
 
-    def _asked(self, probe: Callable[[str], Any]) -> Any:
+    def _asked(self, probe: Callable[[str], Any]) -> bytes | Literal[False] | None:
+        """The sealed result of an effect that happened; False: it did not; None: nothing is known."""
         try:
-            return probe(self.key.key)
+            said = probe(self.key.key)
+            if isinstance(said, State) and not said.is_completed():
+                return False if said.is_failed() else None
+            if inspect.iscoroutine(said):
+                said.close()
+                raise TypeError(f"it gave {said!r}, which nobody waits for; give a plain function")
+            if said is None or said is False or _is_numpys_false(said):
+                return None if said is None else False
+            if not isinstance(said, State) or not said.has_data:
+                said = states.Completed(data=None if isinstance(said, State) else said)
+            return self._seal(said)
+        except BackendError:  # of the storage that the result goes to
+            raise
         except Exception:
-            logger.exception("The probe of %s raised: nothing is known", self._spec.name)
+            logger.exception("The probe of %s gives no answer that can be used: nothing is known", self._spec.name)
             return None
+
+
+def _is_numpys_false(said: Any) -> bool:
+    """Whether a comparison of numpy's or pandas' was False, which is no ``False``."""
+    return type(said).__module__ == "numpy" and type(said).__name__ in ("bool", "bool_") and not said
