@@ -86,7 +86,7 @@ class Real:
 
     def claim(self, process: int, *, lost: bool = False) -> tuple[str, bool]:
         """Claim the run; its token, and whether it is to be cancelled. ``lost``: the process does not hear of it."""
-        reply = self._call(scripts.step, self.session(process), 0, "", 1, TTL, 1, TASK, 1)
+        reply = self._call(scripts.step, self.session(process), 0, "", 0, 1, TTL, 1, TASK, 1)
         assert reply[3], "the run can be claimed"
         _, record = reply[3]
         made = minted(reply[4], record[8:16], reply[5], self.session(process).encode())
@@ -99,7 +99,7 @@ class Real:
         """Hand in an outcome as a lane does; whether it counted."""
         outcome = Outcome(self.run_id, token, state, b"outcome")  # type: ignore[arg-type]
         rest, _ = hand_in(dict(self.held.get(process, {})), [outcome], b"%010x" % next(_runs))
-        reply = self._call(scripts.step, self.session(process), 0, "", 0, TTL, 0, *rest)
+        reply = self._call(scripts.step, self.session(process), 0, "", 0, 0, TTL, 0, *rest)
         assert reply[1] != b"ERA"
         return not reply[2]
 

@@ -72,6 +72,18 @@ def _task_of(place: bytes) -> str:
     return Route.parse(place.decode()).task
 
 
+class Step(NamedTuple):
+    """What ``scripts.step`` takes; the number of the connection is that of the one on which it is sent."""
+
+    sure: int
+    """1 if the lane holds nothing more after it, and knows that."""
+    want: int
+    routes: int
+    rest: tuple[str | bytes | int, ...]
+    finished: dict[RunId, str]
+    """The tokens of its outcomes: still held as long as the answer is open."""
+
+
 def hand_in(
     held: dict[RunId, Held], outcomes: Iterable[Outcome], now: bytes
 ) -> tuple[list[str | bytes | int], dict[RunId, str]]:

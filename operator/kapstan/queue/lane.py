@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import hiredis
 
@@ -24,7 +24,7 @@ from kapstan.ids import RunId, Token
 from kapstan.ports import Claim, Outcome, Stepped, Want
 from kapstan.queue import scripts
 from kapstan.queue.dialer import Dialer, connection_number
-from kapstan.queue.holding import Held, Minted, claimed, hand_in, minted, minted_as
+from kapstan.queue.holding import Held, Minted, Step, claimed, hand_in, minted, minted_as
 from kapstan.queue.record import Route, check_format
 from kapstan.queue.second_connection import SecondConnection
 from kapstan.queue.server_clock import ServerClock
@@ -35,16 +35,6 @@ log = logging.getLogger("kapstan.queue")
 _ERA_PATIENCE = 5.0  # seconds after which a lane asks again whether the era was raised
 _TOLD = (b"IDLE", b"DRAIN", b"DEAD")
 """What a step may answer to a lane that may then block: it is told when that is over."""
-
-
-class _Step(NamedTuple):
-    """What ``scripts.step`` takes; the number of the connection is that of the one on which it is sent."""
-
-    want: int
-    routes: int
-    rest: tuple[str | bytes | int, ...]
-    finished: dict[RunId, str]
-    """The tokens of its outcomes: still held as long as the answer is open."""
 
 
 class RedisLane:
@@ -63,11 +53,12 @@ class RedisLane:
         self._broadcast = f"{prefix}b".encode()
         self._wake = Wake()
         self._clock = ServerClock()
-        self._steps: deque[_Step] = deque()
+        self._steps: deque[Step] = deque()
         self._held: dict[RunId, Held] = {}
         self._pushed: list[Claim] = []
         self._went_back: set[tuple[RunId, str]] = set()
         self._status = b""  # of the last step; empty: ask again
+        self._may_be_handed = True  # a run at any time: the queue has said IDLE, or may have
         self._lock = threading.Lock()  # _held and _went_back: give_back comes from a second thread
         self._side = SecondConnection(dialer)
         self._wire: Wire | None = None
@@ -85,6 +76,7 @@ class RedisLane:
             raise ValueError(f"{len(outcomes)} outcomes in one step; the most is {MOST}")
         with self._lock:
             rest, finished = hand_in(self._held, outcomes, self._clock.now())
+            sure = not (self._held or self._pushed or self._steps or self._may_be_handed)
         asked: list[str | int] = []
         if isinstance(want, int):
             most = min(want, MOST)
@@ -94,7 +86,7 @@ class RedisLane:
             most = MOST
             for route, task in self._routes:
                 asked += (route, want.get(task, 1))
-        step = _Step(most, len(self._routes), (*asked, *rest), finished)
+        step = Step(int(sure), most, len(self._routes), (*asked, *rest), finished)
         self._routes.rotate(-1)
         self._steps.append(step)
         if self._wire is not None:
@@ -124,6 +116,7 @@ class RedisLane:
                 continue
             self._steps.popleft()
             self._status = reply[1]
+            self._may_be_handed = reply[1] == b"IDLE"
             claims = self._pushed
             self._pushed = []
             _, _, lost, flat, era, since = reply
@@ -136,9 +129,9 @@ class RedisLane:
                     self._went_back.clear()
             return Stepped([run_id.decode() for run_id in lost], claims)
 
-    def _send(self, wire: Wire, step: _Step) -> None:
+    def _send(self, wire: Wire, step: Step) -> None:
         place = (self._prefix, self._session, self._lane, self._number)
-        wire.send(scripts.step.pack(*place, step.want, self._ttl, step.routes, *step.rest))
+        wire.send(scripts.step.pack(*place, step.sure, step.want, self._ttl, step.routes, *step.rest))
 
     def wait(self, timeout: float | None) -> list[Claim]:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -215,6 +208,7 @@ class RedisLane:
             return True
         payload: bytes = push[2]
         self._status = b""  # handed a run it is idle no more, also if the run has gone back unread
+        self._may_be_handed = False
         with self._lock:
             record = payload[37:]
             try:
@@ -222,6 +216,7 @@ class RedisLane:
                 made = minted_as(payload[23:37], record[16:26], self._holder)
                 self._accept(payload[1:23].decode(), made, record, self._pushed)
             except (ValueError, LookupError):  # what the queue hands over can be read: it asks what it holds
+                self._may_be_handed = True
                 log.warning("A message on %s is not from Kapstan and is ignored: %.60r", self._channel, payload)
         return False
 
@@ -261,7 +256,7 @@ class RedisLane:
         with self._lock:
             held = dict(self._held)
             rest, _ = hand_in(held, outcomes, self._clock.now())
-        packed = scripts.step.pack(self._prefix, self._session, self._lane, "", 0, self._ttl, 0, *rest)
+        packed = scripts.step.pack(self._prefix, self._session, self._lane, "", 0, 0, self._ttl, 0, *rest)
         while (reply := self._side.call(packed))[1] == b"ERA":
             time.sleep(0.05)  # a supervisor is raising the era
         with self._lock:
@@ -303,7 +298,7 @@ class RedisLane:
             wire.close()
             raise
         self._wire = wire
-        self._status = b""
+        self._status, self._may_be_handed = b"", True
 
     def _announcement(self, *held: str) -> bytes:
         self._number = max(self._number + 1, connection_number())

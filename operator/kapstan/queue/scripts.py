@@ -81,7 +81,9 @@ def replace(
 
 
 @Script
-def step(session: str, lane: int, connection: int | str, want: int, ttl: int, routes: int, *rest: Argument) -> None: ...
+def step(
+    session: str, lane: int, connection: int | str, sure: int, want: int, ttl: int, routes: int, *rest: Argument
+) -> None: ...
 
 
 @Script

@@ -155,7 +155,7 @@ def test_every_key_and_script_is_of_a_role() -> None:
 ACTIONS: dict[str, Callable[[RedisQueue], object]] = {
     "open a session": lambda queue: queue.open_session("shop", (TASK,), 1),
     "open a lane": lambda queue: queue.open_lane("theirs", 0, (TASK,)),
-    "claim": lambda queue: queue.call(scripts.step.pack(queue.prefix, "theirs", 0, "", 1, 9, 1, TASK, 1)),
+    "claim": lambda queue: queue.call(scripts.step.pack(queue.prefix, "theirs", 0, "", 0, 1, 9, 1, TASK, 1)),
     "end a session": lambda queue: queue.expire_session("theirs", seen=True),
     "drain": lambda queue: queue.drain_session("theirs"),
     "say that a process ended": lambda queue: queue.note_end("theirs", {"seen": "a lie"}),

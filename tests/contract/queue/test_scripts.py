@@ -32,11 +32,14 @@ def test_the_header_names_keys_arguments_and_reply(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(scripts.SCRIPTS))
 def test_every_reply_begins_with_the_format(name: str) -> None:
     text = (FOLDER / f"{name}.lua").read_text()
-    one_string = "-- Reply: one string: " in text
-    replies = re.findall(r"^ *(?:if .* then )?return " + ("(.*)" if one_string else r"\{(.*)\}"), text, re.MULTILINE)
-    replies = [reply for reply in replies if reply != "queued"]  # what a command was refused with
+    if "-- Reply: one string: " in text:
+        replies = re.findall(r"return ('.*)", text)
+        assert replies
+        assert all(reply.startswith("'1") for reply in replies)
+        return
+    replies = re.findall(r"^ *(?:if .* then )?return \{(.*)\}", text, re.MULTILINE)
     assert replies
-    assert all(reply.startswith("'1" if one_string else "'1', ") for reply in replies)
+    assert all(reply.startswith("'1', ") for reply in replies)
 
 
 def test_a_stub_that_differs_from_its_header_is_refused() -> None:

@@ -9,7 +9,29 @@ local function paused(route)
   return found[1] == 1 or found[2] == 1
 end
 
+-- section: hold
+-- Give the runs that take() answered to a lane: mints their tokens, which it answers. Most runs of a call have the same
+-- epoch, so what is made of it is made once. `slots`: see take.
+local function hold(session, lane, route, rids, records, slots)
+  local tail = slots and lane .. slots or lane
+  local fields, tokens, holders, minted = {}, {}, {}, {}
+  for i = 1, #rids do
+    local epoch = sub(records[i], 9, 16)
+    local token = minted[epoch]
+    if not token then
+      token = era() .. format('%08d', epoch + 1)
+      minted[epoch], holders[epoch] = token, token .. since .. tail
+    end
+    fields[2 * i - 1], fields[2 * i], tokens[i] = rids[i], holders[epoch], token
+  end
+  call('HSET', P .. 'w:' .. session, unpack(fields))
+  count('r:', route, #rids)
+  pass('r', route, #rids)
+  return tokens
+end
+
 -- section: claim
+-- include: hold
 -- Take up to `want` ready runs off a route's list: rids and their records. Entries that are stale (cancelled
 -- meanwhile, or standing there twice) are dropped, at most 5,000 a call; runs whose deadline is over end, at most 100. A
 -- run of another class than pure comes alone.
@@ -106,27 +128,7 @@ local function take(route, want, empty, place)
   return rids, records, false, size == 0
 end
 
--- Give the runs that take() answered to a lane: mints their tokens, which it answers. Most runs of a call have the same
--- epoch, so what is made of it is made once. `slots`: see take.
-local function hold(session, lane, route, rids, records, slots)
-  local tail = slots and lane .. slots or lane
-  local fields, tokens, holders, minted = {}, {}, {}, {}
-  for i = 1, #rids do
-    local epoch = sub(records[i], 9, 16)
-    local token = minted[epoch]
-    if not token then
-      token = era() .. format('%08d', epoch + 1)
-      minted[epoch], holders[epoch] = token, token .. since .. tail
-    end
-    fields[2 * i - 1], fields[2 * i], tokens[i] = rids[i], holders[epoch], token
-  end
-  call('HSET', P .. 'w:' .. session, unpack(fields))
-  count('r:', route, #rids)
-  pass('r', route, #rids)
-  return tokens
-end
-
--- section: offer
+-- section: give
 -- The next idle lane that serves `route`: session, lane. Stale entries are dropped on the way. Where a claim may use up a
 -- turn of a group or of a rate, the lane must listen, too: its process may be gone, and turns are not given back.
 local function idle_lane(route)
@@ -145,9 +147,27 @@ local function idle_lane(route)
   return nil
 end
 
--- Hand the ready runs of a route to idle lanes, each with its claim in the message. A lane that does not listen (0
--- receivers) is idle no more, and its run stays first in the list with the epoch that was spent; where it would use up a
--- turn, that is asked before. What one call cannot hand over, the lanes fetch: all are asked to step again.
+-- Give a run to an idle lane, with its claim in the message; whether it listens. A lane that does not (0 receivers) is
+-- idle no more, and the run stands first in its list with the epoch that was spent: it is one of the route's own list, see
+-- idle_lane.
+local function give(session, lane, route, rids, records, slots)
+  local rid, record = rids[1], records[1]
+  call('HDEL', P .. 'w:' .. session, '#' .. lane)
+  local token = hold(session, lane, route, rids, records, slots)[1]
+  local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
+  if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) > 0 then return true end
+  call('SETRANGE', T .. rid, 1, 'q' .. token)
+  call('HDEL', P .. 'w:' .. session, rid)
+  call('LPUSH', P .. 'q:' .. route, rid)
+  count('r:', route, -1)
+  pass('r', route, -1)
+  return false
+end
+
+-- section: offer
+-- include: give
+-- Hand the ready runs of a route to idle lanes. What one call cannot hand over, the lanes fetch: all are asked to step
+-- again.
 local function offer(route)
   local list = P .. 'q:' .. route
   for _ = 1, 1000 do
@@ -156,22 +176,12 @@ local function offer(route)
     local session, lane = idle_lane(route)
     if not session then return end
     local rids, records, _, more, slots = take(route, 1, true)
-    local rid, record = rids[1], records[1]
-    if not rid then
+    if not rids[1] then
       call('SADD', P .. 'idle:' .. route, session .. '|' .. lane)
       if more then break end
       return
     end
-    call('HDEL', P .. 'w:' .. session, '#' .. lane)
-    local token = hold(session, lane, route, rids, records, slots)[1]
-    local claim = 'c' .. rid .. token .. sub(record, 1, 16) .. since .. sub(record, 27)
-    if call('PUBLISH', P .. 'l:' .. session .. ':' .. lane, claim) == 0 then -- a run of the route's own list, see idle_lane
-      call('SETRANGE', T .. rid, 1, 'q' .. token)
-      call('HDEL', P .. 'w:' .. session, rid)
-      call('LPUSH', list, rid)
-      count('r:', route, -1)
-      pass('r', route, -1)
-    end
+    give(session, lane, route, rids, records, slots)
   end
   call('PUBLISH', P .. 'b', 'more')
 end
@@ -202,11 +212,13 @@ local function set_free()
   end
 end
 
+-- section: due
+-- Up to 100 of the runs that are due.
+local due_now = call('ZRANGEBYSCORE', P .. 'd', '-inf', format('%d', now()), 'LIMIT', '0', '100')
+
 -- section: promote
--- Move at most 100 due runs to their ready lists and offer them.
-local function promote()
-  local due = call('ZRANGEBYSCORE', P .. 'd', '-inf', format('%d', now()), 'LIMIT', '0', '100')
-  if #due == 0 then return end
+-- Move the runs that are due to their ready lists and offer them.
+local function promote(due)
   -- include: ending
   local routes = {}
   for _, rid in ipairs(due) do

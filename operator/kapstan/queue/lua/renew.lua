@@ -74,7 +74,8 @@ for i = 7, routes_at - 1, 2 do
 end
 local deadline = end_overdue()
 set_free()
-promote()
+-- include: due
+if #due_now > 0 then promote(due_now) end
 for i = routes_at, #ARGV do offer(ARGV[i]) end
 local marks = call('HMGET', w, '!', '~')
 local cancelled = {}

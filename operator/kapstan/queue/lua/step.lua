@@ -2,8 +2,9 @@
 -- step: finish N runs and claim up to M in one round trip; a lane that asked for work, got none and holds nothing is idle:
 -- whatever becomes ready for it is handed to it.
 -- KEYS: prefix
--- ARGV: session lane connection want ttl routes rest...
+-- ARGV: session lane connection sure want ttl routes rest...
 --   connection: number of the lane's connection; '' on another one, which hands in and leaves alone whether it is idle
+--   sure: 1 if the lane can tell that it holds nothing more after this step; else its claims are looked through
 --   want: how many to claim, at most 256
 --   ttl: seconds for which ended records stay; routes: how many routes follow
 --   rest: the routes in the order in which they are to be asked, each with how many of its runs fill a claim alone; then
@@ -20,8 +21,8 @@
 -- include: paused
 -- include: settle
 -- include: expiry
-local session, lane, connection, want, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local first, last = 7 + 2 * ARGV[6], #ARGV
+local session, lane, connection, want, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5]), ARGV[6]
+local first, last = 8 + 2 * ARGV[7], #ARGV
 if not era() then return {'1', 'ERA', {}, {}} end
 stay = ttl
 local w = P .. 'w:' .. session
@@ -144,35 +145,48 @@ if not held[1] then
 elseif held[2] then
   status = 'DRAIN'
 elseif want > 0 then
-  -- include: claim
-  -- include: offer
-  -- include: promote
   if watched and #gone > 0 then
     -- include: sure
     -- include: set_free
     set_free()
   end
-  promote()
-  local left, alone, more = 1, false, false -- left: of the claim
-  local size = 0
-  for i = 7, first - 1, 2 do
-    local most = tonumber(ARGV[i + 1])
-    local room = math.min(want - size / 2, math.floor(left * most + 1e-6))
-    if room > 0 and not alone and not paused(ARGV[i]) then
-      local rids, records, unread, slots
-      rids, records, alone, unread, slots = take(ARGV[i], room, size == 0)
-      more = more or unread
-      if #rids > 0 then hold(session, lane, ARGV[i], rids, records, slots) end
-      for j = 1, #rids do
-        claims[size + 1], claims[size + 2] = rids[j], records[j]
-        size = size + 2
+  -- include: due
+  if #due_now > 0 then
+    -- include: claim
+    -- include: offer
+    -- include: promote
+    promote(due_now)
+  end
+  local more = false
+  -- Where all lists are empty, which is the rule for a lone run, what takes runs is not made.
+  local waiting = any_turns or any_limits or first > 30
+  if not waiting then
+    local lists = {}
+    for i = 8, first - 1, 2 do lists[#lists + 1] = P .. 'q:' .. ARGV[i] end
+    waiting = #lists > 0 and call('EXISTS', unpack(lists)) > 0
+  end
+  if waiting then
+    -- include: claim
+    local left, alone, size = 1, false, 0 -- left: of the claim
+    for i = 8, first - 1, 2 do
+      local most = tonumber(ARGV[i + 1])
+      local room = math.min(want - size / 2, math.floor(left * most + 1e-6))
+      if room > 0 and not alone and not paused(ARGV[i]) then
+        local rids, records, unread, slots
+        rids, records, alone, unread, slots = take(ARGV[i], room, size == 0)
+        more = more or unread
+        if #rids > 0 then hold(session, lane, ARGV[i], rids, records, slots) end
+        for j = 1, #rids do
+          claims[size + 1], claims[size + 2] = rids[j], records[j]
+          size = size + 2
+        end
+        left = left - #rids / most
       end
-      left = left - #rids / most
     end
   end
   if #claims == 0 then
     status = more and 'MORE' or 'IDLE'
-    for _, value in ipairs(more and {} or call('HVALS', w)) do
+    for _, value in ipairs((more or ARGV[4] == '1') and {} or call('HVALS', w)) do
       if sub(value, 25, 24 + #lane) == lane and (byte(value, 25 + #lane) or 30) == 30 then
         status = 'HOLDS'
         break
@@ -180,7 +194,7 @@ elseif want > 0 then
     end
     if status == 'IDLE' then
       call('HSET', w, '#' .. lane, '1')
-      for i = 7, first - 1, 2 do
+      for i = 8, first - 1, 2 do
         local idle = P .. 'idle:' .. ARGV[i]
         if type(redis.pcall('SADD', idle, session .. '|' .. lane)) ~= 'number' then -- another program wrote there
           call('DEL', idle)

@@ -62,12 +62,35 @@ if delay then
   settle()
   return '1d0'
 end
-local queued = redis.pcall('RPUSH', P .. 'q:' .. place, rid)
+local idle = call('EXISTS', P .. 'idle:' .. route) == 1
+local in_list = false
+if idle and not bars then
+  -- include: now
+  -- include: era
+  -- include: paused
+  -- include: counts
+  -- include: hold
+  -- include: give
+  -- Where no run waits before it, it goes to a lane without standing in the list.
+  local function given()
+    if any_turns or any_limits or paused(route) or call('EXISTS', P .. 'q:' .. route) == 1 then return false end
+    local session, lane = idle_lane(route)
+    if not session then return false end
+    in_list = not give(session, lane, route, {rid}, {record})
+    return not in_list
+  end
+  local sound, done = pcall(function() return era() and given() end) -- else as below
+  if sound and done then
+    settle()
+    return '1q0'
+  end
+end
+local queued = in_list and 1 or redis.pcall('RPUSH', P .. 'q:' .. place, rid)
 if type(queued) ~= 'number' then
   call('DEL', key)
   return queued
 end
-if bars or call('EXISTS', P .. 'idle:' .. route) == 1 then
+if bars or idle then
   -- include: now
   -- include: era
   -- include: paused
