@@ -64,7 +64,7 @@ if delay then
 end
 local idle = call('EXISTS', P .. 'idle:' .. route) == 1
 local in_list = false
-if idle and not bars then
+if idle and not bars and byte(record, 31) == 48 then -- no flag, so no deadline either
   -- include: now
   -- include: era
   -- include: paused
