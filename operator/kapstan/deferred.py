@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kapstan.engine import submission
 from kapstan.engine.submit_options import keys_of, of_call
 from kapstan.errors import ConfigurationError
-from kapstan.futures import Future, FutureList
+from kapstan.futures import Future, FutureList, future_of
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kapstan.durability import Durability
     from kapstan.specs import TaskSpec
 
-_future: type[Future[Any]] = Future  # a call of Future[Any] itself costs a microsecond more
 Call = tuple[Iterable[Any], Mapping[str, Any]]
 
 
@@ -85,7 +84,7 @@ class Deferred:
             durability=durability,
         )
         call = (*self._bound, *(args or ())), dict(kwargs or {})
-        return _future(submission.submit(self.spec, *call, options))
+        return future_of(submission.submit(self.spec, *call, options))
 
     def apply_async_many(
         self,
@@ -127,7 +126,7 @@ class Deferred:
     ) -> FutureList[Any]:
         options = {"countdown": 0.0, "eta": None, "expires": None, **options}
         run_ids = submission.submit_many(self.spec, calls, of_call(self.spec, **options), keys)
-        return FutureList([_future(run_id) for run_id in run_ids])
+        return FutureList([future_of(run_id) for run_id in run_ids])
 
 
 def _pair(at: int, call: Any) -> submission.Call:

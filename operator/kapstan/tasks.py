@@ -23,8 +23,7 @@ from kapstan.engine.hooked import Hooked
 from kapstan.engine.mapping import expanded, unmapped
 from kapstan.engine.options import TaskOptions, exponential_backoff
 from kapstan.engine.pending import promises
-from kapstan.futures import Future, FutureList
-from kapstan.ids import RunId
+from kapstan.futures import Future, FutureList, future_of
 from kapstan.specs import TaskPolicy, TaskSpec
 from kapstan.states import State
 
@@ -216,7 +215,7 @@ class Task(_Attributes, Deferred, Generic[P, R]):
             SerializationError: an argument cannot be serialised, or is too large.
             QueueUnavailable: the run may or may not have been accepted.
         """
-        return _future_of(submission.submit(self.spec, (*self._bound, *args), kwargs))
+        return future_of(submission.submit(self.spec, (*self._bound, *args), kwargs))
 
     def serve(self, limit: int | None = None) -> None:
         """Execute what ``delay`` submits, in this process, until it is stopped; ``kapstan.serve`` serves several
@@ -276,16 +275,6 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         return made
 
     return decorate if fn is None else decorate(fn)
-
-
-_future: type[Future[Any]] = Future
-
-
-def _future_of(run_id: RunId) -> Future[Any]:
-    """The future of a run whose id was made here, and need not be checked: every submit passes here."""
-    future = object.__new__(_future)
-    future._run_id, future._pending = run_id, None  # pyright: ignore[reportPrivateUsage]
-    return future
 
 
 def registered() -> dict[str, Task[..., Any]]:

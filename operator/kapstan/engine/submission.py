@@ -149,19 +149,24 @@ def _drawn(
     """The submissions, which the queue draws while Redis works on the ones before. What may fail is done before that:
     groups are named, and large arguments go to the store."""
     chosen = [at for at, run in enumerate(runs) if run.call is None or run.call.submit]
-    wishes = {at: _of_call(options, spec, bodies[at], *calls[at]) for at in chosen}
-    for at in chosen:
-        _check_awaited(spec, runs[at], wishes[at])
-
-    def made(at: int) -> Submission:
-        return _submission(backend, backend.codec, spec, runs[at], bodies[at], wishes[at])
-
+    wishes = [_of_call(options, spec, bodies[at], *calls[at]) for at in chosen]
+    for at, wished in zip(chosen, wishes, strict=True):
+        _check_awaited(spec, runs[at], wished)
+    codec, inline_bytes = backend.codec, backend.settings.inline_bytes
     stored: dict[int, Submission] = {}
-    for at in chosen:
-        if sealed_size(bodies[at][1]) > backend.settings.inline_bytes:
-            stored[at] = made(at)
+    for at, wished in zip(chosen, wishes, strict=True):
+        if sealed_size(bodies[at][1]) > inline_bytes:
+            stored[at] = _submission(backend, codec, spec, runs[at], bodies[at], wished)
             bodies[at] = (b"", b"")
-    return (stored.pop(at, None) or made(at) for at in chosen)
+
+    def drawn() -> Iterator[Submission]:
+        for at, wished in zip(chosen, wishes, strict=True):
+            if at in stored:
+                yield stored.pop(at)
+            else:
+                yield _submission(backend, codec, spec, runs[at], bodies[at], wished)
+
+    return drawn()
 
 
 def _check_awaited(spec: TaskSpec, run: _Run, options: SubmitOptions) -> None:

@@ -16,7 +16,7 @@ from kapstan.ids import RunId
 from kapstan.ports import Submission, Submitted
 from kapstan.queue import scripts, synced
 from kapstan.queue.dialer import Dialer
-from kapstan.queue.record import check_format, place_of_run, state_of, tail_of
+from kapstan.queue.record import check_format, ends_of, fingerprint_of, place_of_run, state_of
 from kapstan.queue.server_clock import ServerClock
 from kapstan.queue.submit_call import expires_ms, milliseconds
 from kapstan.queue.wire import Wire, pack
@@ -123,9 +123,9 @@ class BulkSubmit:
         """Calls of one place and the same wishes each, with their number of runs."""
         ttl = self._dialer.settings.result_ttl_seconds
         items: dict[RunId, bytes] = {}
-        wished: tuple[object, ...] = ()  # task, queue, delay, and so on, of the runs in items
+        task, wished = "", ()  # of the runs in items: their task, then queue, delay, and so on
         words: tuple[int, str, int, int | str, str] = (0, "", ttl, "", "")  # what the call says of them
-        begin = b""  # of their records
+        begin = place = b""  # of their records: what stands before the fingerprint, and behind it
 
         def packed() -> tuple[bytes, int]:
             flat = [part for item in items.items() for part in item]
@@ -133,17 +133,18 @@ class BulkSubmit:
 
         for submission in submissions:
             run_id = submission.run_id
-            wishes = (submission.task, *submission[4:])
-            if items and (wishes != wished or len(items) == _BULK or run_id in items):
+            wishes = submission[4:]
+            if items and (wishes != wished or submission.task != task or len(items) == _BULK or run_id in items):
                 yield packed()
                 items.clear()
             if not items:  # once a call: most calls of a bulk submit have the same wishes
-                wished, delay = wishes, milliseconds(submission.delay)
+                wished, task, delay = wishes, submission.task, milliseconds(submission.delay)
                 after = "".join(submission.after)
                 words = (delay, place_of_run(submission), ttl, expires_ms(submission), after)
-                begin = b"".join((b"1d" if delay else b"1q", _NEVER, self._clock.now()))
+                counts, place = ends_of(submission)
+                begin = b"".join((b"1d" if delay else b"1q", _NEVER, self._clock.now(), counts, self._client))
             self.run_ids.append(run_id)
-            items[run_id] = begin + tail_of(submission, self._client)
+            items[run_id] = b"".join((begin, fingerprint_of(submission), place, submission.envelope))
         if items:
             yield packed()
 

@@ -119,14 +119,32 @@ def tail_of(submission: Submission, client: bytes) -> bytes:
     Raises:
         ConfigurationError: a field that does not fit.
     """
-    _, task, envelope, fingerprint, queue, _, effect, priority, group, expires, _, level, begun, cancelled = submission
+    head, place = ends_of(submission)
+    return b"".join((head, client, fingerprint_of(submission), place, submission.envelope))
+
+
+def fingerprint_of(submission: Submission) -> bytes:
+    """
+    Raises:
+        ConfigurationError: it does not fit.
+    """
+    fingerprint = submission.fingerprint
     if not (8 <= len(fingerprint) <= 16 and fingerprint.isascii() and fingerprint.isprintable()):
         raise ConfigurationError(f"fingerprint={fingerprint!r}: give 8 to 16 printable characters")
+    return fingerprint.encode()
+
+
+def ends_of(submission: Submission) -> tuple[bytes, bytes]:
+    """What stands in ``tail_of`` before the client, and behind the fingerprint up to the envelope.
+
+    Raises:
+        ConfigurationError: as ``tail_of``.
+    """
+    _, task, _, _, queue, _, effect, priority, group, expires, _, level, begun, cancelled = submission
     flags = 0 if expires is None else DEADLINE
     if level is Durability.STORE:
         flags |= STORED | (BEGUN if begun else 0) | (CANCEL if cancelled else 0)
-    head, place = _ends_of(task, queue, priority, group, effect, flags)
-    return b"".join((head, client, fingerprint.encode(), place, envelope))
+    return _ends_of(task, queue, priority, group, effect, flags)
 
 
 @lru_cache(maxsize=4096)
