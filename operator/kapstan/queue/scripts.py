@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, ParamSpec, cast
 
-import hiredis
+from kapstan.queue.packing import packed
 
 P = ParamSpec("P")
 Argument = bytes | str | int
-_pack_command = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _FOLDER = Path(__file__).with_name("lua")
 _SHARED = [
     re.split(r"^-- section: (\w+)\n", (_FOLDER / name).read_text(), flags=re.MULTILINE)
@@ -42,7 +41,7 @@ class Script(Generic[P]):
 
     def pack(self, prefix: str, *args: P.args, **_none: P.kwargs) -> bytes:
         """The call as it goes over the wire."""
-        return _pack_command(("EVALSHA", self.sha, 1, prefix, *args))
+        return packed(("EVALSHA", self.sha, "1", prefix, *cast("tuple[Argument, ...]", args)))
 
 
 def _with_sections(text: str) -> str:

@@ -15,15 +15,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 
 from kapstan.errors import BackendError, ConfigurationError, QueueFull
+from kapstan.queue.packing import packed
 from kapstan.queue.server_clock import ServerClock
 
-_pack_command = cast("Callable[[tuple[str | bytes | int, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
 _NOTHING = object()
 PATIENCE = 15  # seconds until an unanswered command counts as a broken connection
 # Refusals that pass: of a server that starts, is busy, was demoted or takes no writes now. Nothing was carried out.
@@ -213,4 +212,4 @@ def refusal(message: str) -> Exception:
 
 def pack(*command: str | bytes | int) -> bytes:
     """A plain command as it goes over the wire."""
-    return _pack_command(command)
+    return packed(command)
