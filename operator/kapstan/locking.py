@@ -142,17 +142,28 @@ class LockManager:
             TimeoutError: not within ``acquire_timeout``.
             LockLost: at the end of the block: it was lost meanwhile.
         """
-        holder, process = new_nonce(), os.getpid()
+        holder, process, over = new_nonce(), os.getpid(), False
         if not self.acquire_lock(key, holder, acquire_timeout, hold_timeout):
             raise TimeoutError(f"The lock {key[:100]!r} was not free within {acquire_timeout:g} s")
         try:
-            yield HeldLock(self, key, holder, self.guard_lock(key, holder))
-        except BaseException:
+            try:
+                yield HeldLock(self, key, holder, self.guard_lock(key, holder))
+            except BaseException:
+                if os.getpid() == process:
+                    self._release_quietly(key, holder)  # what the block raised says more
+                over = True
+                raise
             if os.getpid() == process:
-                with suppress(NotLockHolder, LockUnavailable):  # what the block raised says more
-                    self.release_lock(key, holder)
+                self.release_lock(key, holder)
+        except (NotLockHolder, LockUnavailable):
             raise
-        if os.getpid() == process:
+        except BaseException:  # of a signal, it may be before the release began
+            if not over and os.getpid() == process:
+                self._release_quietly(key, holder)
+            raise
+
+    def _release_quietly(self, key: str, holder: str) -> None:
+        with suppress(NotLockHolder, LockUnavailable):
             self.release_lock(key, holder)
 
     def _locks(self) -> _Port:

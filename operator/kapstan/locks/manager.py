@@ -232,6 +232,7 @@ class Locks:
             waiting.over = True
             self._debts.append(partial(self._table.give_up, wait, 0.0))
             with self._lock:
+                self._waits.pop(wait.number, None)  # it is there yet if leaving the list was interrupted
                 if self._held.get((wait.key, wait.holder), (0, ""))[1] == wait.number:
                     del self._held[wait.key, wait.holder]
             self._settle()
@@ -272,12 +273,12 @@ class Locks:
             with self._enlisted(waiting):
                 while not isinstance(step := steps.send(answer), bool):
                     answer = step() if callable(step) else waiting.sleep(step)
+            if not step:
+                self._give_up(waiting)
+            return step
         except BaseException:  # also of a call that is interrupted when it has the lock: its caller never hears of that
             self._give_up(waiting)
             raise
-        if not step:
-            self._give_up(waiting)
-        return step
 
     async def _adrive(self, waiting: Waiting, steps: Steps) -> bool:
         import asyncio

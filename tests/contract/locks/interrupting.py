@@ -13,6 +13,7 @@ from typing import Any
 from kapstan.locking import LockManager
 
 _TRACED = ("/kapstan/locking.py", "/kapstan/locks/", "/kapstan/queue/locks.py")
+_MOST = 2000
 _NO_CALL = ("with ", "try:")
 """Lines at which Python runs no handler of a signal, though it shows them to a tracer: also at the end of a block."""
 
@@ -39,8 +40,8 @@ class Interrupter:
         return self
 
 
-def hold(manager: LockManager, key: str, at: int) -> int:
-    """How many lines it took."""
+def hold(manager: LockManager, key: str, at: int) -> bool:
+    """Whether it was interrupted."""
     interrupter = Interrupter(at)
     before = sys.gettrace()
     sys.settrace(interrupter)
@@ -48,19 +49,23 @@ def hold(manager: LockManager, key: str, at: int) -> int:
         with manager.lock(key, 20):
             pass
     except Interrupt:
-        assert interrupter.lines == at
+        return True
     finally:
         sys.settrace(before)
-    return interrupter.lines
+    return False
 
 
 def everywhere(manager: LockManager, key: str) -> int:
-    """At how many lines it was interrupted; each time the lock was free afterwards."""
+    """At how many lines it was interrupted; each time the lock was free at once, and nothing was left in the list of
+    those that wait."""
     hold(manager, key, -1)  # the first use makes more than a lock
-    lines = hold(manager, key, -1)
-    for at in range(1, lines + 1):
-        hold(manager, f"{key}-{at}", at)
-        assert manager.acquire_lock(f"{key}-{at}", "b", 20), at
-        manager.release_lock(f"{key}-{at}", "b")
-    assert not manager.is_locked(key)
-    return lines
+    waits: Any = manager._locks()
+    for at in range(1, _MOST):
+        name = f"{key}-{at}"
+        interrupted = hold(manager, name, at)
+        assert manager.acquire_lock(name, "b", 5), at
+        manager.release_lock(name, "b")
+        assert not waits._waits, at
+        if not interrupted:
+            return at - 1
+    raise AssertionError(f"more than {_MOST} lines")
