@@ -80,3 +80,26 @@ def test_it_says_that_the_record_cannot_be_read(install: Install, make_team: Mak
     team.started("wrong")
     assert not operator.said("Traceback")
     backend.close()
+
+
+def test_a_run_whose_process_is_gone_with_its_record_is_cancelled(install: Install, make_team: MakeTeam) -> None:
+    team = make_team("records-given-up")
+    installed = install("records-given-up-system", "namespaces={records-given-up}", signing_key("records-given-up"))
+    known = Namespaces(settings_of(installed), installed.home / "keys", lambda _: None)
+    backend = Backend(known.settings_of("records-given-up"))
+    operator = installed.start("a").leads()
+    team.run("wrong")
+    team.started("wrong")
+    metadata = team.get("wrong")["metadata"]
+    bytes_of_nobody(backend, run_id_of(metadata["uid"], datetime.fromisoformat(metadata["creationTimestamp"])))
+    gone = team.server.kubectl("delete", "job", *team.jobs("wrong"), "-n", team.name)
+    assert gone.returncode == 0, gone.stderr
+    told = until(lambda: degraded(team, "wrong"), lambda found: found.get("reason") == "StoreUnavailable", "its state")
+    assert told["message"].endswith("; to give the run up, cancel it (spec.cancel)")
+    asked = team.server.kubectl(
+        "patch", "fr", "wrong", "--type=merge", "-p", '{"spec": {"cancel": true}}', "-n", team.name
+    )
+    assert asked.returncode == 0, asked.stderr
+    until(lambda: team.status("wrong"), lambda status: status.get("phase") == "Cancelled", "its end")
+    assert not operator.said("Traceback")
+    backend.close()
