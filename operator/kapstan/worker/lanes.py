@@ -150,6 +150,13 @@ class Lanes:
         for child in self:
             child.look()
 
+    def wake_idle(self) -> None:
+        """As ``look``, for those that execute nothing. A signal may end up unheard: where others come with it (a
+        SIGTERM for the whole group), the kernel may give it to another thread than the one that waits."""
+        for child in self:
+            if child.slot.executing() is None:
+                child.look()
+
     def settle_spares(self) -> None:
         """As many further children as children wait for other runs: a run that submits runs and waits for them always
         ends."""

@@ -38,6 +38,8 @@ CANCEL_GRACE = 5.0
 """Seconds a cancelled run has to end after the interrupt, before its process is killed."""
 STOP_GRACE = 2.0
 """The same for a run that is broken off at the end of a drain."""
+LOOK_AGAIN = 0.5
+"""Seconds between two words to idle children of a drain: a signal may end up unheard."""
 BREATH = 0.05
 """Seconds between two tries at a queue or a store that refuses at once."""
 
@@ -160,6 +162,8 @@ class Supervisor:
             due.append(self._stop_at)
         if self._lanes.board.watched:
             due.append(now + HANGING / 2)
+        if self._lanes.order == Order.DRAIN and self._lanes:
+            due.append(now + LOOK_AGAIN)
         timeout = max(0.0, min(due) - now)
         try:
             if session.wait(timeout):
@@ -256,6 +260,8 @@ class Supervisor:
             if not self._stop_signals:
                 logger.info("Draining: what runs may finish, nothing more is claimed until this process is ended")
             self._tell_drain(session)
+        elif lanes.order == Order.DRAIN:
+            lanes.wake_idle()
         now = time.monotonic()
         if self._stop_signals and self._stop_at is None:
             logger.info("Draining: runs have %.0f s to finish", self._service.drain_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def test_an_idle_worker_drains_at_once(start: Start) -> None:
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0  # and not when it looks after its lease the next time
     assert backend.current().queue.sessions() == []
+
+
+def test_a_signal_for_all_its_processes_drains_it_at_once(start: Start) -> None:
+    """As Ctrl-C, `timeout` and systemd send it. The word of the supervisor comes to children that hear the signal just
+    then, and some did not hear it."""
+    workers = [start(limit=8) for _ in range(3)]
+    for future in [served.mark.delay(f"m{n}") for n in range(100)]:
+        future.result(timeout=20)
+    for pid in [pid for worker in workers for pid in (worker.pid, *worker.children())]:
+        os.kill(pid, signal.SIGTERM)
+    # Runs, of which there are none, may take 30 s.
+    assert [worker.wait(25) for worker in workers] == [0, 0, 0]
 
 
 def test_asked_through_the_queue_it_claims_nothing_more_and_stays(
