@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextvars import Token
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from kapstan import backend as backends
 from kapstan.engine import transaction as transaction_parts
@@ -157,6 +157,11 @@ class _Whole(Transaction):
             raise TransactionError(f"the transaction is {self.state}: it is over")
 
 
+class _Entered(NamedTuple):
+    txn: _Whole
+    mark: Token[Transaction | None]
+
+
 class transaction:  # noqa: N801  (used as a function, as Prefect's)
     """Context manager, for ``with`` and ``async with``: the tasks that are called in it are parts of one transaction.
 
@@ -211,31 +216,49 @@ class transaction:  # noqa: N801  (used as a function, as Prefect's)
         self._key, self._store = key, _key_store(store)
         self._overwrite = _bool("overwrite", overwrite)
         self._write_on_commit = _bool("write_on_commit", write_on_commit)
-        self._entered: list[tuple[_Whole, Token[Transaction | None]]] = []
+        self._entered: list[_Entered] = []
 
     def __enter__(self) -> _Whole:
         txn = self._made()
-        drive(transaction_end.begin(txn))
-        return self._begun(txn)
+        try:
+            drive(transaction_end.begin(txn))
+            return self._begun(txn)
+        except BaseException:  # Ctrl-C: nobody would end it
+            self._broken_off(txn)
+            raise
 
     def __exit__(self, kind: Any, error: BaseException | None, where: TracebackType | None) -> None:
-        txn = self._left()
-        if transaction_end.goes_on_later(error):
-            transaction_key.free(txn)
-        else:
-            to_the_end(lambda: drive(transaction_end.leave(txn, error)))
+        txn = self._entered[-1].txn
+        try:
+            self._left()
+            if transaction_end.goes_on_later(error):
+                transaction_key.free(txn)
+            else:
+                to_the_end(lambda: drive(transaction_end.leave(txn, error)))
+        except BaseException:
+            self._broken_off(txn)
+            raise
 
     async def __aenter__(self) -> _Whole:
         txn = self._made()
-        await adrive(transaction_end.begin(txn))
-        return self._begun(txn)
+        try:
+            await adrive(transaction_end.begin(txn))
+            return self._begun(txn)
+        except BaseException:
+            self._broken_off(txn)
+            raise
 
     async def __aexit__(self, kind: Any, error: BaseException | None, where: TracebackType | None) -> None:
-        txn = self._left()
-        if transaction_end.goes_on_later(error):
-            transaction_key.free(txn)
-        else:
-            await ato_the_end(adrive(transaction_end.leave(txn, error)))
+        txn = self._entered[-1].txn
+        try:
+            self._left()
+            if transaction_end.goes_on_later(error):
+                transaction_key.free(txn)
+            else:
+                await ato_the_end(adrive(transaction_end.leave(txn, error)))
+        except BaseException:
+            self._broken_off(txn)
+            raise
 
     def _made(self) -> _Whole:
         parent = transaction_parts.enclosing()
@@ -255,17 +278,26 @@ class transaction:  # noqa: N801  (used as a function, as Prefect's)
         return _Whole(name=f"transaction {self._key!r}", parent=parent, commit_mode=self._mode, keyed=keyed)
 
     def _begun(self, txn: _Whole) -> _Whole:
-        self._entered.append((txn, transaction_parts.current.set(txn)))
+        self._entered.append(_Entered(txn, transaction_parts.current.set(txn)))
         return txn
 
-    def _left(self) -> _Whole:
+    def _left(self) -> None:
         txn, mark = self._entered.pop()
         try:
             transaction_parts.current.reset(mark)
         except ValueError:  # a generator that is closed by other code than began it
-            if transaction_parts.current.get() is txn:
-                transaction_parts.current.set(txn.parent)
-        return txn
+            self._let_go(txn)
+
+    def _broken_off(self, txn: _Whole) -> None:
+        """An exception ends it where it begins or ends: whoever waits for its lock gets it."""
+        self._entered = [entered for entered in self._entered if entered.txn is not txn]
+        self._let_go(txn)
+        if not txn.is_staged():
+            transaction_key.free(txn)
+
+    def _let_go(self, txn: _Whole) -> None:
+        if transaction_parts.current.get() is txn:
+            transaction_parts.current.set(txn.parent)
 
 
 atransaction = transaction

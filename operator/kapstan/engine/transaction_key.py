@@ -114,11 +114,11 @@ class TransactionKey:
         """Give the lock back, if it has it."""
         if not self.is_locked:
             return
-        self.is_locked = False
         try:
             self.store.release_lock(self.key, self.holder)
         except KapstanError as error:  # the transaction is over: nothing depends on it any more
             logger.warning("The lock of key %r is not given back: %s", self.key, error)
+        self.is_locked = False  # not before: Ctrl-C may come between
 
 
 class Lock(Operation):
