@@ -53,6 +53,7 @@ class FileTable:
         self._client = ""
         self._alive: OwnFile | None = None
         self._pipe: OwnFile | None = None
+        self._shown = False  # the whole of it: its lock, and what others are told
         self._silent: set[str] = set()  # clients that made no file again for a lease
         self._gone: set[str] = set()  # clients that were found to have ended, with the mutex held
         self._ear: threading.Thread | None = None
@@ -61,6 +62,7 @@ class FileTable:
 
     def begin(self, client: str, about: str, ring: Callable[[str | None], bool], patience: float | None = None) -> None:
         def appear() -> None:
+            self._leave()  # of a first use that failed
             self._mutex.about = about
             self._sweep()
             self._client, self._ring = client, ring
@@ -181,20 +183,24 @@ class FileTable:
             self._alive = OwnFile(self._clients / self._client)
             self._pipe = OwnFile(self._pipe_of(self._client), "pipe")
             self._mutex.mine.add(self._client)
-        else:
+        elif self._shown and self._alive.is_open and self._alive.is_there:
             self._pipe.keep_open()
-            if not self._alive.keep_open():
-                return
+            return
+        self._shown = False
+        self._pipe.keep_open()
+        self._alive.keep_open()
         fcntl.lockf(self._alive.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(self._alive.handle, 0)
         os.pwrite(self._alive.handle, self._mutex.about.encode(), 0)
+        self._shown = True
 
     def _leave(self) -> None:
         """Called with the mutex held: this client ends."""
-        if self._alive is not None and self._pipe is not None:
+        if self._alive is not None:
             self._alive.close()
             self._mutex.mine.discard(self._client)
             self._bury([self._client])
+        if self._pipe is not None:
             self._pipe.close()
         self._alive = self._pipe = None
 

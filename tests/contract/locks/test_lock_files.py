@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -364,4 +365,28 @@ def test_a_pipe_that_cannot_be_opened_again_is_not_tried_without_a_pause(
     assert looks[3] - looks[0] > 1.0
     (folder / "mutex").rmdir()
     until(lambda: table._table._pipe.is_open)
+    locks.release_lock("k", "a")
+
+
+@pytest.mark.parametrize("step", ["ftruncate", "pwrite"])
+def test_a_first_use_that_failed_leaves_no_client_that_nobody_sees(
+    locks: FileSystemLockManager, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A full disk: the next use had locks in the name of a client without a file, and was robbed after a lease."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, step, full)
+        with pytest.raises(LockUnavailable, match="No space left"):
+            locks.acquire_lock("k", "a", 0)
+    assert locks.acquire_lock("k", "a", 0)
+    used: Any = locks._locks()
+    assert {path.name for path in (folder / "clients").iterdir()} == {used._client, f"{used._client}.pipe"}
+    shown = folder / "clients" / used._client
+    done = subprocess.run([sys.executable, "-c", _TRY, str(shown)], check=False, capture_output=True)
+    said = subprocess.check_output(["cat", shown])  # to read it here, and close it, would give up its lock
+    assert f'"pid": {os.getpid()}'.encode() in said
+    assert b"BlockingIOError" in done.stderr, "others see that it lives"
     locks.release_lock("k", "a")
