@@ -74,6 +74,11 @@ class KeyIntent:
         assert self._mine is not None
         return self._mine.record.epoch
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was ended from outside, which ``broken_off`` was told."""
+        return self._given_up
+
     def enter(self) -> None:
         """The task's code begins."""
         self._entered = True

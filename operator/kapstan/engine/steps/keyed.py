@@ -185,7 +185,12 @@ def _once(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[State
             raise
         seen = None
         if answer is BEGUN:
-            answer = yield from _executed(execution, proceed, run)
+            try:
+                answer = yield from _executed(execution, proceed, run)
+            except BaseException as error:
+                if not run.is_given_up:  # Ctrl-C, just before it began
+                    run.broken_off(error)
+                raise
         if isinstance(answer, State):
             return ledger.parked(execution, answer, run.key.text) if answer.is_paused() else answer
         if isinstance(answer, Held):
@@ -222,8 +227,9 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
         yield from _asked(execution, lambda: run.release(instead), forever=True)
         return instead
     execution.run.key = run  # and stays so: what the code has started may ask, later, and is fenced then
-    mark = _around.set(_around.get() | {run.key})
+    before, mark = _around.get(), None
     try:
+        mark = _around.set(before | {run.key})
         run.enter()
         state = yield from proceed(execution)
         if state.is_completed():
@@ -244,7 +250,10 @@ def _executed(execution: TaskExecution, proceed: Next, run: KeyedRun) -> Steps[o
         run.broken_off(error)
         raise
     finally:
-        _around.reset(mark)
+        if mark is not None:
+            _around.reset(mark)
+        elif _around.get() != before:  # Ctrl-C came between
+            _around.set(before)
 
 
 def _asked(execution: TaskExecution, ask: Callable[[], Any], *, forever: bool) -> Steps[Any]:
