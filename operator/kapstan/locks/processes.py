@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kapstan.ids import host_label
+from kapstan.locks.bell import Bell
 
 
 def about_this_process() -> str:
@@ -53,7 +54,7 @@ class Deaths:
         self._lock = threading.RLock()  # also taken by a coroutine that the garbage collector ends
         self._handles: dict[str, int] = {}
         self._thread: threading.Thread | None = None
-        self._reader, self._writer = os.pipe()
+        self._bell = Bell()
         self._closed = False
 
     def watch(self, client: str, about: str) -> bool:
@@ -68,14 +69,14 @@ class Deaths:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="kapstan-lock-deaths", daemon=True)
                 self._thread.start()
-            self._look_anew()
+            self._bell.ring()
             return True
 
     def forget_all(self) -> None:
         """Nobody waits any more: watch nobody."""
         with self._lock:
             if self._handles:
-                self._look_anew()
+                self._bell.ring()
             self._drop(list(self._handles))
 
     def close(self) -> None:
@@ -83,18 +84,9 @@ class Deaths:
             self._closed = True
             self._drop(list(self._handles))
             if self._thread is None:
-                self._close_pipe()
+                self._bell.close()
             else:
-                self._look_anew()
-
-    def _look_anew(self) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._writer, b"!")
-
-    def _close_pipe(self) -> None:
-        for end in (self._reader, self._writer):
-            with contextlib.suppress(OSError):
-                os.close(end)
+                self._bell.ring()
 
     def _drop(self, clients: list[str]) -> None:
         for client in clients:
@@ -105,22 +97,19 @@ class Deaths:
         while True:
             with self._lock:
                 if self._closed:
-                    self._close_pipe()
+                    self._bell.close()
                     return
                 # Duplicates, so that nobody closes, and the kernel gives anew, a number that is being watched.
                 handles = {os.dup(handle): client for client, handle in self._handles.items()}
             poll = select.poll()
-            for handle in (self._reader, *handles):
+            for handle in (self._bell.reader, *handles):
                 poll.register(handle, select.POLLIN)
             ready = {handle for handle, _ in poll.poll()}  # also of files that were closed
             gone = [client for handle, client in handles.items() if handle in ready]
             for handle in handles:
                 os.close(handle)
-            if self._reader in ready:
-                try:
-                    os.read(self._reader, 4096)
-                except OSError:  # code of the user's has closed every file: those who wait look by themselves
-                    return
+            if self._bell.reader in ready and not self._bell.clear():
+                return  # code of the user's has closed every file: those who wait look by themselves
             with self._lock:
                 self._drop([client for client in gone if client in self._handles])
             for client in gone:

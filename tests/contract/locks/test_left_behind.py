@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tests.servers.redis import RedisServer
 
 from kapstan import backend
 from kapstan.locking import FileSystemLockManager, LockManager, PostgresLockManager, RedisLockManager
+from kapstan.locks.bell import Bell
 from kapstan.ports import Wait
 from kapstan.queue.keys import spec_of
 
@@ -160,3 +162,19 @@ def test_a_process_with_more_than_1024_files_hears_of_its_locks(postgres: Postgr
         [sys.executable, "-c", _MANY_FILES, postgres.dsn], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_bell_whose_number_is_another_file_by_now_leaves_that_alone(tmp_path: Path) -> None:
+    """The user's code has closed every file; a byte was written into the next one that it opened."""
+    bell = Bell()
+    numbers = {bell.reader, bell._writer}
+    for number in numbers:
+        os.close(number)
+    mine = [os.open(tmp_path / str(each), os.O_RDWR | os.O_CREAT) for each in range(2)]
+    assert set(mine) == numbers, "the fault bites"
+    bell.ring()
+    assert not bell.clear()
+    bell.close()
+    assert [os.fstat(each).st_size for each in mine] == [0, 0]
+    for each in mine:
+        os.close(each)
