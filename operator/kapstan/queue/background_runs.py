@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from kapstan.errors import ConfigurationError
+from kapstan.errors import BackendError, ConfigurationError
 from kapstan.ids import RunId, made_at, to_uuid
 from kapstan.ports import RunRecord, RunState
 from kapstan.ports.background_runs import SCANNED, BackgroundFilter, BackgroundPage, Change, ListedRun
@@ -187,8 +187,14 @@ class RedisBackgroundRuns:
         ]
 
     def _heads(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
-        reads = [pack("GETRANGE", f"{self._queue.prefix}t:{run_id}", 0, _HEAD) for run_id in run_ids]
-        heads = self._queue.looked_at(run_ids, self._queue.commands(reads), _HEAD + 1)
+        keys = [f"{self._queue.prefix}t:{run_id}" for run_id in run_ids]
+        try:
+            read = self._queue.commands([pack("GETRANGE", key, 0, _HEAD) for key in keys])
+        except BackendError as error:  # another program put something else than text there: that run is not listed
+            if "WRONGTYPE" not in str(error):
+                raise
+            read = [value and value[: _HEAD + 1] for key in keys for value in self._queue.command(pack("MGET", key))]
+        heads = self._queue.looked_at(run_ids, read, _HEAD + 1)
         return [_head(run_id, head) for run_id, head in zip(run_ids, heads, strict=True)]
 
 

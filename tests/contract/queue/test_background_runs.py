@@ -391,3 +391,10 @@ def test_counters_stay_bounded(
     for _, counts in runs.counts(2):
         assert len(counts) <= 3_002
     assert sum(number for _, counts in runs.counts(2) for number in counts.values()) == 3_050
+
+
+def test_what_is_no_text_under_the_name_of_a_run_hides_no_other(queue: RedisQueue, runs: RedisBackgroundRuns) -> None:
+    spoiled, sound = run(), run()
+    queue.submit_many([spoiled, sound])
+    queue.commands([pack("DEL", key := f"{queue.prefix}t:{spoiled.run_id}"), pack("HSET", key, "a", "b")])
+    assert [listed.record.run_id for listed in runs.page(BackgroundFilter(), 9).runs] == [sound.run_id]
