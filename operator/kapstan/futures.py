@@ -248,18 +248,19 @@ def _ending(futures: set[Future[T]], deadline: float | None) -> Generator[Future
     if all(future.is_background for future in futures):
         yield from _ending_in_queue({future.memo_reference: future for future in futures}, deadline)
         return
-    changed = threading.Condition()
+    lock = threading.RLock()
+    changed = threading.Condition(lock)
     ended: list[Future[T]] = []
 
     def note(future: Future[T]) -> None:
-        with changed:
+        with lock:
             ended.append(future)
             changed.notify()
 
     for future in futures:
         future.add_done_callback(note)
     for _ in range(len(futures)):
-        with changed:
+        with lock:
             if not changed.wait_for(lambda: ended, _left(deadline)):
                 return
             future = ended.pop(0)

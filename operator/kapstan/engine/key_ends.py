@@ -28,12 +28,13 @@ class _Ends:
     """The ends of one backend that are not written yet."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._due: list[_End] = []
         self._is_running = self._is_closed = False
 
     def add(self, backend: Backend, end: _End) -> None:
-        with self._changed:
+        with self._lock:
             self._due.append(end)
             self._is_closed = False
             backend.before_close(self._close)
@@ -43,19 +44,19 @@ class _Ends:
             self._changed.notify()
 
     def _close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             self._changed.notify()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 due, self._due = self._due, []
                 if not due or self._is_closed:
                     self._is_running = False
                     return
             left = [end for end in due if not _is_settled(end)]
-            with self._changed:
+            with self._lock:
                 self._due = left + self._due
                 if left:
                     self._changed.wait_for(lambda: self._is_closed, _PAUSE_SECONDS)

@@ -57,13 +57,14 @@ class _Watcher:
     """The thread, while there is something to wait for."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._watches: dict[tuple[int, RegisterKey, int], _Watch] = {}
         self._thread: threading.Thread | None = None
 
     def add(self, backend: Backend, key: RegisterKey, seen: Entry) -> Pending:
         pending = Pending(key.key)
-        with self._changed:
+        with self._lock:
             name = (id(backend), key, seen.record.epoch)
             watch = self._watches.get(name)
             if watch is None:
@@ -77,7 +78,7 @@ class _Watcher:
 
     def look(self, key: RegisterKey) -> None:
         """Look at ``key`` now: it has changed in this process."""
-        with self._changed:
+        with self._lock:
             for watch in self._watches.values():
                 if watch.key == key:
                     watch.due = 0.0
@@ -85,13 +86,13 @@ class _Watcher:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 watch = self._next()
                 if watch is None:
                     self._thread = None
                     return
             changed = watch.has_changed()
-            with self._changed:
+            with self._lock:
                 if changed:
                     self._watches = {name: other for name, other in self._watches.items() if other is not watch}
                     waiting, watch.waiting = watch.waiting, []

@@ -265,7 +265,8 @@ class _Bells:
     """The thread that raises ``TimeUp`` in other threads when their time is up."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._due: list[tuple[float, int, Limit]] = []
         self._numbers = itertools.count()
         self._watched: set[Limit] = set()
@@ -273,7 +274,7 @@ class _Bells:
         self._thread: threading.Thread | None = None
 
     def add(self, limit: Limit) -> None:
-        with self._changed:
+        with self._lock:
             self._watched.add(limit)
             if limit.next_at() == float("inf"):
                 return
@@ -284,13 +285,13 @@ class _Bells:
             self._changed.notify()
 
     def interrupt(self, limit: Limit, error: type[BaseException]) -> None:
-        with self._changed:
+        with self._lock:
             if limit in self._watched:
                 self._tell(limit.thread, error)
 
     def drop(self, limit: Limit) -> None:
         """Raise nothing more in its thread, which is this one; what is set there and has not arrived is taken back."""
-        with self._changed:
+        with self._lock:
             self._watched.discard(limit)
             if limit.thread in self._told:
                 thread_exceptions.take_back()
@@ -302,7 +303,7 @@ class _Bells:
         thread_exceptions.set_in(thread, error)
 
     def _run(self) -> None:
-        with self._changed:
+        with self._lock:
             while True:
                 now = time.monotonic()
                 if not self._due or self._due[0][0] > now:

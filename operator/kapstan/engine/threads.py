@@ -35,7 +35,8 @@ class Threads:
         self._limit = limit
         self._name = name
         self._numbers = itertools.count()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._work: deque[Callable[[], object]] = deque()
         self._running = 0  # threads that have a place
         self._idle = 0  # threads that wait for work; they have none
@@ -44,7 +45,7 @@ class Threads:
 
     def run(self, function: Callable[[], object]) -> None:
         """Call ``function`` on a thread, as soon as there is a place; dropped after ``close``."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return
             self._work.append(function)
@@ -52,7 +53,7 @@ class Threads:
 
     def close(self) -> None:
         """Begin nothing more. What runs goes on."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._work.clear()
             self._changed.notify_all()
@@ -60,13 +61,13 @@ class Threads:
     @contextmanager
     def without_place(self) -> Generator[None]:
         """Give up the place of this thread, and take one again at the end: before any work that waits."""
-        with self._changed:
+        with self._lock:
             self._running -= 1
             self._start_if_free()
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._returning += 1
                 try:
                     self._changed.wait_for(lambda: self._running < self._limit or self._closed)
@@ -89,7 +90,7 @@ class Threads:
         """The life of one thread, which begins with a place."""
         belongs_to(self)
         while True:
-            with self._changed:
+            with self._lock:
                 function = self._next()
             if function is None:
                 loops.close()

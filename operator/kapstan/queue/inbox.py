@@ -63,7 +63,8 @@ class Inbox:
         self._unread: dict[RunId, None] = {}  # ended, and the message did not bring the record
         self._expected: set[RunId] = set()  # open, and not watched by a script: submitted while this inbox listened
         self._waits: dict[object, Sequence[RunId]] = {}  # what each call of wait() waits for; counting them costs more
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._reading = False
         self._deadline: float | None = None  # when runs of this namespace are to be ended, by whoever comes first
         self._used = False
@@ -79,14 +80,14 @@ class Inbox:
 
     def unread(self, most: int) -> list[RunId]:
         """Up to ``most`` of the runs that have ended and whose records no message brought, the oldest first."""
-        with self._changed:
+        with self._lock:
             return list(itertools.islice(self._unread, most))
 
     def read(self, run_id: RunId, record: bytes | None) -> None:
         """This is the record of a run; kept if it has ended and is small."""
         if run_id not in self._unread:
             return
-        with self._changed:
+        with self._lock:
             self._unread.pop(run_id, None)
             end = self._watched.get(run_id)
             if end is not None and record and record[1] in TERMINAL and len(record) <= _SMALL:
@@ -99,7 +100,7 @@ class Inbox:
         run_id, accepted = submission.run_id, False
         listens = self._wire is not None and submission.expires is None and not submission.after
         if listens:
-            with self._changed:
+            with self._lock:
                 listens = self._wire is not None and run_id not in self._watched and len(self._watched) < _REMEMBERED
                 if listens:
                     self._watched[run_id] = None
@@ -109,7 +110,7 @@ class Inbox:
             accepted = reply[2:] == b"0"
         finally:
             if listens and not accepted:  # it may have ended before
-                with self._changed:
+                with self._lock:
                     if run_id in self._expected:
                         self._expected.discard(run_id)
                         del self._watched[run_id]
@@ -122,7 +123,7 @@ class Inbox:
         watched = self._watched
         for run_id in run_ids if watched else ():
             if watched.get(run_id) is not None:
-                with self._changed:
+                with self._lock:
                     watched[run_id] = None
                     self._unread.pop(run_id, None)
 
@@ -135,7 +136,7 @@ class Inbox:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         this_wait = object()
-        with self._changed:
+        with self._lock:
             self._waits[this_wait] = run_ids
             try:
                 self._watch(run_ids)
@@ -266,7 +267,7 @@ class Inbox:
 
     def _somebody_served(self) -> bool:
         """Whether a call of ``wait`` has something to return."""
-        with self._changed:
+        with self._lock:
             return any(self._watched.get(run_id) for run_ids in self._waits.values() for run_id in run_ids)
 
     def _connect(self) -> None:
@@ -274,7 +275,7 @@ class Inbox:
         refuses the watch, which counts as no connection; what has ended is read all the same."""
         wire = self._dialer.dial()
         try:
-            with self._changed:
+            with self._lock:
                 open_runs = [run_id for run_id, end in self._watched.items() if end is None]
                 self._expected.clear()
             calls = self._packed(open_runs)
@@ -284,7 +285,7 @@ class Inbox:
             except Refused:
                 self._look(open_runs)
                 raise
-            with self._changed:
+            with self._lock:
                 for item in (*answers, *wire.pushes):
                     self._take(item)
                 wire.pushes.clear()
@@ -308,7 +309,7 @@ class Inbox:
                 some = run_ids[at : at + _PER_CALL]
                 records = wire.call(pack("MGET", *[f"{self._prefix}t:{run_id}" for run_id in some]))
                 now = time.monotonic()
-                with self._changed:
+                with self._lock:
                     for run_id, record in zip(some, records, strict=True):
                         found = record_of(run_id, record) if record else None
                         if found is not None and found.state in _ENDED and run_id in self._watched:
@@ -319,7 +320,7 @@ class Inbox:
     def _linger(self) -> None:
         """End the connection when nobody has waited for a while. A thread of its own, while there is one."""
         while not self._closed.wait(_LINGER):
-            with self._changed:
+            with self._lock:
                 if not self._waits and not self._used:
                     self._disconnect()
                     self._lingering = False

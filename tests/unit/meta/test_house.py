@@ -79,6 +79,25 @@ def test_functions_stay_readable() -> None:
     assert {name: n for name, n in long.items() if name not in LONGER_FUNCTIONS} == {}
 
 
+def test_a_condition_is_entered_by_its_lock() -> None:
+    """``Condition.__enter__`` is Python code: a signal or a time limit that raises behind its last line leaves the lock
+    held for ever. That of a lock is not."""
+    entered: list[str] = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        conditions = {
+            ast.unparse(node.targets[0])
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("threading.Condition(")
+        }
+        entered += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.With) and conditions & {ast.unparse(item.context_expr) for item in node.items}
+        ]
+    assert entered == []
+
+
 def test_the_public_names_are_complete_and_sorted() -> None:
     assert kapstan.__all__ == sorted(kapstan.__all__)
     assert set(kapstan.__all__) == set(kapstan._HOME)
