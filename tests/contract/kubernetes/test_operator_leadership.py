@@ -42,7 +42,7 @@ def test_a_leader_that_is_cut_off_in_a_run_ends_before_another_leads(
     try:
         leader = installation.start("a", relay.url).leads()
         standby = installation.start("b").ready()
-        assert standby.said(STANDS_BY)
+        standby.await_line(STANDS_BY)
         blow = Blow("r1", BEFORE_THE_JOB, after, kill=lambda: None)  # it lives on, and gets through no more
         relay.arm(blow)
         team.run("r1")
