@@ -57,4 +57,8 @@ def _state_of(backend: Backend, record: RunRecord) -> State:
 def _completed(backend: Backend, run_id: RunId, envelope: bytes) -> State:
     if not envelope:
         return states.Completed()
-    return State(states.StateType.COMPLETED, loader=lambda: values.open_result(backend, envelope, run_id))
+    return State(
+        states.StateType.COMPLETED,
+        loader=lambda: values.open_result(backend, envelope, run_id),
+        details={"run_id": run_id},
+    )

@@ -206,14 +206,12 @@ def record_of(run_id: RunId, record: bytes) -> RunRecord:
 def _read(run_id: RunId, record: bytes) -> RunRecord:
     if record[:1] != FORMAT:
         raise ValueError
-    _, place, envelope = record[HEAD:].split(b"\0", 2)
+    fingerprint, place, envelope = record[HEAD:].split(b"\0", 2)
     where, _, held = place.partition(HELD)
-    route, bars, wish = where.decode().partition("||")
-    queue, task = Route.parse(route)
-    priority, _, group = wish.partition("|")
-    state = _STATES[record[1]]
+    queue, task, priority, group = _wishes_of(where)
+    state, flags = _STATES[record[1]], record[30] - NO_FLAGS
     since = moment(record[16:26])
-    started = moment(held[:10]) if held else since if state == "running" else None
+    holder = held[10:].decode()
     return RunRecord(
         run_id,
         task,
@@ -224,16 +222,25 @@ def _read(run_id: RunId, record: bytes) -> RunRecord:
         record[26] - 48,
         envelope,
         since,
-        started,
-        "" if state == "parked" else held[10:].decode(),
-        held[10:].decode() if state == "parked" else "",
+        moment(held[:10]) if held else since if state == "running" else None,
+        "" if state == "parked" else holder,
+        holder if state == "parked" else "",
         CLASSES[record[31]],
-        int(priority) if bars else 0,
+        priority,
         group,
-        bool(record[30] - NO_FLAGS & EXPIRED),
-        record[HEAD:].partition(b"\0")[0].decode(),
-        bool(record[30] - NO_FLAGS & STORED),
+        bool(flags & EXPIRED),
+        fingerprint.decode(),
+        bool(flags & STORED),
     )
+
+
+@lru_cache(maxsize=4096)
+def _wishes_of(place: bytes) -> tuple[str, str, int, str]:
+    """Queue, task, priority and group."""
+    route, bars, wish = place.decode().partition("||")
+    queue, task = Route.parse(route)
+    priority, _, group = wish.partition("|")
+    return queue, task, int(priority) if bars else 0, group
 
 
 def ended_of(record: RunRecord) -> bytes:

@@ -116,7 +116,8 @@ class RedisQueue:
     # ------------------------------------------------------------------ reading
 
     def record(self, run_id: RunId) -> RunRecord | None:
-        return self.records([run_id])[0]
+        seen = self._inbox.seen(run_id)
+        return record_of(run_id, seen) if seen is not None else self.records([run_id])[0]
 
     def records(self, run_ids: Sequence[RunId]) -> list[RunRecord | None]:
         found: dict[RunId, bytes | None] = {run_id: self._inbox.seen(run_id) for run_id in run_ids}
