@@ -7,6 +7,7 @@ the chain of tasks, the steps are written once and driven in two ways; what an a
 
 from __future__ import annotations
 
+import contextvars
 from typing import Any
 
 from kapstan import backend as backends
@@ -92,7 +93,9 @@ def run(flow: FlowRun, *, attempt: int | None = None, again: bool = False) -> St
         CancelRun: recorded as Cancelled.
         JournalLost: the end, or an outcome, could not be recorded.
     """
-    return drive(_steps(flow, attempt, again))
+    # In a context of its own, so that whatever breaks this off leaves the caller's as it was: a signal may come between
+    # two lines that restore it.
+    return contextvars.copy_context().run(drive, _steps(flow, attempt, again))
 
 
 async def arun(flow: FlowRun, *, attempt: int | None = None, again: bool = False) -> State:
