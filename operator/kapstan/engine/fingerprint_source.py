@@ -20,7 +20,23 @@ from typing import Any, cast
 from kapstan.engine.fingerprint_names import Names, Origin, names
 from kapstan.identity import loaded
 
+_TRIES = 10
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def parsed(text: str) -> ast.Module:
+    """The tree of ``text``. CPython 3.11 counts the depth of all trees that are made at once together, and gives up the
+    one that another thread, or the garbage collector, came between (python/cpython issue 106905).
+
+    Raises:
+        SyntaxError, ValueError: this Python cannot read it.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return ast.parse(text)
+        except SystemError:
+            continue
+    return ast.parse(text)
 
 
 class Source:
@@ -33,7 +49,7 @@ class Source:
         """
         self._text = text
         self._file = file
-        self.tree = ast.parse(text)
+        self.tree = parsed(text)
         self._definitions: dict[tuple[str, int], _Definition] = {}
         self._classes: dict[str, list[ast.ClassDef]] = {}
         self._lambdas: dict[int, list[ast.Lambda]] = {}
@@ -159,7 +175,7 @@ def _compiles_to(node: ast.Lambda, code: types.CodeType) -> bool:
     args = copy.copy(node.args)  # the code of defaults stands outside
     args.defaults, args.kw_defaults = [], [None] * len(args.kwonlyargs)
     alone = ast.copy_location(ast.Lambda(args, node.body), node)  # other lines would be other code
-    outer = ast.parse("def outer(): return None")
+    outer = parsed("def outer(): return None")
     cast("ast.FunctionDef", outer.body[0]).body = [*binding, ast.Return(alone)]
     compiled = compile(ast.fix_missing_locations(outer), "<lambda>", "exec", dont_inherit=True)
     (function,) = (part for part in compiled.co_consts if isinstance(part, types.CodeType))

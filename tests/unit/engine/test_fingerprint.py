@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.engine.fingerprinted import FILES, NAMES
 
+from kapstan.engine import fingerprint_source
 from kapstan.engine.fingerprint import Fingerprint, fingerprint
 
 Program = Callable[..., dict[str, Fingerprint]]
@@ -190,3 +192,16 @@ def test_very_many_functions_end(program: Program) -> None:
     for name in ("flat", "nested"):
         assert any(part.note.startswith("not followed") for part in seen[name].parts)
         assert seen[name].digest == program(extra=extra)[name].digest
+
+
+def test_a_tree_that_another_thread_came_between_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CPython 3.11 answers then."""
+    parse, refusals = ast.parse, iter([SystemError("AST constructor recursion depth mismatch")] * 3)
+
+    def refusing(text: str) -> ast.Module:
+        for refusal in refusals:
+            raise refusal
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", refusing)
+    assert ast.unparse(fingerprint_source.parsed("a = 1")) == "a = 1"
