@@ -10,6 +10,7 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -84,6 +85,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 def main() -> None:
     """The console script: errors of ours end with one line, not with a traceback."""
+    _end_when_asked()
     _make_writable()
     try:
         cli(prog_name="kapstan")
@@ -105,6 +107,17 @@ def main() -> None:
             raise
         click.echo(f"Error: {error.filename} cannot be used ({error.strerror})", err=True)
         sys.exit(ExitCode.USAGE)
+
+
+def _end_when_asked() -> None:
+    """Until a command has a handler of its own, SIGTERM ends this process: the kernel drops it where the first process
+    of a container has none, and the pod would stay until its grace period is over."""
+
+    def end(*_: object) -> None:
+        os._exit(ExitCode.HANDED_BACK)
+
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _make_writable() -> None:

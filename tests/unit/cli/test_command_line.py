@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kapstan.states import ExitCode
+
 
 def kapstan(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -115,3 +117,11 @@ def test_single_parameters_reach_the_flow(tmp_path: Path) -> None:
     )
     assert "GOT users 7 {'a': 2, 'mode': {'full': True}}" in ended.stdout + ended.stderr
     assert ended.returncode == 0
+
+
+def test_the_first_process_of_a_container_ends_when_it_is_asked_to() -> None:
+    """From the very start, and not at the end of the grace period: a process 1 without a handler hears no SIGTERM."""
+    code = "import os, signal, kapstan.cli as c; own = os.getpid(); os.getpid = lambda: 1; c._end_when_asked(); "
+    code += "os.kill(own, signal.SIGTERM); print('still here')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (ExitCode.HANDED_BACK, "")
