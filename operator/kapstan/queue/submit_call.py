@@ -23,11 +23,14 @@ def packed(prefix: str, submission: Submission, client: bytes, ttl: int) -> byte
     Raises:
         ConfigurationError: a field that cannot be.
     """
-    run_id, place, tail, _ = words = words_of(submission, client, ttl)
+    _, place, tail, _ = words = words_of(submission, client, ttl)
     if submission.delay or submission.expires is not None or submission.after:
         return scripts.submit.pack(prefix, *words, *wishes_of(submission))
+    run_id = submission.run_id.encode()
+    if len(run_id) != ID_LENGTH:
+        return scripts.submit.pack(prefix, *words)
     head, between, end = _frame(prefix, place, ttl)
-    return b"%b%b%b$%d\r\n%b%b" % (head, run_id.encode(), between, len(tail), tail, end)
+    return b"%b%b%b$%d\r\n%b%b" % (head, run_id, between, len(tail), tail, end)
 
 
 def words_of(submission: Submission, client: bytes, ttl: int) -> tuple[RunId, str, bytes, int]:
